@@ -1,0 +1,31 @@
+//! irori fine-tunes Qwen3 language models with QLoRA on one small GPU, or on a CPU.
+//!
+//! The rooms of the house, from the ground up; a room imports only from rooms below it:
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`cli`] | one file per subcommand: arguments in, calls, printing out |
+//! | [`report`] | HTML and SVG of a run or a comparison |
+//! | [`eval`] | multiple-choice scoring, answer parsing, paired comparison |
+//! | [`train`] | trainer, optimizer, schedule, checkpoint, metrics log |
+//! | [`plan`] | memory and time plan |
+//! | [`model`] | Qwen3 graph forward and backward, LoRA, weights, model sources |
+//! | [`data`] | lawqa, prompts, splits, records, chat template, tokenizer, packing |
+//! | [`backend`] | the set of operations, and the devices that implement it |
+//! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
+//! | [`rng`] | Philox: every random number in irori |
+//! | [`error`] | the error type |
+
+pub mod backend;
+pub mod cli;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod model;
+pub mod plan;
+pub mod quant;
+pub mod report;
+pub mod rng;
+pub mod train;
+
+pub use error::{Error, Result};

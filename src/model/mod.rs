@@ -1,0 +1,11 @@
+//! Qwen3 dense: configuration, weights and where they come from, LoRA, and the graph forward and backward over a
+//! [`crate::backend::Backend`].
+
+pub mod config;
+pub mod engine;
+pub mod lora;
+pub mod source;
+
+pub use config::ModelConfig;
+pub use engine::Engine;
+pub use lora::{LoraConfig, Module};

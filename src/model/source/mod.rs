@@ -1,0 +1,49 @@
+//! Where base weights come from: a Hugging Face directory, the local cache, or made on the fly.
+
+use super::ModelConfig;
+use crate::{Result, backend::DType};
+use std::borrow::Cow;
+
+/// A tensor as its source holds it, row-major little-endian.
+#[derive(Debug, Clone)]
+pub struct TensorData<'a> {
+    /// F32, Bf16 or F16.
+    pub dtype: DType,
+    /// Shape, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements; borrowed from a mapped file where possible. Not necessarily aligned.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// The weight of a linear layer as its source holds it.
+#[derive(Debug, Clone)]
+pub enum LinearData<'a> {
+    /// Dense [n, k].
+    Dense(TensorData<'a>),
+    /// Quantised by bitsandbytes (NF4, block 64); double quantisation is already decoded.
+    Nf4 {
+        /// [n·k/2] bytes, high nibble first.
+        packed: Cow<'a, [u8]>,
+        /// [n·k/64].
+        absmax: Vec<f32>,
+    },
+}
+
+/// A model's weights by their Hugging Face names ("model.layers.0.self_attn.q_proj" + ".weight").
+pub trait WeightSource: Send + Sync {
+    /// The configuration.
+    fn config(&self) -> &ModelConfig;
+
+    /// A dense tensor of exactly `shape`, by its full name. Errors name the file and the tensor.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>>;
+
+    /// The weight of the linear `path` (without ".weight"), [n, k].
+    fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>>;
+
+    /// Identifies the weights in checkpoints: the same for the same bytes, cheap to get (sizes, headers and sampled
+    /// content; not a pass over 16 GB).
+    fn fingerprint(&self) -> Result<String>;
+
+    /// For messages: the directory, or "synthetic:qwen3-8b".
+    fn describe(&self) -> String;
+}

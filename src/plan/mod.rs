@@ -1,0 +1,1 @@
+//! Memory and time plan of a run.
