@@ -1,8 +1,111 @@
 //! The command line: one file per subcommand. Arguments in, calls, printing out; no mathematics.
 
-use std::process::ExitCode;
+pub mod bench;
+pub mod common;
+pub mod compare;
+pub mod dataset;
+pub mod demo;
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod merge;
+pub mod plan;
+pub mod quantize;
+pub mod score;
+pub mod synth;
+pub mod train;
+
+use crate::{Error, Result};
+use clap::{Parser, Subcommand};
+use std::{error::Error as _, io::Write, process::ExitCode};
+
+/// Fine-tunes Qwen3 with QLoRA on one small GPU, or on a CPU.
+#[derive(Debug, Parser)]
+#[command(name = "irori", version, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole job on data and a tiny model made on the spot: what to try first
+    Demo(demo::Args),
+    /// Turn law questions into training and evaluation records, or inspect records as tokens
+    Dataset(dataset::Args),
+    /// Say what a run will take before it starts: memory by item, steps, tokens, time
+    Plan(plan::Args),
+    /// Fine-tune an adapter
+    Train(train::Args),
+    /// Answer multiple-choice questions and score the answers
+    Eval(eval::Args),
+    /// Compare two evaluation results question by question
+    Compare(compare::Args),
+    /// Log-probability of each token of given texts
+    Score(score::Args),
+    /// Continue prompts
+    Generate(generate::Args),
+    /// Write a model as a bitsandbytes-format NF4 checkpoint
+    Quantize(quantize::Args),
+    /// Merge an adapter into its base model
+    Merge(merge::Args),
+    /// Make a random-weight Qwen3 of any size as a Hugging Face directory
+    Synth(synth::Args),
+    /// Measure this machine: steps, loading, kernels
+    Bench(bench::Args),
+    /// Check this machine: processor, memory, driver, GPU, and a self-test
+    Doctor(doctor::Args),
+}
 
 /// Runs the program and says how it ended: 0 done, 1 the work failed, 2 the command line or a configuration is wrong.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Demo(a) => demo::run(a),
+        Command::Dataset(a) => dataset::run(a),
+        Command::Plan(a) => plan::run(a),
+        Command::Train(a) => train::run(a),
+        Command::Eval(a) => eval::run(a),
+        Command::Compare(a) => compare::run(a),
+        Command::Score(a) => score::run(a),
+        Command::Generate(a) => generate::run(a),
+        Command::Quantize(a) => quantize::run(a),
+        Command::Merge(a) => merge::run(a),
+        Command::Synth(a) => synth::run(a),
+        Command::Bench(a) => bench::run(a),
+        Command::Doctor(a) => doctor::run(a),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => report(&e),
+    }
+}
+
+/// Prints an error and its causes on standard error; a reader that went away (`| head`) is no error.
+fn report(e: &Error) -> ExitCode {
+    if let Error::Io { action: "write to", source, .. } = e
+        && source.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
+    }
+    let mut text = format!("error: {e}\n");
+    let mut cause = e.source();
+    while let Some(c) = cause {
+        text.push_str(&format!("  because: {c}\n"));
+        cause = c.source();
+    }
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(e.exit_code())
+}
+
+/// Writes to standard output; every command prints through this, so that a closed pipe ends the program quietly.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("write to", "standard output"))
 }

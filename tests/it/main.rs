@@ -1,0 +1,1 @@
+//! Integration tests, one binary so that they link once. One file per subject.
