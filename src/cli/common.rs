@@ -35,10 +35,13 @@ pub fn note(text: &str) {
 /// A destination that must not exist yet unless it is an empty directory: nothing the user made is overwritten.
 pub fn ensure_new_dir(path: &std::path::Path) -> Result<()> {
     match std::fs::read_dir(path) {
-        Ok(mut entries) if entries.next().is_none() => Ok(()),
-        Ok(_) => {
-            Err(Error::usage(format!("{} is not empty: choose a new directory, or remove it first", path.display())))
-        }
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(Error::usage(format!(
+                "{} is not empty: choose a new directory, or remove it first",
+                path.display()
+            ))),
+        },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(path).map_err(Error::io("create", path))
         }
