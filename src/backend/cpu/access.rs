@@ -84,7 +84,7 @@ impl<'a> Access<'a> {
         if if exact { b.len() != len } else { b.len() < len } {
             return Err(self.error(format!("{name} has {} elements, expected {len}", b.len())));
         }
-        if b.offset() % size_of::<T>() != 0 {
+        if !b.offset().is_multiple_of(size_of::<T>()) {
             return Err(self.error(format!("{name} starts at byte {}, which is not aligned", b.offset())));
         }
         Ok(b.offset()..b.offset() + len * size_of::<T>())

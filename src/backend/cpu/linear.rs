@@ -54,7 +54,7 @@ impl<'a> Store<'a> {
             WeightStore::Dense(b) if b.dtype() == DType::Bf16 => Ok(Self::Bf16(m.read("W", b, len)?)),
             WeightStore::Dense(b) => Ok(Self::F32(m.read("W", b, len)?)),
             WeightStore::Nf4 { packed, absmax, compute } => {
-                if w.k % nf4::BLOCK != 0 {
+                if !w.k.is_multiple_of(nf4::BLOCK) {
                     return Err(m.error(format!("an NF4 weight of width {} (not a multiple of 64)", w.k)));
                 }
                 let to_bf16 = match compute {

@@ -120,7 +120,7 @@ pub(super) fn load_dense(m: &mut Access, src: HostTensor, dst: Buffer) -> Result
 pub(super) fn load_nf4(m: &mut Access, src: HostTensor, packed: Buffer, absmax: Buffer) -> Result<()> {
     let from = floats(m, src)?;
     let len = from.len();
-    if len % nf4::BLOCK != 0 {
+    if !len.is_multiple_of(nf4::BLOCK) {
         return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));
     }
     let packed = m.write::<u8>("packed", packed, len / 2)?;

@@ -97,7 +97,7 @@ impl CpuBackend {
 
 /// Rows of `width` elements in `b`.
 fn rows_of(m: &Access, name: &str, b: Buffer, width: usize) -> Result<usize> {
-    if width == 0 || b.len() % width != 0 {
+    if width == 0 || !b.len().is_multiple_of(width) {
         return Err(m.error(format!("{name} of {} elements is not rows of {width}", b.len())));
     }
     Ok(b.len() / width)
@@ -105,7 +105,7 @@ fn rows_of(m: &Access, name: &str, b: Buffer, width: usize) -> Result<usize> {
 
 /// Fails if the heads make no sense.
 fn check_heads(m: &Access, heads: Heads) -> Result<()> {
-    if heads.kv == 0 || heads.dim == 0 || heads.q == 0 || heads.q % heads.kv != 0 {
+    if heads.kv == 0 || heads.dim == 0 || heads.q == 0 || !heads.q.is_multiple_of(heads.kv) {
         return Err(m.error(format!("impossible heads: {heads:?}")));
     }
     Ok(())

@@ -22,7 +22,7 @@ impl<'a> Inputs<'a> {
     fn open(m: &mut Access<'a>, qkv: Buffer, rows: &Rows, p: &HeadNormRope) -> Result<Self> {
         super::check_heads(m, p.heads)?;
         let dim = p.heads.dim;
-        if dim % 2 != 0 {
+        if !dim.is_multiple_of(2) {
             return Err(m.error(format!("head dimension {dim} is odd")));
         }
         let positions = m.read_first::<u32>("positions", rows.positions, rows.count)?;
