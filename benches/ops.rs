@@ -1,6 +1,9 @@
 //! Operations of the CPU backend: `cargo bench --bench ops`. Throughput is in floating-point operations a second
 //! (elements, in criterion's words) for products and attention, and in bytes a second for quantising.
 
+// `criterion_group!` makes a public function without a doc line.
+#![allow(missing_docs)]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use irori::{
     backend::{
