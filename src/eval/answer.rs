@@ -89,7 +89,21 @@ fn after_markers(line: &str, markers: &[&str]) -> Option<Found> {
 
 /// Words and signs that may stand between a marker and its letter.
 const BETWEEN: [&str; 15] = [
-    "選択肢", "記号", "番号", "正解", "choice", "option", "is ", "\\boxed", "\\text", "->", "は", "が", "の", "→", "**",
+    "選択肢",
+    "記号",
+    "番号",
+    "正解",
+    "choice",
+    "option",
+    "is ",
+    "\\boxed",
+    "\\text",
+    "->",
+    "は",
+    "が",
+    "の",
+    "→",
+    "**",
 ];
 
 fn is_decoration(c: char) -> bool {
@@ -273,7 +287,9 @@ mod tests {
 
     #[test]
     fn last_lines() {
-        for text in ["d", "ｄ", "D.", "４", "④", "（d）", "**（d）**", "理由…\n\nd", "$$\n\\boxed{d}\n$$", "選択肢d", "dです。"] {
+        for text in
+            ["d", "ｄ", "D.", "４", "④", "（d）", "**（d）**", "理由…\n\nd", "$$\n\\boxed{d}\n$$", "選択肢d", "dです。"]
+        {
             is(text, "d");
         }
         is("d 株券等の売買に係るプット・オプションの付与", "d");
