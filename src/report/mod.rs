@@ -6,10 +6,11 @@
 //! the browser will set in another font. Nothing is loaded from anywhere: no scripts, fonts or images.
 
 pub mod compare;
-
+pub mod run;
 pub mod svg;
 
 pub use compare::{compare_html, compare_markdown, compare_text};
+pub use run::run_report;
 
 use crate::{Error, Result};
 
