@@ -394,11 +394,18 @@ def quantised(record, name, x):
     dequantised("dequantised", state)
     again, state = bnb.quantize_4bit(x, blocksize=64, compress_statistics=True, quant_type="nf4")
     assert torch.equal(again, packed)
+    # The CPU kernel of 8-bit quantisation rounds to a table of 65536 entries first and so misses the nearest code now and then.
+    # CUDA and bitsandbytes' plain implementation in torch take the nearest; that one is the reference.
+    record[f"{name}.double.cpu_kernel_absmax"] = state.absmax
+    nearest = torch.ops.bitsandbytes.quantize_blockwise.default._op_dk
+    centred = record[f"{name}.absmax"] - state.offset
+    state.absmax, nested = nearest(torch._C.DispatchKey.CompositeExplicitAutograd, centred, state.state2.code, 256)
+    assert torch.equal(nested, state.state2.absmax)
+    assert int((state.absmax.int() - record[f"{name}.double.cpu_kernel_absmax"].int()).abs().max()) <= 1 or name.startswith("awkward")
     record[f"{name}.double.absmax"] = state.absmax
     record[f"{name}.double.nested_absmax"] = state.state2.absmax
     record[f"{name}.double.offset"] = state.offset.reshape(1)
-    decoded = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
-    record[f"{name}.double.decoded"] = decoded
+    record[f"{name}.double.decoded"] = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
     dequantised("double.dequantised", state)
     return digests
 
