@@ -331,7 +331,7 @@ def make_models(out):
 
 def generated(seed, shape):
     """Values that the Rust test makes again: a 64-bit linear congruential generator (Knuth's MMIX constants), its top 24 bits
-    as a number in [-1, 1), cubed in f32, each block of 64 scaled by a power of two."""
+    as a number in [-1, 1), cubed in f32; block b of 64 is multiplied by (37·b mod 101 + 1)/101."""
     count = int(np.prod(shape))
     state = seed
     raw = np.empty(count, dtype=np.int64)
@@ -340,7 +340,7 @@ def generated(seed, shape):
         raw[i] = state >> 40
     x = ((raw - (1 << 23)).astype(np.float32) / np.float32(1 << 23)).astype(np.float32)
     x = x * x * x
-    scale = np.exp2(-(np.arange(count) // 64 % 7).astype(np.float32))
+    scale = (37 * (np.arange(count) // 64) % 101 + 1).astype(np.float32) / np.float32(101)
     return torch.from_numpy((x * scale).reshape(shape))
 
 
@@ -422,8 +422,8 @@ def make_nf4(out):
     sources = {
         "awkward_f32": awkward(nf4),
         "awkward_bf16": awkward(nf4).to(torch.bfloat16),
-        "generated_f32": generated(1, (150, 192)),
-        "generated_bf16": generated(2, (300, 64)).to(torch.bfloat16),
+        "generated_f32": generated(1, (301, 192)),
+        "generated_bf16": generated(2, (300, 128)).to(torch.bfloat16),
     }
     values["tensors"] = {}
     for name, x in sources.items():
