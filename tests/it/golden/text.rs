@@ -1,0 +1,1 @@
+//! Tokens and chat texts as transformers makes them.
