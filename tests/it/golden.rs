@@ -39,9 +39,20 @@ impl Tensors {
         Self(std::fs::read(path(name)).expect(name))
     }
 
+    fn file(&self) -> safetensors::SafeTensors<'_> {
+        safetensors::SafeTensors::deserialize(&self.0).expect("safetensors")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.file().names().into_iter().map(Into::into).collect()
+    }
+
+    fn shape(&self, name: &str) -> Vec<usize> {
+        self.file().tensor(name).expect(name).shape().to_vec()
+    }
+
     fn bytes(&self, name: &str) -> Vec<u8> {
-        let file = safetensors::SafeTensors::deserialize(&self.0).expect("safetensors");
-        file.tensor(name).expect(name).data().to_vec()
+        self.file().tensor(name).expect(name).data().to_vec()
     }
 
     fn f32(&self, name: &str) -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use super::{Tensors, assert_same, json};
 use half::bf16;
-use irori::quant::{host::Floats, nf4};
+use irori::quant::{host::Floats, nested, nf4, state::QuantState};
 use sha2::{Digest, Sha256};
 
 /// A tensor that bitsandbytes quantised.
@@ -109,5 +109,72 @@ fn quantized_bytes_and_scales_are_equal() {
         assert_same(case.name, &packed, &golden.bytes(&format!("{}.packed", case.name)));
         assert_same(case.name, bytes(&absmax), &golden.bytes(&format!("{}.absmax", case.name)));
         check_dequantized(&golden, &case, "dequantised", &packed, &absmax);
+    }
+}
+
+#[test]
+fn double_quantized_bytes_are_equal() {
+    let golden = Tensors::open("nf4.safetensors");
+    let map = nested::dynamic_map();
+    assert_same("dynamic_map", bytes(&map), &golden.bytes("dynamic_map"));
+    assert_eq!(hex(bytes(&map)), json("nf4.json")["dynamic_map_sha256"]);
+    for case in cases(&golden) {
+        let name = |part: &str| format!("{}.double.{part}", case.name);
+        let (packed, absmax) = case.quantized();
+        let offset = golden.f32(&name("offset"))[0];
+        let found = nested::encode_with(&absmax, offset);
+        assert_same(&name("absmax"), &found.codes, &golden.bytes(&name("absmax")));
+        assert_same(&name("nested_absmax"), bytes(&found.absmax), &golden.bytes(&name("nested_absmax")));
+        let decoded = nested::decode(&found, &map);
+        assert_same(&name("decoded"), bytes(&decoded), &golden.bytes(&name("decoded")));
+        check_dequantized(&golden, &case, "double.dequantised", &packed, &decoded);
+
+        // torch adds the absmax values up in f32, in an order that depends on the machine: its mean is one of the
+        // numbers around the true one.
+        let mean = nested::mean(&absmax);
+        assert!((mean - offset).abs() <= 2.0 * f32::EPSILON * offset, "{}: {mean} and {offset}", case.name);
+    }
+}
+
+#[test]
+fn checkpoint_bytes_are_what_irori_makes_of_the_dense_weights() {
+    for model in ["tied", "untied"] {
+        let shards: Vec<Tensors> = match model {
+            "tied" => vec![Tensors::open("models/tied/model.safetensors")],
+            _ => [1, 2].map(|i| Tensors::open(&format!("models/untied/model-0000{i}-of-00002.safetensors"))).into(),
+        };
+        let checkpoint = Tensors::open(&format!("models/{model}-nf4/model.safetensors"));
+        let mut neighbours = 0;
+        for (shard, name) in shards.iter().flat_map(|s| s.names().into_iter().map(move |n| (s, n))) {
+            if !name.contains("_proj") {
+                assert_same(&name, &checkpoint.bytes(&name), &shard.bytes(&name));
+                continue;
+            }
+            let source = shard.bytes(&name);
+            let len = source.len() / 2;
+            let (mut packed, mut absmax) = (vec![0; len / 2], vec![0.0; len / nf4::BLOCK]);
+            nf4::quantize(Floats::Bf16(&source), &mut packed, &mut absmax);
+            assert_same(&name, &packed, &checkpoint.bytes(&name));
+            assert_same(&name, bytes(&nf4::CODE), &checkpoint.bytes(&format!("{name}.quant_map")));
+            let record = checkpoint.bytes(&format!("{name}.quant_state.bitsandbytes__nf4"));
+            let state = QuantState::parse(&record).expect("record");
+            let shape: Vec<usize> = shard.shape(&name);
+            assert_eq!(QuantState::nf4("bfloat16", &shape, state.nested_offset.map(|x| x as f32)), state, "{name}");
+            match state.nested_offset {
+                None => assert_same(&name, bytes(&absmax), &checkpoint.bytes(&format!("{name}.absmax"))),
+                Some(offset) => {
+                    let found = nested::encode_with(&absmax, offset as f32);
+                    assert_same(&name, bytes(&found.absmax), &checkpoint.bytes(&format!("{name}.nested_absmax")));
+                    let map = bytes(&nested::dynamic_map()).to_vec();
+                    assert_same(&name, &map, &checkpoint.bytes(&format!("{name}.nested_quant_map")));
+                    // Written by bitsandbytes' kernel for the CPU, which now and then takes a neighbour (README).
+                    for (ours, theirs) in found.codes.iter().zip(checkpoint.bytes(&format!("{name}.absmax"))) {
+                        assert!(ours.abs_diff(theirs) <= 1, "{name}");
+                        neighbours += usize::from(*ours != theirs);
+                    }
+                }
+            }
+        }
+        assert_eq!(neighbours, if model == "untied" { 3 } else { 0 });
     }
 }
