@@ -5,6 +5,8 @@ mod arrange;
 mod generate;
 mod graph;
 mod load;
+#[cfg(test)]
+mod tests;
 
 use super::{LoraConfig, ModelConfig, source::WeightSource};
 use crate::{
