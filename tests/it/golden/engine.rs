@@ -5,12 +5,12 @@
 
 use super::{Tensors, assert_close, f32s, ids, json, numbers, path};
 use irori::{
-    backend::{AdamW, Backend, DType, cpu::Cpu},
+    backend::{AdamW, Backend, DType, cpu::CpuBackend},
     data::{MicroBatch, NO_LOSS, Sample},
     model::{
         Engine, LoraConfig, Module,
         engine::{EngineSpec, Residency, Saved},
-        source::{self, WeightSource},
+        source::{HfDirectory, WeightSource},
     },
 };
 use serde_json::Value;
@@ -20,17 +20,23 @@ const NF4: f32 = 2e-3;
 const MODELS: [&str; 2] = ["untied", "tied"];
 
 fn open(model: &str) -> Box<dyn WeightSource> {
-    Box::new(source::HfDir::open(&path(&format!("models/{model}"))).expect(model))
+    Box::new(HfDirectory::open(&path(&format!("models/{model}"))).expect(model))
 }
 
 fn backend() -> Box<dyn Backend> {
-    Box::new(Cpu::new(2))
+    Box::new(CpuBackend::new(Some(2)).expect("threads"))
 }
 
 /// PEFT's adapter of `model`: its configuration and weights in the engine's order.
 fn adapter(model: &str, source: &dyn WeightSource) -> (LoraConfig, Vec<f32>) {
-    let adapter = irori::model::peft::load(&path(&format!("adapters/{model}")), source.config()).expect("adapter");
-    (adapter.config, adapter.weights)
+    let lora = LoraConfig { r: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: Module::ALL.to_vec() };
+    let file = Tensors::open(&format!("adapters/{model}/adapter_model.safetensors"));
+    let mut weights = vec![0.0; lora.parameters(source.config())];
+    for slot in lora.slots(source.config()) {
+        weights[slot.a_range()].copy_from_slice(&file.f32(&format!("{}.lora_A.weight", slot.peft_path())));
+        weights[slot.b_range()].copy_from_slice(&file.f32(&format!("{}.lora_B.weight", slot.peft_path())));
+    }
+    (lora, weights)
 }
 
 /// How the engine under test holds its weights.
