@@ -25,3 +25,13 @@ pub struct ModelConfig {
     /// Longest sequence the model was made for.
     pub max_positions: usize,
 }
+
+impl ModelConfig {
+    /// Number of weights, embedding and head included.
+    pub fn parameters(&self) -> usize {
+        let linears: usize = super::Module::ALL.iter().map(|m| m.shape(self)).map(|(n, k)| n * k).sum();
+        let layer = linears + 2 * self.hidden + 2 * self.heads.dim;
+        let ends = if self.tied { 1 } else { 2 };
+        self.layers * layer + ends * self.vocab * self.hidden + self.hidden
+    }
+}

@@ -44,6 +44,10 @@ pub trait WeightSource: Send + Sync {
     /// content; not a pass over 16 GB).
     fn fingerprint(&self) -> Result<String>;
 
+    /// Says that the tensor `name` was used and will not be read again soon: a mapped file may give its pages back, so
+    /// that loading needs the quantised model plus one tensor, not a second copy.
+    fn release(&self, _name: &str) {}
+
     /// For messages: the directory, or "synthetic:qwen3-8b".
     fn describe(&self) -> String;
 }

@@ -1,0 +1,1 @@
+//! Every operation against a plain f64 reference.
