@@ -1,1 +1,4 @@
 //! Integration tests, one binary so that they link once. One file per subject.
+
+mod dataset;
+mod shared;
