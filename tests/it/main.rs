@@ -1,3 +1,6 @@
 //! Integration tests, one binary so that they link once. One file per subject.
+
+mod dataset;
 mod examples;
 mod golden;
+mod shared;
