@@ -22,12 +22,7 @@ use crate::{
     model::engine::StepStats,
     rng::philox4x32,
 };
-use std::{
-    cell::Cell,
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
 
 const N: usize = 6;
 
@@ -240,7 +235,9 @@ impl Case {
             #[command(flatten)]
             settings: Settings,
         }
-        let tmp = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: thousands of syncs, and no power cut to fear.
+        let memory = Path::new("/dev/shm");
+        let tmp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let out = tmp.path().join("out");
         let line = format!(
             "irori --model m --train-file t --batch-size 2 --gradient-accumulation-steps 2 --max-seq-length 16 \
@@ -345,15 +342,24 @@ fn it_learns_and_leaves_what_it_should() {
         case.names(),
         [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "checkpoint-6", "checkpoint-9", METRICS, "run.toml", TRAINER_STATE]
     );
-    let steps: Vec<_> = log(case.out()).into_iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
+    let steps: Vec<_> =
+        log(case.out()).into_iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
     assert_eq!(steps.len(), 9);
     assert!(steps[8].loss < steps[0].loss);
     assert_eq!(steps[0].learning_rate, 0.0); // warm-up of ⌈0.27⌉ steps
-    assert_eq!(steps.iter().map(|s| s.tokens).sum::<u64>(), 3 * case.samples.iter().map(|s| s.tokens.len() as u64).sum::<u64>());
-    assert_eq!(steps.iter().map(|s| s.targets).sum::<u64>(), 3 * case.samples.iter().map(|s| s.targets() as u64).sum::<u64>());
-    let state: serde_json::Value =
-        serde_json::from_slice(&fs::read(case.out().join(TRAINER_STATE)).unwrap()).unwrap();
-    assert_eq!((state["global_step"].as_u64(), state["max_steps"].as_u64(), state["epoch"].as_f64()), (Some(9), Some(9), Some(3.0)));
+    assert_eq!(
+        steps.iter().map(|s| s.tokens).sum::<u64>(),
+        3 * case.samples.iter().map(|s| s.tokens.len() as u64).sum::<u64>()
+    );
+    assert_eq!(
+        steps.iter().map(|s| s.targets).sum::<u64>(),
+        3 * case.samples.iter().map(|s| s.targets() as u64).sum::<u64>()
+    );
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(case.out().join(TRAINER_STATE)).unwrap()).unwrap();
+    assert_eq!(
+        (state["global_step"].as_u64(), state["max_steps"].as_u64(), state["epoch"].as_f64()),
+        (Some(9), Some(9), Some(3.0))
+    );
     assert_eq!(state["log_history"].as_array().unwrap().len(), 9);
 }
 
@@ -379,7 +385,6 @@ fn a_signal_ends_after_the_step_and_resume_is_bit_identical() {
 fn a_log_interval_cut_in_two_is_one_interval() {
     let want = undisturbed("--logging-steps 4 --save-steps 1");
     let mut case = Case::new("--logging-steps 4 --save-steps 1");
-    // The second kill is inside the interval 5..=8.
     let _ = case.go(&Faulty::new(80, Fault::Kill), Resume::No).unwrap_err();
     let last = *case.checkpoints().last().unwrap();
     assert!(last % 4 != 0, "the kill must fall inside an interval, not after {last}");
@@ -432,7 +437,9 @@ fn a_full_disk_at_any_file_operation_stops_the_run_and_loses_nothing() {
         let left: Vec<_> = case.names().into_iter().filter(|n| n.contains(".tmp-") && !n.contains(".old.")).collect();
         assert!(left.is_empty(), "operation {at}: {left:?}");
         let before = case.checkpoints().last().copied().unwrap_or(0);
-        if before > 0 && !text.contains("save-total-limit") && case.learner.finished < 9 {
+        // A checkpoint whose directory entry could not be synced may be there, but is not promised.
+        let entry = text.contains(&format!("cannot write {}\n", case.out().display()));
+        if before > 0 && !entry && !text.contains("save-total-limit") && case.learner.finished < 9 {
             assert!(text.contains(&format!("checkpoint-{before}")), "operation {at}: {text}");
         }
         case.resume().unwrap();
@@ -521,7 +528,8 @@ fn a_changed_run_is_refused_by_name_unless_told() {
     let e = case.resume().unwrap_err();
     assert_eq!(e.exit_code(), 2);
     let text = format!("{}: {}", e, std::error::Error::source(&e).unwrap());
-    for want in ["learning-rate was 0.05, is 0.5", "training samples", "base model", "--resume-anyway", "checkpoint-9"] {
+    for want in ["learning-rate was 0.05, is 0.5", "training samples", "base model", "--resume-anyway", "checkpoint-9"]
+    {
         assert!(text.contains(want), "{text}");
     }
     case.reborn();
@@ -650,5 +658,4 @@ fn a_sample_without_a_target_is_refused() {
     case.samples[4].labels.fill(-100);
     let e = case.go(&RealDisk, Resume::No).unwrap_err();
     assert!(e.to_string().contains("sample 5"), "{e}");
-    let _: PathBuf = case.out().into();
 }
