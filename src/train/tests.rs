@@ -3,7 +3,7 @@
 
 use super::{
     checkpoint::{self, MANIFEST},
-    config::{DataOrder, TrainConfig},
+    config::TrainConfig,
     disk::{Disk, RealDisk},
     learner::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Learner, NamedFile},
     metrics::{EndReason, Record},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     backend::AdamW,
-    data::{MicroBatch, Sample},
+    data::{MicroBatch, Sample, order::DataOrder},
     model::engine::StepStats,
     rng::philox4x32,
 };
@@ -617,7 +617,7 @@ fn an_epoch_is_every_sample_once_and_each_epoch_another_order() {
     assert_eq!((plan.total(), plan.per_epoch()), (9, 3));
     let mut epochs = Vec::new();
     for epoch in 0..3 {
-        let seen: Vec<u32> = (1..=3).flat_map(|s| plan.samples_of(epoch * 3 + s).to_vec()).collect();
+        let seen: Vec<usize> = (1..=3).flat_map(|s| plan.samples_of(epoch * 3 + s).to_vec()).collect();
         assert_eq!(plan.samples_of(epoch * 3 + 3).len(), 3);
         let mut sorted = seen.clone();
         sorted.sort_unstable();
@@ -638,7 +638,7 @@ fn an_epoch_is_every_sample_once_and_each_epoch_another_order() {
 #[test]
 fn micro_batches_keep_to_the_budget_and_lose_nothing() {
     let case = Case::new("");
-    let numbers: Vec<u32> = (0..11).rev().collect();
+    let numbers: Vec<usize> = (0..11).rev().collect();
     for budget in [7, 8, 13, 1000] {
         let batches = micro_batches(&case.samples, &numbers, budget).unwrap();
         assert!(batches.iter().all(|b| b.rows() <= budget));
