@@ -4,7 +4,8 @@
 use crate::rng::{Rng, mix64};
 
 /// How an epoch is ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum DataOrder {
     /// A new permutation for each epoch.
     #[default]

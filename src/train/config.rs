@@ -6,21 +6,12 @@
 use super::schedule::{Schedule, Shape, warmup_steps};
 use crate::{
     Error, Result,
+    data::order::DataOrder,
     model::{LoraConfig, Module},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
-
-/// In what order an epoch visits the samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum DataOrder {
-    /// A new permutation each epoch, a function of seed and epoch.
-    Shuffled,
-    /// That of the file.
-    Sequential,
-}
 
 /// Type that a quantised weight is rounded to when it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

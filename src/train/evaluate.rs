@@ -29,7 +29,7 @@ impl EvalSet {
     /// # Errors
     /// If none has a target.
     pub fn new(config: &TrainConfig, samples: &[Sample]) -> Result<Self> {
-        let numbers: Vec<u32> = (0..samples.len() as u32).collect();
+        let numbers: Vec<usize> = (0..samples.len()).collect();
         let batches = micro_batches(samples, &numbers, config.token_budget())?;
         let targets = batches.iter().map(|b| b.target_ids.len() as u64).sum();
         if targets == 0 {

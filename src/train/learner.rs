@@ -1,6 +1,11 @@
 //! What the training loop needs of a model: little enough that a test can give it a parabola instead.
 
-use crate::{Result, backend::AdamW, data::MicroBatch, model::engine::StepStats};
+use crate::{
+    Error, Result,
+    backend::AdamW,
+    data::MicroBatch,
+    model::{Engine, engine::StepStats},
+};
 use std::path::Path;
 
 /// A file that belongs to a checkpoint, with its content.
@@ -74,4 +79,98 @@ pub fn peak_resident_bytes() -> u64 {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+/// How an adapter lies in files: PEFT's format, bound to one model and one configuration.
+pub trait AdapterFormat {
+    /// [`ADAPTER_CONFIG`] and [`ADAPTER_WEIGHTS`] (f32) of a flat adapter.
+    ///
+    /// # Errors
+    /// None that a user could cause.
+    fn encode(&self, flat: &[f32]) -> Result<Vec<NamedFile>>;
+
+    /// The flat adapter in `dir`.
+    ///
+    /// # Errors
+    /// If the files are missing, broken or of another shape.
+    fn decode(&self, dir: &Path) -> Result<Vec<f32>>;
+}
+
+/// The real thing: an [`Engine`] laid out for training.
+pub struct EngineLearner {
+    engine: Engine,
+    format: Box<dyn AdapterFormat>,
+    parameters: usize,
+}
+
+impl EngineLearner {
+    /// Wraps `engine`, whose adapter is read and written as `format`.
+    ///
+    /// # Errors
+    /// If the engine has no adapter.
+    pub fn new(engine: Engine, format: Box<dyn AdapterFormat>) -> Result<Self> {
+        let spec = engine.spec();
+        let lora = spec.lora.as_ref().ok_or_else(|| Error::failed("an engine without an adapter cannot train"))?;
+        let parameters = lora.parameters(&spec.model);
+        Ok(Self { engine, format, parameters })
+    }
+
+    /// The engine, for evaluation between steps.
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+}
+
+impl Learner for EngineLearner {
+    fn begin_step(&mut self) -> Result<()> {
+        self.engine.begin_step()
+    }
+
+    fn accumulate(&mut self, batch: &MicroBatch, grad_scale: f32, dropout_key: u64) -> Result<()> {
+        self.engine.accumulate(batch, grad_scale, dropout_key)
+    }
+
+    fn finish_step(&mut self, adamw: &AdamW) -> Result<StepStats> {
+        self.engine.finish_step(adamw)
+    }
+
+    fn loss(&mut self, batch: &MicroBatch) -> Result<f64> {
+        if batch.target_ids.is_empty() {
+            return Ok(0.0);
+        }
+        Ok(self.engine.target_logprobs(batch)?.iter().map(|&p| -f64::from(p)).sum())
+    }
+
+    fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    fn moments(&mut self) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.engine.moments()
+    }
+
+    fn set_moments(&mut self, m: &[f32], v: &[f32]) -> Result<()> {
+        self.engine.set_moments(m, v)
+    }
+
+    fn adapter_files(&mut self) -> Result<Vec<NamedFile>> {
+        let flat = self.engine.adapter()?;
+        if let Some(i) = flat.iter().position(|x| !x.is_finite()) {
+            return Err(Error::failed(format!("weight {i} of the adapter is {}: it is not written", flat[i])));
+        }
+        self.format.encode(&flat)
+    }
+
+    fn load_adapter(&mut self, dir: &Path) -> Result<()> {
+        let flat = self.format.decode(dir)?;
+        self.engine.set_adapter(&flat)
+    }
+
+    fn peak_memory_bytes(&self) -> u64 {
+        if self.engine.sizes().name() == "cpu" { peak_resident_bytes() } else { self.engine.arena_bytes() as u64 }
+    }
+
+    fn device(&self) -> String {
+        self.engine.describe()
+    }
 }

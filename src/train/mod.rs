@@ -10,6 +10,7 @@
 //! | [`config`] | the resolved configuration, checked, and what of it a resume must find unchanged |
 //! | [`steps`] | which samples make up which step, and how they are packed |
 //! | [`schedule`] | the learning rate of each step |
+//! | [`labels`] | the answers trained on, counted |
 //! | [`learner`] | what the loop needs of a model |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
@@ -25,6 +26,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod disk;
 pub mod evaluate;
+pub mod labels;
 pub mod learner;
 pub mod metrics;
 pub mod output;
@@ -40,6 +42,6 @@ pub mod trainer;
 mod tests;
 
 pub use config::TrainConfig;
-pub use learner::Learner;
+pub use learner::{EngineLearner, Learner};
 pub use settings::Settings;
 pub use trainer::{Outcome, Run, train};

@@ -5,10 +5,10 @@
 //! 50, he trained blind.
 
 use super::{
-    config::{BestBy, ComputeDtype, DataOrder, QuantType, TrainConfig, TrainMode},
+    config::{BestBy, ComputeDtype, QuantType, TrainConfig, TrainMode},
     schedule::Shape,
 };
-use crate::{Error, Result, model::Module};
+use crate::{Error, Result, data::order::DataOrder, model::Module};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 

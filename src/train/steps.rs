@@ -4,16 +4,12 @@
 //! accumulation of them, the last of an epoch what remains. So the step number alone is the position in the data, and a
 //! resumed run goes on with the very samples that the undisturbed one would have seen.
 
-use super::config::{DataOrder, TrainConfig};
+use super::config::TrainConfig;
 use crate::{
     Error, Result,
-    data::{MicroBatch, Sample},
-    rng::Rng,
+    data::{MicroBatch, Sample, order::DataOrder, packing},
 };
 use std::ops::Range;
-
-/// Tells the shuffles of epochs from every other use of the seed; the epoch is added.
-const SHUFFLE: u64 = 0x65_70_6f_63_68_00_00_00;
 
 /// The course of a run through its samples.
 #[derive(Debug, Clone)]
@@ -24,7 +20,7 @@ pub struct StepPlan {
     seed: u64,
     order: DataOrder,
     /// The permutation used last: steps ask for the same epoch many times over.
-    cached: Option<(u64, Vec<u32>)>,
+    cached: Option<(u64, Vec<usize>)>,
 }
 
 impl StepPlan {
@@ -66,15 +62,15 @@ impl StepPlan {
     }
 
     /// Numbers of the samples of `step` (from 1).
-    pub fn samples_of(&mut self, step: u64) -> &[u32] {
+    pub fn samples_of(&mut self, step: u64) -> &[usize] {
         let done = step.saturating_sub(1);
         let epoch = done / self.per_epoch();
         let range = self.range(done % self.per_epoch());
-        let (samples, seed, order) = (self.samples as u32, self.seed, self.order);
+        let (samples, seed, order) = (self.samples, self.seed, self.order);
         if self.cached.as_ref().is_none_or(|(cached, _)| *cached != epoch) {
             self.cached = None;
         }
-        let (_, permutation) = self.cached.get_or_insert_with(|| (epoch, permutation(samples, seed, order, epoch)));
+        let (_, permutation) = self.cached.get_or_insert_with(|| (epoch, order.epoch(seed, epoch, samples)));
         &permutation[range]
     }
 
@@ -84,47 +80,21 @@ impl StepPlan {
     }
 }
 
-fn permutation(samples: u32, seed: u64, order: DataOrder, epoch: u64) -> Vec<u32> {
-    let mut numbers: Vec<u32> = (0..samples).collect();
-    if order == DataOrder::Shuffled {
-        Rng::new(seed, SHUFFLE.wrapping_add(epoch)).shuffle(&mut numbers);
-    }
-    numbers
-}
-
 /// The micro-batches of the samples `numbers`, none with more than `budget` rows.
 ///
 /// # Errors
 /// If a sample alone is longer than the budget.
-pub fn micro_batches(samples: &[Sample], numbers: &[u32], budget: usize) -> Result<Vec<MicroBatch>> {
-    let lengths: Vec<usize> = numbers.iter().map(|&n| samples[n as usize].tokens.len()).collect();
-    let packed = pack(&lengths, budget)?;
+pub fn micro_batches(samples: &[Sample], numbers: &[usize], budget: usize) -> Result<Vec<MicroBatch>> {
+    let lengths: Vec<usize> = numbers.iter().map(|&n| samples[n].tokens.len()).collect();
+    let packed = packing::pack(&lengths, budget)?;
     Ok(packed
         .into_iter()
         .map(|group| {
             let mut batch = MicroBatch::new();
             for i in group {
-                batch.push(numbers[i], &samples[numbers[i] as usize]);
+                batch.push(numbers[i] as u32, &samples[numbers[i]]);
             }
             batch
         })
         .collect())
-}
-
-/// Stands in until the data room has its packer.
-fn pack(lengths: &[usize], budget: usize) -> Result<Vec<Vec<usize>>> {
-    let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
-    for (i, &n) in lengths.iter().enumerate() {
-        if n > budget {
-            return Err(Error::failed(format!("a sample of {n} tokens does not fit into {budget} rows")));
-        }
-        match bins.iter_mut().find(|(used, _)| used + n <= budget) {
-            Some((used, group)) => {
-                *used += n;
-                group.push(i);
-            }
-            None => bins.push((n, vec![i])),
-        }
-    }
-    Ok(bins.into_iter().map(|(_, group)| group).collect())
 }

@@ -3,7 +3,7 @@
 
 use super::{
     checkpoint::{self, MANIFEST},
-    config::{DataOrder, TrainConfig},
+    config::TrainConfig,
     disk::{Disk, RealDisk},
     learner::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Learner, NamedFile},
     metrics::{EndReason, Record},
@@ -18,16 +18,11 @@ use super::{
 use crate::{
     Error, Result,
     backend::AdamW,
-    data::{MicroBatch, Sample},
+    data::{MicroBatch, Sample, order::DataOrder},
     model::engine::StepStats,
     rng::philox4x32,
 };
-use std::{
-    cell::Cell,
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
 
 const N: usize = 6;
 
@@ -240,7 +235,9 @@ impl Case {
             #[command(flatten)]
             settings: Settings,
         }
-        let tmp = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: thousands of syncs, and no power cut to fear.
+        let memory = Path::new("/dev/shm");
+        let tmp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let out = tmp.path().join("out");
         let line = format!(
             "irori --model m --train-file t --batch-size 2 --gradient-accumulation-steps 2 --max-seq-length 16 \
@@ -388,7 +385,6 @@ fn a_signal_ends_after_the_step_and_resume_is_bit_identical() {
 fn a_log_interval_cut_in_two_is_one_interval() {
     let want = undisturbed("--logging-steps 4 --save-steps 1");
     let mut case = Case::new("--logging-steps 4 --save-steps 1");
-    // The second kill is inside the interval 5..=8.
     let _ = case.go(&Faulty::new(80, Fault::Kill), Resume::No).unwrap_err();
     let last = *case.checkpoints().last().unwrap();
     assert!(last % 4 != 0, "the kill must fall inside an interval, not after {last}");
@@ -441,7 +437,9 @@ fn a_full_disk_at_any_file_operation_stops_the_run_and_loses_nothing() {
         let left: Vec<_> = case.names().into_iter().filter(|n| n.contains(".tmp-") && !n.contains(".old.")).collect();
         assert!(left.is_empty(), "operation {at}: {left:?}");
         let before = case.checkpoints().last().copied().unwrap_or(0);
-        if before > 0 && !text.contains("save-total-limit") && case.learner.finished < 9 {
+        // A checkpoint whose directory entry could not be synced may be there, but is not promised.
+        let entry = text.contains(&format!("cannot write {}\n", case.out().display()));
+        if before > 0 && !entry && !text.contains("save-total-limit") && case.learner.finished < 9 {
             assert!(text.contains(&format!("checkpoint-{before}")), "operation {at}: {text}");
         }
         case.resume().unwrap();
@@ -619,7 +617,7 @@ fn an_epoch_is_every_sample_once_and_each_epoch_another_order() {
     assert_eq!((plan.total(), plan.per_epoch()), (9, 3));
     let mut epochs = Vec::new();
     for epoch in 0..3 {
-        let seen: Vec<u32> = (1..=3).flat_map(|s| plan.samples_of(epoch * 3 + s).to_vec()).collect();
+        let seen: Vec<usize> = (1..=3).flat_map(|s| plan.samples_of(epoch * 3 + s).to_vec()).collect();
         assert_eq!(plan.samples_of(epoch * 3 + 3).len(), 3);
         let mut sorted = seen.clone();
         sorted.sort_unstable();
@@ -640,7 +638,7 @@ fn an_epoch_is_every_sample_once_and_each_epoch_another_order() {
 #[test]
 fn micro_batches_keep_to_the_budget_and_lose_nothing() {
     let case = Case::new("");
-    let numbers: Vec<u32> = (0..11).rev().collect();
+    let numbers: Vec<usize> = (0..11).rev().collect();
     for budget in [7, 8, 13, 1000] {
         let batches = micro_batches(&case.samples, &numbers, budget).unwrap();
         assert!(batches.iter().all(|b| b.rows() <= budget));
@@ -660,5 +658,4 @@ fn a_sample_without_a_target_is_refused() {
     case.samples[4].labels.fill(-100);
     let e = case.go(&RealDisk, Resume::No).unwrap_err();
     assert!(e.to_string().contains("sample 5"), "{e}");
-    let _: PathBuf = case.out().into();
 }

@@ -194,11 +194,10 @@ impl<'a, L: Learner> Trainer<'a, L> {
         let stats = learner.finish_step(&adamw)?;
         if !stats.loss_sum.is_finite() || !stats.grad_norm.is_finite() {
             return Err(Error::failed(format!(
-                "step {step}: loss {}, gradient norm {}: not finite; the adapter was left as it was after step {}. A \
-                 lower --learning-rate may help",
+                "step {step}: loss {}, gradient norm {}: not finite, so nothing of this step was kept. A lower \
+                 --learning-rate may help",
                 stats.loss_sum / targets as f64,
-                stats.grad_norm,
-                step - 1
+                stats.grad_norm
             )));
         }
         self.busy += began.elapsed();
