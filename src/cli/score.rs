@@ -115,7 +115,7 @@ mod tests {
     fn lines_of_both_kinds_and_bad_ones() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("t.jsonl");
-        let mut check = |text: &[u8]| {
+        let check = |text: &[u8]| {
             std::fs::write(&path, text).expect("written");
             read(&path)
         };

@@ -1,1 +1,2 @@
 //! Integration tests, one binary so that they link once. One file per subject.
+mod evaluation;
