@@ -152,7 +152,8 @@ fn standalone(text: &str) -> Option<(usize, &str)> {
     match c {
         'a'..='d' => {
             let in_word = next.is_some_and(|n| n.is_ascii_alphanumeric());
-            (!in_word && !(c == 'a' && is_article(after))).then_some((c as usize - 'a' as usize, after))
+            let article = c == 'a' && is_article(after);
+            (!in_word && !article).then_some((c as usize - 'a' as usize, after))
         }
         '1'..='4' => {
             let ends = next.is_none_or(|n| !n.is_alphanumeric())

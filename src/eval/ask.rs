@@ -75,6 +75,9 @@ pub trait Model {
     /// See [`Engine::choice_logprobs`].
     fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>>;
 
+    /// See [`Engine::target_logprobs`].
+    fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>>;
+
     /// See [`Engine::generate`].
     fn generate(
         &mut self,
@@ -92,6 +95,10 @@ impl Model for Engine {
 
     fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
         Self::choice_logprobs(self, batch, rows, ids)
+    }
+
+    fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
+        Self::target_logprobs(self, batch)
     }
 
     fn generate(

@@ -120,7 +120,7 @@ pub fn p_text(p: f64) -> String {
 }
 
 /// What makes two results the same question; a file without names pairs by text alone.
-fn key<'a>(item: &'a Item, named: bool) -> (&'a str, &'a str, Vec<&'a str>) {
+fn key(item: &Item, named: bool) -> (&str, &str, Vec<&str>) {
     let mut choices = item.choice_texts();
     choices.sort_unstable();
     (if named { &item.file_name } else { "" }, item.question.trim(), choices)

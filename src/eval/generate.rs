@@ -73,6 +73,9 @@ mod tests {
         fn choice_logprobs(&mut self, _: &MicroBatch, _: &[u32], _: &[u32]) -> Result<Vec<f32>> {
             Err(Error::failed("not here"))
         }
+        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
+            Err(Error::failed("not here"))
+        }
         fn generate(
             &mut self,
             prompts: &[Vec<u32>],

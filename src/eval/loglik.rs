@@ -175,6 +175,9 @@ mod tests {
                 })
                 .collect())
         }
+        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
+            Err(Error::failed("not here"))
+        }
         fn generate(
             &mut self,
             _: &[Vec<u32>],

@@ -9,6 +9,7 @@ pub mod compare;
 pub mod generate;
 pub mod loglik;
 pub mod result;
+pub mod score;
 pub mod stats;
 
 /// Letters of the four choices, in order.

@@ -80,10 +80,11 @@ impl Item {
         let mut start = None;
         for line in self.choices.split_inclusive('\n') {
             let at = line.as_ptr() as usize - self.choices.as_ptr() as usize;
-            if begins_choice(line, texts.len() + usize::from(start.is_some())) {
-                if let Some(s) = start.replace(at) {
-                    texts.push(strip_letter(&self.choices[s..at]));
-                }
+            let number = texts.len() + usize::from(start.is_some());
+            if begins_choice(line, number)
+                && let Some(s) = start.replace(at)
+            {
+                texts.push(strip_letter(&self.choices[s..at]));
             }
         }
         if let Some(s) = start {
@@ -502,7 +503,8 @@ pub(crate) mod tests {
     /// again and again), and credited a right answer to responses that name none or two (92 of 140; 25 of 27).
     #[test]
     fn recorded_outputs() {
-        let disagreements: [(&str, u64, u64, &[(usize, &str, &str)]); 2] = [
+        type Differ = &'static [(usize, &'static str, &'static str)];
+        let disagreements: [(&str, u64, u64, Differ); 2] = [
             ("qwen3_8b_rag_cot_140.json", 85, 85, &[(28, "a", "unknown"), (92, "b", "unknown"), (134, "a", "b")]),
             (
                 "qwen3_8b_norag_direct_dev27.json",

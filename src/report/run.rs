@@ -115,7 +115,7 @@ fn loss_chart(records: &[Value]) -> Option<Chart> {
         lines.push(series("s-base", eval, true));
         legend.push(("s-base", "evaluation"));
     }
-    let chart = svg::line_chart("Loss in nats per target token", "step", "", true, &lines);
+    let chart = svg::line_chart(svg::WIDE, "Loss in nats per target token", "step", "", true, &lines);
     (!chart.is_empty()).then(|| Chart { title: "Loss (nats per target token)", svg: markup(chart), legend })
 }
 
@@ -123,7 +123,7 @@ fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
@@ -208,6 +208,7 @@ pub fn run_html(output_dir: &Path) -> Result<String> {
         let points: Vec<(f64, f64)> =
             points(&records, "step", field).into_iter().map(|(x, y)| (x, y * scale)).collect();
         let chart = svg::line_chart(
+            svg::HALF,
             title,
             "step",
             unit,
@@ -220,6 +221,7 @@ pub fn run_html(output_dir: &Path) -> Result<String> {
         let points: Vec<(f64, f64)> =
             points(&records, "eval", "accuracy").into_iter().map(|(x, y)| (x, 100.0 * y)).collect();
         let chart = svg::line_chart(
+            svg::HALF,
             "Evaluation accuracy",
             "step",
             "%",

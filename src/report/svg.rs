@@ -77,14 +77,18 @@ fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     out
 }
 
-/// Lines over steps. `zero`: the y axis begins at 0 (where all values are positive). Returns "" without a finite point.
-pub fn line_chart(title: &str, x_name: &str, unit: &str, zero: bool, series: &[Series]) -> String {
-    const W: f64 = 560.0;
-    const H: f64 = 240.0;
+/// Size of a [`line_chart`] that has the page's whole width.
+pub const WIDE: (f64, f64) = (960.0, 300.0);
+/// Size of a [`line_chart`] that has half of it.
+pub const HALF: (f64, f64) = (460.0, 220.0);
+
+/// Lines over steps, in a frame of `size`. `zero`: the y axis begins at 0 (where all values are positive). Returns "" without a finite point.
+pub fn line_chart(size: (f64, f64), title: &str, x_name: &str, unit: &str, zero: bool, series: &[Series]) -> String {
     const L: f64 = 52.0;
     const R: f64 = 14.0;
     const T: f64 = 14.0;
     const B: f64 = 34.0;
+    let (w, h) = size;
     let all = || series.iter().flat_map(|s| &s.points).filter(|p| p.0.is_finite() && p.1.is_finite());
     let bounds = |f: fn(&(f64, f64)) -> f64| {
         all().map(f).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)))
@@ -103,15 +107,15 @@ pub fn line_chart(title: &str, x_name: &str, unit: &str, zero: bool, series: &[S
     let y_ticks = ticks(y0, y1, 4);
     let (y0, y1) = (y_ticks[0], y_ticks[y_ticks.len() - 1]);
     let x_span = if x1 > x0 { x1 - x0 } else { 1.0 };
-    let px = |x: f64| L + (x - x0) / x_span * (W - L - R);
-    let py = |y: f64| H - B - (y - y0) / (y1 - y0) * (H - T - B);
+    let px = |x: f64| L + (x - x0) / x_span * (w - L - R);
+    let py = |y: f64| h - B - (y - y0) / (y1 - y0) * (h - T - B);
     let mut out = String::new();
     let last = series.iter().rev().find_map(|s| Some((s, s.points.iter().rev().find(|p| p.1.is_finite())?)));
     let described =
         last.map_or(String::new(), |(_, p)| format!("; at {} {} it is {}{unit}", x_name, short(p.0), short(p.1)));
     let _ = write!(
         out,
-        r#"<svg class="chart" viewBox="0 0 {W} {H}" role="img"><title>{}</title><desc>Line chart over {x_name} {} to {}{}</desc>"#,
+        r#"<svg class="chart" viewBox="0 0 {w} {h}" role="img"><title>{}</title><desc>Line chart over {x_name} {} to {}{}</desc>"#,
         escape(title),
         short(x0),
         short(x1),
@@ -122,7 +126,7 @@ pub fn line_chart(title: &str, x_name: &str, unit: &str, zero: bool, series: &[S
         let _ = write!(
             out,
             r#"<line class="grid" x1="{L}" x2="{:.1}" y1="{at:.1}" y2="{at:.1}"/><text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}{}</text>"#,
-            W - R,
+            w - R,
             L - 7.0,
             at + 4.0,
             short(y),
@@ -134,15 +138,15 @@ pub fn line_chart(title: &str, x_name: &str, unit: &str, zero: bool, series: &[S
             out,
             r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
             px(x),
-            H - B + 17.0,
+            h - B + 17.0,
             short(x)
         );
     }
     let _ = write!(
         out,
         r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-        W - R,
-        H - 3.0,
+        w - R,
+        h - 3.0,
         escape(x_name)
     );
     for s in series {
@@ -342,12 +346,12 @@ mod tests {
     fn charts_are_well_formed_and_escaped() {
         let points: Vec<(f64, f64)> = (0..5000).map(|i| (f64::from(i), f64::from(i % 97))).collect();
         let s = |points: Vec<(f64, f64)>| Series { name: "x".into(), class: "s-cand", points, dots: false };
-        let svg = line_chart("a<b>&", "step", "", true, &[s(points)]);
+        let svg = line_chart(HALF, "a<b>&", "step", "", true, &[s(points)]);
         assert!(
             svg.starts_with("<svg") && svg.ends_with("</svg>") && svg.contains("a&lt;b&gt;&amp;") && svg.len() < 20_000
         );
-        assert_eq!(line_chart("t", "step", "", true, &[s(vec![(0.0, f64::NAN)])]), "");
-        let gap = line_chart("t", "step", "", false, &[s(vec![(0.0, 1.0), (1.0, f64::INFINITY), (2.0, 1.0)])]);
+        assert_eq!(line_chart(HALF, "t", "step", "", true, &[s(vec![(0.0, f64::NAN)])]), "");
+        let gap = line_chart(HALF, "t", "step", "", false, &[s(vec![(0.0, 1.0), (1.0, f64::INFINITY), (2.0, 1.0)])]);
         assert!(gap.matches('M').count() == 2 && !gap.contains("NaN") && !gap.contains("inf"), "{gap}");
         let columns = column_chart("t", &["a", "b"], &[("x<y", "s-cand", vec![0, 3])]);
         assert!(columns.contains("x&lt;y: a 0, b 3"));
