@@ -6,7 +6,7 @@
 use super::{Tensors, assert_close, f32s, ids, json, numbers, path};
 use irori::{
     backend::{AdamW, Backend, DType, cpu::CpuBackend},
-    data::{MicroBatch, NO_LOSS, Sample},
+    data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
         engine::{EngineSpec, Residency, Saved},
