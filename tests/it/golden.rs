@@ -2,7 +2,7 @@
 
 mod engine;
 mod nf4;
-// mod text;
+mod text;
 
 use serde_json::Value;
 use std::path::PathBuf;
