@@ -78,3 +78,37 @@ pub fn decode(nested: &Nested, map: &[f32; 256]) -> Vec<f32> {
     let blocks = nested.codes.chunks(BLOCK).zip(&nested.absmax);
     blocks.flat_map(|(codes, scale)| codes.iter().map(move |&c| map[usize::from(c)] * scale + nested.offset)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn the_map_is_that_of_bitsandbytes() {
+        let map = dynamic_map();
+        let bytes: Vec<u8> = map.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(digest, "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c");
+        assert_eq!((map[127], map[255]), (0.0, 1.0));
+    }
+
+    #[test]
+    fn absmax_values_come_back_within_the_steps_of_the_map() {
+        let absmax: Vec<f32> = (0..1000).map(|i| 0.05 + ((i * 7919) % 1000) as f32 * 1e-5).collect();
+        let nested = encode(&absmax);
+        assert_eq!((nested.codes.len(), nested.absmax.len()), (1000, 4));
+        for (i, (a, b)) in absmax.iter().zip(decode(&nested, &dynamic_map())).enumerate() {
+            assert!((a - b).abs() <= 0.008 * nested.absmax[i / BLOCK], "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn equal_and_missing_values() {
+        assert_eq!(encode(&[]), Nested { codes: vec![], absmax: vec![], offset: 0.0 });
+        let same = encode(&[0.25; 300]);
+        assert_eq!(same, Nested { codes: vec![127; 300], absmax: vec![0.0; 2], offset: 0.25 });
+        assert_eq!(decode(&same, &dynamic_map()), [0.25; 300]);
+        encode(&[f32::NAN, f32::INFINITY, 1.0]);
+    }
+}

@@ -169,3 +169,116 @@ pub fn dequantize_to_bf16(packed: &[u8], absmax: &[f32], out: &mut [bf16]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn quantized(x: &[f32]) -> (Vec<u8>, Vec<f32>) {
+        let (mut packed, mut absmax) = (vec![0; x.len() / 2], vec![0.0; x.len() / BLOCK]);
+        quantize(Floats::F32(bytemuck::cast_slice(x)), &mut packed, &mut absmax);
+        (packed, absmax)
+    }
+
+    #[test]
+    fn codebook_is_that_of_bitsandbytes() {
+        let digits: [f64; 16] = [
+            -1.0,
+            -0.6961928009986877,
+            -0.5250730514526367,
+            -0.39491748809814453,
+            -0.28444138169288635,
+            -0.18477343022823334,
+            -0.09105003625154495,
+            0.0,
+            0.07958029955625534,
+            0.16093020141124725,
+            0.24611230194568634,
+            0.33791524171829224,
+            0.44070982933044434,
+            0.5626170039176941,
+            0.7229568362236023,
+            1.0,
+        ];
+        assert_eq!(CODE.map(f64::from), digits);
+    }
+
+    #[test]
+    fn a_block_by_hand() {
+        let mut x = [0.0f32; BLOCK];
+        x[..8].copy_from_slice(&[-2.0, 2.0, 0.0, 1.0, -0.1, 0.1, 0.5, -1.1]);
+        let (packed, absmax) = quantized(&x);
+        assert_eq!(absmax, [2.0]);
+        // −1, 1 | 0, .5 (between .44 and .56, midpoint .5017) | −.05 (midpoint −.0455), .05 (midpoint .0398) | .25, −.55
+        assert_eq!(packed[..5], [0x0f, 0x7c, 0x68, 0xa2, 0x77]);
+        let mut y = [0.0; BLOCK];
+        dequantize(&packed, &absmax, false, &mut y);
+        assert_eq!(y[..4], [-2.0, 2.0, 0.0, 2.0 * CODE[12]]);
+        dequantize(&packed, &absmax, true, &mut y);
+        assert_eq!(y[3], bf16::from_f32(2.0 * CODE[12]).to_f32());
+        let mut z = [bf16::ZERO; BLOCK];
+        dequantize_to_bf16(&packed, &absmax, &mut z);
+        assert_eq!(z.map(bf16::to_f32), y);
+    }
+
+    #[test]
+    fn a_tie_goes_to_the_lower_code() {
+        for (i, m) in MIDPOINTS.into_iter().enumerate() {
+            let mut x = [1.0f32; BLOCK];
+            (x[0], x[1]) = (m, m.next_up());
+            let (packed, _) = quantized(&x);
+            assert_eq!(usize::from(packed[0]), i << 4 | (i + 1), "at {m}");
+        }
+    }
+
+    #[test]
+    fn zeros_tiny_values_and_what_is_not_a_number() {
+        assert_eq!(quantized(&[0.0; BLOCK]), (vec![0x77; 32], vec![0.0]));
+        let mut x = [1e-40f32; BLOCK];
+        x[1] = -1e-40;
+        let (packed, absmax) = quantized(&x);
+        assert_eq!((packed[0], absmax[0]), (0x77, 1e-40)); // 1e-40 / 1e-38 = 0.01, as bitsandbytes clamps the divisor
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            x[5] = bad;
+            let (packed, absmax) = quantized(&x);
+            let mut y = [0.0; BLOCK];
+            dequantize(&packed, &absmax, true, &mut y);
+        }
+    }
+
+    #[test]
+    fn every_type_and_address_gives_the_same_codes() {
+        let values: Vec<f32> = (0..4 * BLOCK * 300).map(|i| ((i * 7919 % 255) as f32 - 127.0) / 64.0).collect();
+        let want = quantized(&values);
+        let (mut packed, mut absmax) = (want.0.clone(), want.1.clone());
+        let mut bytes = vec![0u8];
+        bytes.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()));
+        packed.fill(0);
+        quantize(Floats::Bf16(&bytes[1..]), &mut packed, &mut absmax);
+        assert_eq!((&packed, &absmax), (&want.0, &want.1));
+    }
+
+    #[test]
+    fn rounding_is_that_of_half() {
+        for bits in (0..=u32::MAX).step_by(65_521) {
+            let x = f32::from_bits(bits);
+            assert_eq!(round_bf16(x).to_bits() >> 16, u32::from(bf16::from_f32(x).to_bits()), "{x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_becomes_the_nearest_code(x in prop::collection::vec(-3.0f32..3.0, BLOCK)) {
+            let (packed, absmax) = quantized(&x);
+            let mut y = [0.0; BLOCK];
+            dequantize(&packed, &absmax, false, &mut y);
+            for (x, y) in x.iter().zip(y) {
+                let nearest = CODE.iter().map(|c| (c * absmax[0] - x).abs()).fold(f32::INFINITY, f32::min);
+                prop_assert!((y - x).abs() <= nearest + absmax[0] * 1e-6);
+            }
+            // What was dequantised is quantised to the same codes.
+            prop_assert_eq!(quantized(&y), (packed, absmax));
+        }
+    }
+}

@@ -67,3 +67,35 @@ impl QuantState {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_round_trips_and_has_the_usual_fields() {
+        let state = QuantState::nf4("bfloat16", &[128, 64], Some(0.125));
+        let json = state.to_json();
+        assert_eq!(
+            json,
+            "{\"quant_type\":\"nf4\",\"blocksize\":64,\"dtype\":\"bfloat16\",\"shape\":[128,64],\
+             \"nested_blocksize\":256,\"nested_dtype\":\"float32\",\"nested_offset\":0.125}"
+        );
+        assert_eq!(QuantState::parse(json.as_bytes()).unwrap(), state);
+        let plain = QuantState::nf4("float32", &[64], None);
+        assert_eq!(QuantState::parse(plain.to_json().as_bytes()).unwrap(), plain);
+    }
+
+    #[test]
+    fn other_formats_are_refused_by_field() {
+        let message = |text: &str| QuantState::parse(text.as_bytes()).unwrap_err().to_string();
+        let record = |kind: &str, size: usize, more: &str| {
+            format!("{{\"quant_type\":\"{kind}\",\"blocksize\":{size},\"dtype\":\"bfloat16\",\"shape\":[64]{more}}}")
+        };
+        assert!(message("{").starts_with("quantisation record: "));
+        assert_eq!(message(&record("fp4", 64, "")), "quantisation record: `quant_type` is fp4, irori reads nf4");
+        assert_eq!(message(&record("nf4", 128, "")), "quantisation record: `blocksize` is 128, irori reads 64");
+        assert!(message(&record("nf4", 64, ",\"nested_blocksize\":128")).contains("`nested_blocksize` is 128"));
+        assert!(message(&record("nf4", 64, ",\"nested_blocksize\":256")).contains("`nested_offset` is missing"));
+    }
+}

@@ -37,6 +37,9 @@ impl WeightSource for Toy {
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
         Ok(LinearData::Dense(Self::make(path, &[n, k])))
     }
+    fn dense_dtype(&self) -> DType {
+        DType::F32
+    }
     fn fingerprint(&self) -> Result<String> {
         Ok("toy".into())
     }
