@@ -67,7 +67,8 @@ fn exact(counts: [usize; 4], n: usize) -> f64 {
     for i in 1..=n {
         log_factorial[i] = log_factorial[i - 1] + (i as f64).ln();
     }
-    let log_p = |c: [usize; 4]| log_factorial[n] - c.iter().map(|&k| log_factorial[k]).sum::<f64>() - n as f64 * 4f64.ln();
+    let log_p =
+        |c: [usize; 4]| log_factorial[n] - c.iter().map(|&k| log_factorial[k]).sum::<f64>() - n as f64 * 4f64.ln();
     let seen = log_p(counts) + 1e-9;
     let mut p = 0.0;
     for a in 0..=n {

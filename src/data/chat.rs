@@ -64,7 +64,8 @@ impl ChatTemplate {
                 serde_json::Value::Array(named) => {
                     let default = named.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str());
                     let missing = "expected a text, or a list with a template named `default`";
-                    let source = default.ok_or_else(|| Error::content(&config_path, "field `chat_template`", missing))?;
+                    let source =
+                        default.ok_or_else(|| Error::content(&config_path, "field `chat_template`", missing))?;
                     (config_path.clone(), source.to_owned())
                 }
                 serde_json::Value::Null => (PathBuf::from("ChatML (built in)"), CHATML.to_owned()),
@@ -145,7 +146,9 @@ fn tojson(value: &Value, kwargs: minijinja::value::Kwargs) -> Result<Value, mini
             let format = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format)).map_err(failed)?;
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonSpacing)).map_err(failed)?,
+        None => {
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonSpacing)).map_err(failed)?
+        }
     }
     let text = String::from_utf8(out).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     Ok(Value::from_safe_string(text))
@@ -174,7 +177,17 @@ fn strftime_now(_state: &State, format: String) -> Result<String, minijinja::Err
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (year, month, day) = civil(seconds / 86_400);
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
     let name = MONTHS[month as usize - 1];
@@ -251,7 +264,14 @@ mod tests {
     fn as_jinja2_renders_it() {
         let Some(dir) = shared("qwen3_tokenizer") else { return };
         let template = ChatTemplate::load(&dir).unwrap();
-        let contents = ["", "あ\n", "\n<think>\nx\n\n</think>\n\n\ny", "<tool_response>r</tool_response>", "{{ a }} </think>", " é\t"];
+        let contents = [
+            "",
+            "あ\n",
+            "\n<think>\nx\n\n</think>\n\n\ny",
+            "<tool_response>r</tool_response>",
+            "{{ a }} </think>",
+            " é\t",
+        ];
         let mut talks = Vec::new();
         for (i, first) in contents.iter().enumerate() {
             for second in contents {
@@ -293,8 +313,11 @@ mod tests {
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         let render = || ChatTemplate::load(dir.path()).and_then(|t| t.render(&turns(&[("user", "x")]), true, false));
         assert_eq!(render().unwrap(), "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n");
-        write("tokenizer_config.json", r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>",
-            "chat_template": [{"name": "tool", "template": "T"}, {"name": "default", "template": "{{ bos_token }}D{{ eos_token }}"}]}"#);
+        write(
+            "tokenizer_config.json",
+            r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>",
+            "chat_template": [{"name": "tool", "template": "T"}, {"name": "default", "template": "{{ bos_token }}D{{ eos_token }}"}]}"#,
+        );
         assert_eq!(render().unwrap(), "<s>D</s>");
         write("tokenizer_config.json", r#"{"chat_template": "{{ {'a': [1, 'あ<']} | tojson }}"}"#);
         assert_eq!(render().unwrap(), r#"{"a": [1, "あ<"]}"#);

@@ -167,9 +167,7 @@ impl Encoder {
         max_len: usize,
         loss: LossOn,
     ) -> Result<Encoded> {
-        let one = |record: &Record| {
-            self.record(path, record, vocab, max_len, loss).map(|made| (record.line, made))
-        };
+        let one = |record: &Record| self.record(path, record, vocab, max_len, loss).map(|made| (record.line, made));
         let all: Vec<(usize, Vec<Made>)> = records.par_iter().map(one).collect::<Result<_>>()?;
         let mut out = Encoded::default();
         out.report.records = records.len();
@@ -194,7 +192,10 @@ impl Encoder {
             return Err(Error::content(
                 path,
                 "",
-                format!("none of its {} records has a target left within {max_len} tokens: raise --max-seq-length", records.len()),
+                format!(
+                    "none of its {} records has a target left within {max_len} tokens: raise --max-seq-length",
+                    records.len()
+                ),
             ));
         }
         Ok(out)
@@ -323,7 +324,10 @@ mod tests {
         let out = encode(&chat, line, 100, LossOn::Answer).unwrap();
         let prompt = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(shown(&chat, &out.samples[0]), (format!("{prompt}b<|im_end|>"), "b<|im_end|>".into()));
-        assert_eq!(out.samples[0].tokens[..out.samples[0].tokens.len() - 2], chat.prompt(&[Message::new("user", "q")]).unwrap());
+        assert_eq!(
+            out.samples[0].tokens[..out.samples[0].tokens.len() - 2],
+            chat.prompt(&[Message::new("user", "q")]).unwrap()
+        );
         assert_eq!((out.report.samples, out.report.targets, out.report.answers), (1, 2, [0, 1, 0, 0]));
         let all = encode(&chat, line, 100, LossOn::Everything).unwrap();
         assert_eq!(shown(&chat, &all.samples[0]).1, format!("{prompt}b<|im_end|>"));
@@ -350,7 +354,10 @@ mod tests {
         let line = format!(r#"{{"input":"{}?","output":"b"}}"#, "x".repeat(500));
         let out = encode(&e, &line, 60, LossOn::Answer).unwrap();
         let (text, target) = shown(&e, &out.samples[0]);
-        assert!(text.starts_with("<|im_start|>user\nx") && text.ends_with("x?<|im_end|>\n<|im_start|>assistant\nb<|im_end|>"));
+        assert!(
+            text.starts_with("<|im_start|>user\nx")
+                && text.ends_with("x?<|im_end|>\n<|im_start|>assistant\nb<|im_end|>")
+        );
         assert_eq!((out.samples[0].tokens.len(), target.as_str()), (60, "b<|im_end|>"));
         assert_eq!((out.report.truncated, out.report.cut_tokens), (1, 1 + 5 + 501 + 2 + 11 + 2 - 60));
         let long = format!(r#"{{"input":"q","output":"{}"}}"#, "y".repeat(60));
@@ -370,7 +377,10 @@ mod tests {
         assert_eq!(bad, "f.jsonl: line 1, field `input_ids[1]`: token 261 is outside the model's vocabulary of 261");
         let bad = encode(&e, r#"{"input_ids":[1,2],"labels":[-100,300]}"#, 9, LossOn::Answer).unwrap_err().to_string();
         assert!(bad.contains("field `labels[1]`"));
-        assert!(encode(&e, r#"{"input_ids":[1,2],"labels":[1,-100]}"#, 9, LossOn::Answer).is_err(), "the first predicts nothing");
+        assert!(
+            encode(&e, r#"{"input_ids":[1,2],"labels":[1,-100]}"#, 9, LossOn::Answer).is_err(),
+            "the first predicts nothing"
+        );
     }
 
     #[test]
@@ -389,7 +399,9 @@ mod tests {
             .iter()
             .map(|q| {
                 let none = crate::data::prompt::Context::None;
-                Record::from_question(q, &template, none, &[], crate::data::permute::Permutation::IDENTITY).unwrap().to_string()
+                Record::from_question(q, &template, none, &[], crate::data::permute::Permutation::IDENTITY)
+                    .unwrap()
+                    .to_string()
             })
             .collect();
         let records = record::parse(&file, lines.join("\n").as_bytes()).unwrap();
@@ -399,7 +411,9 @@ mod tests {
             let targets: Vec<u32> = s.labels.iter().filter(|&&l| l != NO_LOSS).map(|&l| l as u32).collect();
             assert_eq!(targets.last(), Some(&151_645));
             let text = e.tokenizer.decode(&s.tokens, false).unwrap();
-            assert!(text[..text.rfind("Answer: ").unwrap()].ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+            assert!(
+                text[..text.rfind("Answer: ").unwrap()].ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+            );
         }
     }
 }

@@ -133,15 +133,27 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
         Value::Object(mut frame) => match frame.get_mut("samples").map(Value::take) {
             Some(Value::Array(samples)) => (samples, Some(frame)),
             Some(other) => {
-                return Err(Error::content(path, "field `samples`", format!("expected a list, found {}", kind(&other))));
+                return Err(Error::content(
+                    path,
+                    "field `samples`",
+                    format!("expected a list, found {}", kind(&other)),
+                ));
             }
             None => {
-                return Err(Error::content(path, "", "expected a list of samples, or an object with the key `samples`"));
+                return Err(Error::content(
+                    path,
+                    "",
+                    "expected a list of samples, or an object with the key `samples`",
+                ));
             }
         },
         other => {
             let found = kind(&other);
-            return Err(Error::content(path, "", format!("expected a list or an object with `samples`, found {found}")));
+            return Err(Error::content(
+                path,
+                "",
+                format!("expected a list or an object with `samples`, found {found}"),
+            ));
         }
     };
     if samples.is_empty() {
@@ -152,7 +164,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
         .enumerate()
         .map(|(i, sample)| {
             question(sample).map_err(|(field, message)| {
-                let at = if field.is_empty() { format!("samples[{i}]") } else { format!("samples[{i}], field `{field}`") };
+                let at =
+                    if field.is_empty() { format!("samples[{i}]") } else { format!("samples[{i}], field `{field}`") };
                 Error::content(path, at, message)
             })
         })
@@ -235,7 +248,10 @@ pub fn parse_choices(text: &str) -> Result<[String; 4], String> {
     }
     let found = choices.len();
     choices.try_into().map_err(|_| {
-        format!("expected four lines \"a …\" to \"d …\", found {found}: a line for {} is missing", Letter::ALL[found.min(3)])
+        format!(
+            "expected four lines \"a …\" to \"d …\", found {found}: a line for {} is missing",
+            Letter::ALL[found.min(3)]
+        )
     })
 }
 
@@ -366,7 +382,8 @@ mod tests {
                 assert_eq!(file.questions.iter().filter(|q| q.answer == letter).count(), letters[letter.index()]);
             }
             let n = count / 140;
-            let expected = [("金商法".to_owned(), 80 * n), ("薬機法".to_owned(), 39 * n), ("借地借家法".to_owned(), 21 * n)];
+            let expected =
+                [("金商法".to_owned(), 80 * n), ("薬機法".to_owned(), 39 * n), ("借地借家法".to_owned(), 21 * n)];
             let mut laws = laws(&file.questions);
             laws.sort_by_key(|l| std::cmp::Reverse(l.1));
             assert_eq!(laws, expected);

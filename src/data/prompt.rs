@@ -131,13 +131,20 @@ impl PromptTemplate {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_template_owned("prompt", body).map_err(|e| template_error(path, &e))?;
-        let template =
-            Self { name: name.to_owned(), path: path.to_owned(), answer: front.answer, system: front.system, source: front.whole, environment };
+        let template = Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            answer: front.answer,
+            system: front.system,
+            source: front.whole,
+            environment,
+        };
         let example = worked_example()?;
         let shown = template.user(&example, Context::Gold, &[])?;
         template.user(&example, Context::None, std::slice::from_ref(&example))?;
         if let Some(missing) = std::iter::once(&example.text).chain(&example.choices).find(|t| !shown.contains(*t)) {
-            let message = format!("the template does not show the whole question and its choices (tried with {missing:?})");
+            let message =
+                format!("the template does not show the whole question and its choices (tried with {missing:?})");
             return Err(Error::content(path, "", message));
         }
         Ok(template)
@@ -274,7 +281,10 @@ mod tests {
         }
         let cot = PromptTemplate::load("cot").unwrap();
         assert!(cot.expected(&worked_example().unwrap()).starts_with("1. "));
-        assert!(cot.expected(&worked_example().unwrap()).ends_with("c がこの定めに一致し、他の選択肢は異なる年齢を挙げています。\n\nAnswer: c"));
+        assert!(
+            cot.expected(&worked_example().unwrap())
+                .ends_with("c がこの定めに一致し、他の選択肢は異なる年齢を挙げています。\n\nAnswer: c")
+        );
     }
 
     #[test]

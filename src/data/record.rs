@@ -114,7 +114,8 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Record>> {
             Error::content(path, format!("line {number}"), format!("not valid JSON: {reason} at column {}", e.column()))
         })?;
         let (content, meta) = record(value).map_err(|(field, message)| {
-            let at = if field.is_empty() { format!("line {number}") } else { format!("line {number}, field `{field}`") };
+            let at =
+                if field.is_empty() { format!("line {number}") } else { format!("line {number}, field `{field}`") };
             Error::content(path, at, message)
         })?;
         records.push(Record { line: number, content, meta });
@@ -285,16 +286,25 @@ mod tests {
             (r#"{"input":"q"}"#, "f.jsonl: line 1, field `output`: it is missing"),
             (r#"{"input":3,"output":"b"}"#, "f.jsonl: line 1, field `input`: expected text, found a number"),
             (r#"{"input":"q","output":" "}"#, "f.jsonl: line 1, field `output`: it is empty"),
-            (r#"{"instruction":"i","input":"q","output":"b"}"#, "f.jsonl: line 1, field `instruction`: it would be lost"),
+            (
+                r#"{"instruction":"i","input":"q","output":"b"}"#,
+                "f.jsonl: line 1, field `instruction`: it would be lost",
+            ),
             (r#"{"input":"q","output":"b","meta":1}"#, "f.jsonl: line 1, field `meta`: expected an object"),
             (r#"{"input":"q","output":"b","messages":[]}"#, "f.jsonl: line 1, field `messages`: a record is of one"),
             (r#"{"messages":{}}"#, "f.jsonl: line 1, field `messages`: expected a list"),
             (r#"{"messages":[1]}"#, "f.jsonl: line 1, field `messages[0].role`: it is missing"),
             (r#"{"messages":[{"role":"user","content":"q"}]}"#, "f.jsonl: line 1, field `messages`: the last turn"),
-            (r#"{"messages":[{"role":"bot","content":"q"}]}"#, "f.jsonl: line 1, field `messages[0].role`: unknown role"),
+            (
+                r#"{"messages":[{"role":"bot","content":"q"}]}"#,
+                "f.jsonl: line 1, field `messages[0].role`: unknown role",
+            ),
             (r#"{"messages":[]}"#, "f.jsonl: line 1, field `messages`: expected at least"),
             (r#"{"input_ids":[1],"labels":[]}"#, "f.jsonl: line 1, field `labels`: 0 labels for 1 input_ids"),
-            (r#"{"input_ids":[-1],"labels":[1]}"#, "f.jsonl: line 1, field `input_ids[0]`: expected a token id, found -1"),
+            (
+                r#"{"input_ids":[-1],"labels":[1]}"#,
+                "f.jsonl: line 1, field `input_ids[0]`: expected a token id, found -1",
+            ),
             (r#"{"input_ids":[1],"labels":[-1]}"#, "f.jsonl: line 1, field `labels[0]`: expected a token id or -100"),
             (r#"{"input_ids":[1],"labels":[1e99]}"#, "f.jsonl: line 1, field `labels[0]`: expected a token id or -100"),
             ("\n \n", "f.jsonl: there is no record in it"),

@@ -4,10 +4,7 @@
 //! dealt out one by one, each to the split that is furthest behind its share: in its stratum, in each key of the stratum
 //! alone, and over all. A split that has its number takes no more.
 
-use super::{
-    lawqa::Question,
-    permute::identity,
-};
+use super::{lawqa::Question, permute::identity};
 use crate::{Error, Result, rng::Rng};
 use std::collections::{BTreeMap, HashMap};
 
@@ -43,7 +40,8 @@ impl std::str::FromStr for SplitSpec {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parts: Vec<(&'static str, Size)> = Vec::new();
         for part in text.split(',') {
-            let form = || format!("`{part}`: write NAME=COUNT or NAME=SHARE, such as train=100,test=40 or train=0.6,test=0.4");
+            let form =
+                || format!("`{part}`: write NAME=COUNT or NAME=SHARE, such as train=100,test=40 or train=0.6,test=0.4");
             let (name, size) = part.split_once('=').ok_or_else(form)?;
             let name = match name.trim() {
                 "train" => "train",
@@ -61,7 +59,8 @@ impl std::str::FromStr for SplitSpec {
             };
             parts.push((name, size));
         }
-        let shares: Vec<f64> = parts.iter().filter_map(|p| if let Size::Ratio(r) = p.1 { Some(r) } else { None }).collect();
+        let shares: Vec<f64> =
+            parts.iter().filter_map(|p| if let Size::Ratio(r) = p.1 { Some(r) } else { None }).collect();
         if !shares.is_empty() && shares.len() < parts.len() {
             return Err("give all sizes as counts, or all as shares".into());
         }
@@ -107,7 +106,9 @@ impl SplitSpec {
         }
         if let Some(i) = counts.iter().position(|&n| n == 0) {
             let name = self.parts[i].0;
-            return Err(Error::usage(format!("--split leaves no question of {total} for {name}: give it a larger share")));
+            return Err(Error::usage(format!(
+                "--split leaves no question of {total} for {name}: give it a larger share"
+            )));
         }
         Ok(counts)
     }
@@ -135,7 +136,9 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
     // The answers of a unit of several orders are not one letter: its stratum is all of them.
     let key = |unit: &[usize], key: Key| match key {
         Key::Law => format!("law {}", questions[unit[0]].law),
-        Key::Answer => format!("answer {:?}", unit.iter().map(|&i| questions[i].answer).collect::<std::collections::BTreeSet<_>>()),
+        Key::Answer => {
+            format!("answer {:?}", unit.iter().map(|&i| questions[i].answer).collect::<std::collections::BTreeSet<_>>())
+        }
     };
     let mut strata: BTreeMap<Vec<String>, Vec<Vec<usize>>> = BTreeMap::new();
     let mut shuffled = units;
@@ -193,7 +196,10 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{lawqa::{Letter, read, sample_question}, shared::shared};
+    use crate::data::{
+        lawqa::{Letter, read, sample_question},
+        shared::shared,
+    };
 
     fn spec(text: &str) -> SplitSpec {
         text.parse().unwrap()
@@ -211,9 +217,25 @@ mod tests {
         assert_eq!(spec("train=0.6,dev=0.2,test=0.2").counts(140).unwrap(), [84, 28, 28]);
         assert_eq!(spec("train=0.5,dev=0.25,test=0.25").counts(7).unwrap().iter().sum::<usize>(), 7);
         assert_eq!(spec("train=0.5").counts(10).unwrap(), [5]);
-        assert!(spec("train=100,test=41").counts(140).unwrap_err().to_string().contains("141 questions, but there are only 140"));
+        assert!(
+            spec("train=100,test=41")
+                .counts(140)
+                .unwrap_err()
+                .to_string()
+                .contains("141 questions, but there are only 140")
+        );
         assert!(spec("train=0.99,test=0.01").counts(5).unwrap_err().to_string().contains("for test"));
-        for bad in ["", "train", "train=0", "train=-1", "train=NaN", "train=0.7,test=0.7", "train=5,test=0.5", "x=1", "train=1,train=2"] {
+        for bad in [
+            "",
+            "train",
+            "train=0",
+            "train=-1",
+            "train=NaN",
+            "train=0.7,test=0.7",
+            "train=5,test=0.5",
+            "x=1",
+            "train=1,train=2",
+        ] {
             assert!(bad.parse::<SplitSpec>().is_err(), "{bad}");
         }
     }
@@ -239,7 +261,9 @@ mod tests {
 
     #[test]
     fn the_real_set_in_one_order_and_in_four() {
-        for (name, size, fold) in [("selection", "train=100,test=40", 1), ("selection_randomized", "train=400,test=160", 4)] {
+        for (name, size, fold) in
+            [("selection", "train=100,test=40", 1), ("selection_randomized", "train=400,test=160", 4)]
+        {
             let Some(path) = shared(&format!("lawqa_jp/{name}.json")) else { return };
             let all = read(&path).unwrap().questions;
             let parts = split(&all, &spec(size), &[Key::Law, Key::Answer], 42).unwrap();

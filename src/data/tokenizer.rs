@@ -42,7 +42,8 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::content(&path, "", e.to_string()))?;
         let largest = inner.get_vocab(true).into_values().max();
-        let vocab_size = largest.map(|id| id as usize + 1).ok_or_else(|| Error::content(&path, "", "it has no token"))?;
+        let vocab_size =
+            largest.map(|id| id as usize + 1).ok_or_else(|| Error::content(&path, "", "it has no token"))?;
         let mut tokenizer = Self { inner, path, vocab_size, end_of_turn: None, stops: Vec::new() };
         tokenizer.find_stops()?;
         Ok(tokenizer)
@@ -77,7 +78,8 @@ impl Tokenizer {
                 one => std::slice::from_ref(one),
             };
             for id in ids {
-                let known = id.as_u64().filter(|&id| self.inner.id_to_token(id as u32).is_some() && id <= u64::from(u32::MAX));
+                let known =
+                    id.as_u64().filter(|&id| self.inner.id_to_token(id as u32).is_some() && id <= u64::from(u32::MAX));
                 let unknown = || Error::content(dir.join(name), "field `eos_token_id`", format!("{id} is not a token"));
                 self.stops.push(known.ok_or_else(unknown)? as u32);
             }
@@ -102,7 +104,8 @@ impl Tokenizer {
     /// The ids of `text`. Nothing is added; special tokens in it are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|e| Error::failed(format!("cannot tokenise with {}: {e}", self.path.display())))?;
+        let encoding =
+            encoding.map_err(|e| Error::failed(format!("cannot tokenise with {}: {e}", self.path.display())))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -165,7 +168,12 @@ impl Stream<'_> {
 #[cfg(test)]
 pub(crate) fn byte_tokenizer(dir: &Path) -> Tokenizer {
     let mut vocab = serde_json::Map::new();
-    for (id, c) in tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().enumerate() {
+    for (id, c) in tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
+        .into_iter()
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .enumerate()
+    {
         vocab.insert(c.to_string(), id.into());
     }
     let special = |(i, content): (usize, &&str)| {
@@ -173,7 +181,8 @@ pub(crate) fn byte_tokenizer(dir: &Path) -> Tokenizer {
             "rstrip": false, "normalized": false})
     };
     let tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"];
-    let level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let level =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let json = serde_json::json!({
         "version": "1.0", "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
         "padding": null, "added_tokens": tokens.iter().enumerate().map(special).collect::<Vec<_>>(),
@@ -229,7 +238,8 @@ mod tests {
         let whole = std::fs::read_to_string(&path).unwrap();
         let merges = whole.replace("\"merges\":[]", "\"merges\":[[\"zz\",\"y\"]]");
         let nested = "[".repeat(200_000);
-        for bad in ["", "{}", "[1]", &whole[..whole.len() / 2], &merges, &nested, &whole.replace("\"BPE\"", "\"XYZ\"")] {
+        for bad in ["", "{}", "[1]", &whole[..whole.len() / 2], &merges, &nested, &whole.replace("\"BPE\"", "\"XYZ\"")]
+        {
             std::fs::write(&path, bad).unwrap();
             let message = Tokenizer::load(&path).unwrap_err().to_string();
             assert!(message.contains("tokenizer.json: not a"), "{message}");
@@ -241,7 +251,10 @@ mod tests {
     fn the_real_tokenizer() {
         let Some(dir) = shared("qwen3_tokenizer") else { return };
         let t = Tokenizer::load(&dir).unwrap();
-        assert_eq!((t.id("<|im_end|>"), t.end_of_turn(), t.id("<think>")), (Some(151_645), Some(151_645), Some(151_667)));
+        assert_eq!(
+            (t.id("<|im_end|>"), t.end_of_turn(), t.id("<think>")),
+            (Some(151_645), Some(151_645), Some(151_667))
+        );
         assert_eq!(t.vocab_size(), 151_669);
         let text = "第3条　𠮷野家の社債券は、2,000円とする。<|im_end|>\n";
         let ids = t.encode(text).unwrap();

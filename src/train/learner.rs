@@ -1,11 +1,6 @@
 //! What the training loop needs of a model: little enough that a test can give it a parabola instead.
 
-use crate::{
-    Result,
-    backend::AdamW,
-    data::MicroBatch,
-    model::engine::StepStats,
-};
+use crate::{Result, backend::AdamW, data::MicroBatch, model::engine::StepStats};
 use std::path::Path;
 
 /// A file that belongs to a checkpoint, with its content.

@@ -82,7 +82,11 @@ impl Identity {
             changes.push("the training samples are not the same tokens and labels".into());
         }
         if old.base != self.base {
-            changes.push(format!("the base model is not the same (was {}, is {})", short(&old.base), short(&self.base)));
+            changes.push(format!(
+                "the base model is not the same (was {}, is {})",
+                short(&old.base),
+                short(&self.base)
+            ));
         }
         changes
     }
@@ -201,13 +205,7 @@ pub struct TrainerState {
 
 impl TrainerState {
     /// The state of `run` under `config`, of a run of `total` steps.
-    pub fn new(
-        config: &TrainConfig,
-        run: &RunState,
-        epoch: f64,
-        total: u64,
-        history: &[Map<String, Value>],
-    ) -> Self {
+    pub fn new(config: &TrainConfig, run: &RunState, epoch: f64, total: u64, history: &[Map<String, Value>]) -> Self {
         let checkpoint = |b: Best| super::checkpoint::directory(&config.output_dir, b.step).display().to_string();
         Self {
             best_global_step: run.best.map(|b| b.step),
@@ -246,7 +244,9 @@ impl TrainerState {
 
 /// A step as transformers logs it. Without times, so that the history of a resumed run is that of the undisturbed one.
 pub fn step_entry(s: &Step) -> Map<String, Value> {
-    object(json!({"epoch": s.epoch, "grad_norm": s.grad_norm, "learning_rate": s.learning_rate, "loss": s.loss, "step": s.step}))
+    object(
+        json!({"epoch": s.epoch, "grad_norm": s.grad_norm, "learning_rate": s.learning_rate, "loss": s.loss, "step": s.step}),
+    )
 }
 
 /// An evaluation as transformers logs it.

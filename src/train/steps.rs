@@ -74,8 +74,7 @@ impl StepPlan {
         if self.cached.as_ref().is_none_or(|(cached, _)| *cached != epoch) {
             self.cached = None;
         }
-        let (_, permutation) =
-            self.cached.get_or_insert_with(|| (epoch, permutation(samples, seed, order, epoch)));
+        let (_, permutation) = self.cached.get_or_insert_with(|| (epoch, permutation(samples, seed, order, epoch)));
         &permutation[range]
     }
 

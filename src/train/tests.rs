@@ -345,15 +345,24 @@ fn it_learns_and_leaves_what_it_should() {
         case.names(),
         [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "checkpoint-6", "checkpoint-9", METRICS, "run.toml", TRAINER_STATE]
     );
-    let steps: Vec<_> = log(case.out()).into_iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
+    let steps: Vec<_> =
+        log(case.out()).into_iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
     assert_eq!(steps.len(), 9);
     assert!(steps[8].loss < steps[0].loss);
     assert_eq!(steps[0].learning_rate, 0.0); // warm-up of ⌈0.27⌉ steps
-    assert_eq!(steps.iter().map(|s| s.tokens).sum::<u64>(), 3 * case.samples.iter().map(|s| s.tokens.len() as u64).sum::<u64>());
-    assert_eq!(steps.iter().map(|s| s.targets).sum::<u64>(), 3 * case.samples.iter().map(|s| s.targets() as u64).sum::<u64>());
-    let state: serde_json::Value =
-        serde_json::from_slice(&fs::read(case.out().join(TRAINER_STATE)).unwrap()).unwrap();
-    assert_eq!((state["global_step"].as_u64(), state["max_steps"].as_u64(), state["epoch"].as_f64()), (Some(9), Some(9), Some(3.0)));
+    assert_eq!(
+        steps.iter().map(|s| s.tokens).sum::<u64>(),
+        3 * case.samples.iter().map(|s| s.tokens.len() as u64).sum::<u64>()
+    );
+    assert_eq!(
+        steps.iter().map(|s| s.targets).sum::<u64>(),
+        3 * case.samples.iter().map(|s| s.targets() as u64).sum::<u64>()
+    );
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(case.out().join(TRAINER_STATE)).unwrap()).unwrap();
+    assert_eq!(
+        (state["global_step"].as_u64(), state["max_steps"].as_u64(), state["epoch"].as_f64()),
+        (Some(9), Some(9), Some(3.0))
+    );
     assert_eq!(state["log_history"].as_array().unwrap().len(), 9);
 }
 
@@ -521,7 +530,8 @@ fn a_changed_run_is_refused_by_name_unless_told() {
     let e = case.resume().unwrap_err();
     assert_eq!(e.exit_code(), 2);
     let text = format!("{}: {}", e, std::error::Error::source(&e).unwrap());
-    for want in ["learning-rate was 0.05, is 0.5", "training samples", "base model", "--resume-anyway", "checkpoint-9"] {
+    for want in ["learning-rate was 0.05, is 0.5", "training samples", "base model", "--resume-anyway", "checkpoint-9"]
+    {
         assert!(text.contains(want), "{text}");
     }
     case.reborn();

@@ -15,19 +15,13 @@ use super::{
     progress::Observer,
     schedule::Schedule,
     state::{
-        Best, Identity, RunState, TRAINER_STATE, TrainerState, eval_entry, json_bytes, optimizer_file,
-        read_optimizer, step_entry,
+        Best, Identity, RunState, TRAINER_STATE, TrainerState, eval_entry, json_bytes, optimizer_file, read_optimizer,
+        step_entry,
     },
     steps::{StepPlan, micro_batches},
     stop::Stop,
 };
-use crate::{
-    Error, Result,
-    backend::AdamW,
-    data::Sample,
-    error::ResultExt,
-    rng::Dropout,
-};
+use crate::{Error, Result, backend::AdamW, data::Sample, error::ResultExt, rng::Dropout};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};

@@ -21,9 +21,7 @@ fn lines(name: &str) -> Vec<Value> {
     read(name)
         .lines()
         .enumerate()
-        .map(|(n, line)| {
-            serde_json::from_str(line).unwrap_or_else(|e| panic!("examples/{name}, line {}: {e}", n + 1))
-        })
+        .map(|(n, line)| serde_json::from_str(line).unwrap_or_else(|e| panic!("examples/{name}, line {}: {e}", n + 1)))
         .collect()
 }
 

@@ -81,6 +81,9 @@ fn assert_same(what: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "{what}: length");
     if let Some(i) = (0..found.len()).find(|&i| found[i] != expected[i]) {
         let count = found.iter().zip(expected).filter(|(a, b)| a != b).count();
-        panic!("{what}: {count} bytes differ, the first at {i}: found {:#04x}, expected {:#04x}", found[i], expected[i]);
+        panic!(
+            "{what}: {count} bytes differ, the first at {i}: found {:#04x}, expected {:#04x}",
+            found[i], expected[i]
+        );
     }
 }

@@ -116,7 +116,12 @@ fn expected_logprobs(entry: &Value) -> Vec<f32> {
 #[track_caller]
 fn check(what: &str, engine: &mut Engine, entry: &Value, tolerance: f32) {
     let documents = samples("documents");
-    assert_close(&format!("{what} log-probabilities"), &logprobs(engine, &documents), &expected_logprobs(entry), tolerance);
+    assert_close(
+        &format!("{what} log-probabilities"),
+        &logprobs(engine, &documents),
+        &expected_logprobs(entry),
+        tolerance,
+    );
     assert_close(&format!("{what} loss"), &[loss(engine, &documents)], &[number(&entry["loss"])], tolerance);
 }
 
@@ -235,7 +240,12 @@ fn ten_steps_are_those_of_torch() {
             };
             let stats = engine.finish_step(&adamw).expect("step");
             let what = format!("{name} step {}", log["step"]);
-            assert_close(&format!("{what} loss"), &[(stats.loss_sum / count as f64) as f32], &[number(&log["loss"])], DENSE);
+            assert_close(
+                &format!("{what} loss"),
+                &[(stats.loss_sum / count as f64) as f32],
+                &[number(&log["loss"])],
+                DENSE,
+            );
             let norm = number(&log["grad_norm"]);
             assert_close(&format!("{what} gradient norm"), &[stats.grad_norm as f32], &[norm], DENSE * norm);
         }

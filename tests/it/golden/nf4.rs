@@ -93,7 +93,11 @@ fn check_dequantized(golden: &Tensors, case: &Case, label: &str, packed: &[u8], 
 
     let mut widened = vec![0.0; exact.len()];
     nf4::dequantize(packed, absmax, true, &mut widened);
-    assert!(widened.iter().zip(&rounded).all(|(w, r)| w.to_bits() == r.to_f32().to_bits()), "{}: two roundings", case.name);
+    assert!(
+        widened.iter().zip(&rounded).all(|(w, r)| w.to_bits() == r.to_f32().to_bits()),
+        "{}: two roundings",
+        case.name
+    );
 }
 
 #[test]
