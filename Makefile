@@ -10,7 +10,7 @@ TOOLCHAIN := .toolchain
 # from r525 on. About 300 MB, no root needed.
 NVCC_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
 	nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.* \
-	nvidia-cuda-cuobjdump==13.0.* nvidia-cuda-nvdisasm==13.0.* \
+	nvidia-cuda-cuobjdump==13.2.* nvidia-cuda-nvdisasm==13.2.* \
 	nvidia-cuda-nvcc-cu12==12.4.131
 
 help: ## say what there is
