@@ -3,7 +3,9 @@
 
 pub mod config;
 pub mod engine;
+pub mod export;
 pub mod lora;
+pub mod peft;
 pub mod source;
 
 pub use config::ModelConfig;
