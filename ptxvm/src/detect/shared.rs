@@ -64,10 +64,11 @@ impl SharedShadow {
         self.since = 1;
     }
 
-    /// Warp `x` arrives at a barrier; gives the time up to which its deeds count as before the barrier.
-    pub fn arrive(&mut self) -> u32 {
-        self.now += 1;
-        self.now - 1
+    /// A warp arrives at a barrier; gives the time up to which its deeds count as before the barrier. One that
+    /// arrives without waiting goes on, so the clock must tick.
+    pub fn arrive(&mut self, goes_on: bool) -> u32 {
+        self.now += goes_on as u32;
+        self.now - goes_on as u32
     }
 
     /// A barrier of the whole block completes.
@@ -253,14 +254,14 @@ mod tests {
     fn named_barriers_order_their_own() {
         let mut s = SharedShadow::new(64, 3);
         s.write(0, 0, 4, false).unwrap();
-        let (a, b) = (s.arrive(), s.arrive());
+        let (a, b) = (s.arrive(false), s.arrive(false));
         s.partial_barrier(&[(0, a), (1, b)], 0b11);
         s.read(1, 0, 4).unwrap();
         assert!(s.read(2, 0, 4).is_err());
         // Two readers that arrive one after the other, then the writer again.
-        let t1 = s.arrive();
+        let t1 = s.arrive(true);
         s.read(0, 0, 4).unwrap();
-        let t0 = s.arrive();
+        let t0 = s.arrive(true);
         s.partial_barrier(&[(0, t0), (1, t1)], 0b1);
         s.write(0, 0, 4, false).unwrap();
     }

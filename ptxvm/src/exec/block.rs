@@ -175,7 +175,8 @@ impl<'m> Block<'m> {
             let what = format!("barrier {}: {what}", a.id);
             return Err(self.ctx.fault_at(w as u32, self.warps[w].pc - 1, FaultKind::BarrierDivergence, None, None, what));
         }
-        let now = self.ctx.shadow.as_mut().map_or(0, SharedShadow::arrive);
+        // Who waits touches nothing until the barrier completes; only bare arrivals need a tick of their own.
+        let now = self.ctx.shadow.as_mut().map_or(0, |s| s.arrive(a.op == BarOp::Arrive));
         b.count = a.count;
         b.arrived.push((w as u32, now));
         b.threads += 32;
