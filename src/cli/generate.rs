@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let stop = session.text.stop();
     let start = Instant::now();
-    let written = session.engine.generate(std::slice::from_ref(&tokens), max_new, &stop, &mut |_, _| ())?;
+    let written = session.engine.generate(std::slice::from_ref(&tokens), max_new, &stop, &mut |_, _, _| ())?;
     let seconds = start.elapsed().as_secs_f64();
     let written = written.into_iter().next().unwrap_or_default();
     let stopped = written.last().is_some_and(|t| stop.contains(t));
