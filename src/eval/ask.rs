@@ -108,7 +108,12 @@ impl Model for Engine {
         stop: &[u32],
         on_done: &mut dyn FnMut(usize, &[u32]),
     ) -> Result<Vec<Vec<u32>>> {
-        Self::generate(self, prompts, max_new, stop, on_done)
+        let mut on_token = |i: usize, text: &[u32], ended: bool| {
+            if ended {
+                on_done(i, text);
+            }
+        };
+        Self::generate(self, prompts, max_new, stop, &mut on_token)
     }
 }
 
