@@ -87,8 +87,12 @@ pub fn run(args: Args) -> Result<()> {
             Line::Tokens(tokens) => tokens.clone(),
         };
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            let message = format!("token {t} is not in the vocabulary of {vocab}");
-            return Err(Error::content(&args.input, format!("line {number}, field `tokens`"), message));
+            let (field, why) = match line {
+                Line::Text(_) => ("text", ": the tokenizer is not this model's"),
+                Line::Tokens(_) => ("tokens", ""),
+            };
+            let message = format!("token {t} is not in the vocabulary of {vocab}{why}");
+            return Err(Error::content(&args.input, format!("line {number}, field `{field}`"), message));
         }
         texts.push(tokens);
     }
