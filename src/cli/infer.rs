@@ -10,7 +10,7 @@ use crate::{
         record,
     },
     eval::ask::{Prompter, Question},
-    model::{Engine, source},
+    model::{Engine, peft, source},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -93,28 +93,27 @@ pub struct Layout {
     pub style: TextStyle,
 }
 
-/// Opens model and tokenizer and lays the engine out.
+/// Opens model, adapter and tokenizer and lays the engine out.
 pub fn open(args: &ModelArgs, layout: Layout) -> Result<Session> {
     let name = args.name()?;
-    if let Some(adapter) = &args.adapter {
-        return Err(Error::failed(format!(
-            "--adapter {}: adapters cannot be read for inference yet",
-            adapter.display()
-        )));
-    }
     let opened = source::open(name)?;
     let text = args.tokenizer.as_deref().or(opened.dir.as_deref()).ok_or_else(|| {
         Error::usage(format!("{name} has no tokenizer: name a directory or tokenizer.json with --tokenizer"))
     })?;
     let encoder = Rc::new(Encoder::load(text, layout.style)?);
+    let adapter = args.adapter.as_deref().map(|dir| peft::load(dir, opened.source.config())).transpose()?;
     let kv_capacity = if layout.kv_slots > 0 { layout.max_len + layout.max_new } else { 0 };
     let job = Job {
+        lora: adapter.as_ref().map(|a| a.lora.clone()),
         four_bit: !args.no_4bit,
         kv_slots: layout.kv_slots,
         kv_capacity,
         ..Job::inference(layout.max_rows, layout.max_len)
     };
-    let engine = super::common::engine(&opened, &job, &args.device)?;
+    let mut engine = super::common::engine(&opened, &job, &args.device)?;
+    if let Some(adapter) = &adapter {
+        engine.set_adapter(&adapter.flat)?;
+    }
     let description = engine.describe();
     Ok(Session { engine, encoder, description })
 }
