@@ -26,8 +26,12 @@ pub fn module(name: &str) -> Option<Module> {
     if let Some(module) = decoded.get(name) {
         return Some(module.clone());
     }
-    let compiled = MODULES.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no kernels/{name}.cu"));
-    let module = Module::parse(compiled.ptx).unwrap_or_else(|e| panic!("{name}: {e}"));
+    // Where a kernel is being worked on: PTX made by hand, without building the library anew.
+    let ptx = match std::env::var("IRORI_PTX_DIR") {
+        Ok(dir) => std::fs::read_to_string(format!("{dir}/{name}.ptx")).unwrap(),
+        Err(_) => MODULES.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no kernels/{name}.cu")).ptx.into(),
+    };
+    let module = Module::parse(&ptx).unwrap_or_else(|e| panic!("{name}: {e}"));
     decoded.insert(name.to_string(), module.clone());
     Some(module)
 }
@@ -98,10 +102,7 @@ impl Gpu {
 
     #[track_caller]
     pub fn get_bf16(&self, at: u64, len: usize) -> Vec<f32> {
-        self.read(at, 2 * len)
-            .chunks_exact(2)
-            .map(|c| bf16::from_le_bytes([c[0], c[1]]).to_f32())
-            .collect()
+        self.read(at, 2 * len).chunks_exact(2).map(|c| bf16::from_le_bytes([c[0], c[1]]).to_f32()).collect()
     }
 
     #[track_caller]

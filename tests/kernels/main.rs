@@ -4,4 +4,5 @@
 
 #[allow(dead_code)]
 mod harness;
+mod linear;
 mod resources;

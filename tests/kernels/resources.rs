@@ -13,7 +13,10 @@ struct Compiled {
 
 fn number_before(line: &str, word: &str) -> u32 {
     let text = line.split(word).next().unwrap_or_default();
-    text.split_whitespace().next_back().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no number before {word:?}: {line}"))
+    text.split_whitespace()
+        .next_back()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("no number before {word:?}: {line}"))
 }
 
 fn compiled() -> Vec<Compiled> {

@@ -2,6 +2,7 @@
 //!
 //! Present so far: the sizes that the planner works with, and the table of compiled kernels, which is empty.
 
+pub mod linear;
 pub mod modules;
 pub mod probe;
 mod sizes;
