@@ -149,20 +149,25 @@ struct Reader {
     }
 
     // `half`: which 16 of the step's 32. In layout "rows" they differ in bit 1 of the chunk, that is 32 bytes.
-    __device__ __forceinline__ void load(Fragments& f, uint32_t left_tile, uint32_t right_tile, int half) const {
-        const uint32_t l = left_tile + (left ^ half * 32);
+    __device__ __forceinline__ void load_left(uint32_t (&f)[4], uint32_t tile, int half, int i) const {
+        load_matrices(f, tile + (left ^ half * 32) + i * 16 * 64);
+    }
+
+    __device__ __forceinline__ void load_right(uint32_t (&f)[4][4], uint32_t tile, int half) const {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) load_matrices(f.left[i], l + i * 16 * 64);
-        if constexpr (BACKWARD) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                load_matrices_transposed(f.right[j], right_tile + right[j] + half * 16 * T::BN * 2);
+        for (int j = 0; j < 4; ++j) {
+            if constexpr (BACKWARD) {
+                load_matrices_transposed(f[j], tile + right[j] + half * 16 * T::BN * 2);
+            } else {
+                load_matrices(f[j], tile + (right[0] ^ half * 32) + j * 16 * 64);
             }
-        } else {
-            const uint32_t r = right_tile + (right[0] ^ half * 32);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) load_matrices(f.right[j], r + j * 16 * 64);
         }
+    }
+
+    __device__ __forceinline__ void load(Fragments& f, uint32_t left_tile, uint32_t right_tile, int half) const {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) load_left(f.left[i], left_tile, half, i);
+        load_right(f.right, right_tile, half);
     }
 };
 
@@ -236,20 +241,20 @@ __device__ __forceinline__ void low_rank(Accumulators& acc, const T& t, const Li
     for (int i = 0; i < p.parts; ++i) {
         const int start = PICK(start), end = PICK(end), rank = PICK(rank);
         if (!BACKWARD && (end <= t.column0 || start >= t.column0 + T::BN)) continue;
-        const bf16* left = PICK(left);
-        const bf16* right = PICK(right);
+        const bf16* narrow = PICK(left);
+        const bf16* wide = PICK(right);
         const bool masked = BACKWARD && p.drop.threshold > 0;
         const Mask mask = masked ? Mask(t, p, PICK(module)) : Mask();
         const float factor = BACKWARD ? p.drop.scale : PICK(scale);
 #pragma unroll 1
         for (int at = 0; at < rank; at += STEP) {
             __syncthreads();
-            copy_rows<T::BM, T::THREADS>(memory, left + size_t(t.row0) * rank + at, rank, 0, p.rows - t.row0, rank - at);
+            copy_rows<T::BM, T::THREADS>(memory, narrow + size_t(t.row0) * rank + at, rank, 0, p.rows - t.row0, rank - at);
             if constexpr (BACKWARD) {
-                copy_depth<T::BN, T::THREADS>(memory + T::LEFT, right + size_t(at) * p.columns + t.column0, p.columns,
+                copy_depth<T::BN, T::THREADS>(memory + T::LEFT, wide + size_t(at) * p.columns + t.column0, p.columns,
                                               rank - at, p.columns - t.column0);
             } else {
-                copy_rows<T::BN, T::THREADS>(memory + T::LEFT, right + ptrdiff_t(t.column0 - start) * rank + at, rank,
+                copy_rows<T::BN, T::THREADS>(memory + T::LEFT, wide + ptrdiff_t(t.column0 - start) * rank + at, rank,
                                              start - t.column0, end - t.column0, rank - at);
             }
             copies_commit();
@@ -257,20 +262,23 @@ __device__ __forceinline__ void low_rank(Accumulators& acc, const T& t, const Li
             __syncthreads();
 #pragma unroll 1
             for (int half = 0; half < 2 && at + half * 16 < rank; ++half) {
-                Fragments f;
-                reader.load(f, memory, memory + T::LEFT, half);
+                uint32_t right[4][4];
+                reader.load_right(right, memory + T::LEFT, half);
 #pragma unroll
-                for (int r = 0; r < 4; ++r)
+                for (int r = 0; r < 4; ++r) {
+                    uint32_t left[4];
+                    reader.load_left(left, memory, half, r);
 #pragma unroll
                     for (int c = 0; c < 8; ++c) {
                         float product[4] = {};
-                        multiply(product, f.left[r], f.right[c / 2][c % 2 * 2], f.right[c / 2][c % 2 * 2 + 1]);
+                        multiply(product, left, right[c / 2][c % 2 * 2], right[c / 2][c % 2 * 2 + 1]);
 #pragma unroll
                         for (int e = 0; e < 4; ++e) {
                             const float x = product[e] * factor;
                             acc[r][c][e] += !BACKWARD || mask.keeps(r, c, e) ? x : 0.0f;
                         }
                     }
+                }
             }
         }
     }

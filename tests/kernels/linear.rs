@@ -1,7 +1,6 @@
 //! kernels/linear.cu: the dense product with adapters, forward and backward.
 
 use crate::harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near};
-use half::bf16;
 use irori::{
     backend::{Backend, Buffer, DType, LoraPart, Weight, WeightStore, cuda::linear::*},
     rng::Dropout,

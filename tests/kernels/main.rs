@@ -5,4 +5,5 @@
 #[allow(dead_code)]
 mod harness;
 mod linear;
+mod linear_nf4;
 mod resources;

@@ -198,18 +198,37 @@ const STEP: usize = 32;
 const EDGE_CYCLES: u64 = 3000;
 
 const fn dense(kernel: &'static str, rows: u32, per_sm: u32) -> Tile {
+    // Four steps of both operands.
     let shared = 4 * (rows + 128) * 64;
     Tile { module: "linear", kernel, rows, columns: 128, shared, per_sm }
 }
+
+const fn packed(kernel: &'static str, rows: u32, per_sm: u32, rings: u32) -> Tile {
+    // Three steps of x, two of decoded W, the rings of packed W and absmax.
+    let shared = 3 * rows * 64 + 2 * 128 * 64 + rings;
+    Tile { module: "linear_nf4", kernel, rows, columns: 128, shared, per_sm }
+}
+
+/// Two units of 64 columns of packed weights, two of eight blocks of absmax.
+const FORWARD_RINGS: u32 = 2 * 128 * 32 + 2 * 8 * 132 * 4;
+/// Three steps of packed weights and their absmax.
+const BACKWARD_RINGS: u32 = 3 * (32 * 64 + 64) + 3 * 32 * 8;
 
 /// Tiles for a product, the preferred first.
 pub fn tiles(stored: Stored, direction: Direction) -> &'static [Tile] {
     const FORWARD: [Tile; 2] = [dense("linear_256x128", 256, 1), dense("linear_128x128", 128, 2)];
     const BACKWARD: [Tile; 2] = [dense("linear_backward_256x128", 256, 1), dense("linear_backward_128x128", 128, 2)];
+    const PACKED_FORWARD: [Tile; 2] =
+        [packed("linear_nf4_256x128", 256, 1, FORWARD_RINGS), packed("linear_nf4_128x128", 128, 2, FORWARD_RINGS)];
+    const PACKED_BACKWARD: [Tile; 2] = [
+        packed("linear_nf4_backward_256x128", 256, 1, BACKWARD_RINGS),
+        packed("linear_nf4_backward_128x128", 128, 2, BACKWARD_RINGS),
+    ];
     match (stored, direction) {
         (Stored::Dense, Direction::Forward) => &FORWARD,
         (Stored::Dense, Direction::Backward) => &BACKWARD,
-        (Stored::Packed, _) => &[],
+        (Stored::Packed, Direction::Forward) => &PACKED_FORWARD,
+        (Stored::Packed, Direction::Backward) => &PACKED_BACKWARD,
     }
 }
 

@@ -6,5 +6,6 @@ pub mod linear;
 pub mod modules;
 pub mod probe;
 mod sizes;
+pub mod skinny;
 
 pub use sizes::CudaSizes;

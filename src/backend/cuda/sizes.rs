@@ -1,14 +1,12 @@
 //! Element types and scratch of the CUDA backend, known without a device.
 
+use super::skinny::SPLIT_ROWS;
 use crate::backend::{DType, ScratchShape, Sizes};
 
 /// Sizes of the CUDA backend: activations in bf16; scratch for one dequantised weight matrix and for the partial sums of
 /// the reductions that are split over blocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CudaSizes;
-
-/// Rows of a block that makes one partial sum of dA and dB.
-const SPLIT_ROWS: usize = 256;
 
 impl Sizes for CudaSizes {
     fn name(&self) -> &'static str {
