@@ -113,7 +113,7 @@ fn quantized(writer: &mut ModelWriter, t: &ModelTensor, weight: &TensorData, dou
     writer.tensor(&t.name, Element::U8, &[packed.len(), 1], &packed)?;
     let mut offset = None;
     if double {
-        let coded = nested::encode(&absmax);
+        let coded = nested::encode(&absmax, nested::Search::Nearest);
         writer.tensor(&name("absmax"), Element::U8, &[coded.codes.len()], &coded.codes)?;
         f32s(writer, "nested_absmax", &coded.absmax)?;
         f32s(writer, "nested_quant_map", &nested::dynamic_map())?;
@@ -181,7 +181,7 @@ mod tests {
                 let (mut packed, mut absmax) = (vec![0; len / 2], vec![0.0; len / nf4::BLOCK]);
                 nf4::quantize(w.floats(), &mut packed, &mut absmax);
                 if !plain {
-                    absmax = nested::decode(&nested::encode(&absmax), &nested::dynamic_map());
+                    absmax = nested::decode(&nested::encode(&absmax, nested::Search::Nearest), &nested::dynamic_map());
                 }
                 let path = t.name.strip_suffix(".weight").expect("a weight");
                 let LinearData::Nf4 { packed: p, absmax: a } = read.linear(path, t.shape[0], t.shape[1]).expect("read")
