@@ -139,12 +139,8 @@ mod tests {
         let slots: HashMap<_, _> = lora.slots(&model).into_iter().map(|s| ((s.layer, s.module), s)).collect();
         for kind in [Base::Original, Base::Dequantized] {
             let output = root.path().join(format!("{kind:?}"));
-            let args = Args {
-                model: "synthetic:tiny@5".into(),
-                adapter: adapter.clone(),
-                output: output.clone(),
-                base: kind,
-            };
+            let args =
+                Args { model: "synthetic:tiny@5".into(), adapter: adapter.clone(), output: output.clone(), base: kind };
             run(args).expect("merged");
             let merged = open(output.to_str().expect("a path")).expect("opens").source;
             assert_eq!(merged.config(), &model);

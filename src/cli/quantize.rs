@@ -184,15 +184,15 @@ mod tests {
                     absmax = nested::decode(&nested::encode(&absmax), &nested::dynamic_map());
                 }
                 let path = t.name.strip_suffix(".weight").expect("a weight");
-                let LinearData::Nf4 { packed: p, absmax: a } =
-                    read.linear(path, t.shape[0], t.shape[1]).expect("read")
+                let LinearData::Nf4 { packed: p, absmax: a } = read.linear(path, t.shape[0], t.shape[1]).expect("read")
                 else {
                     panic!("{path} is dense");
                 };
                 assert_eq!((p.as_ref(), &a), (packed.as_slice(), &absmax), "{path}");
             }
         }
-        let twice = Args { model: root.path().join("plain").display().to_string(), ..args(&root.path().join("x"), true) };
+        let twice =
+            Args { model: root.path().join("plain").display().to_string(), ..args(&root.path().join("x"), true) };
         assert!(run(twice).expect_err("refused").to_string().contains("quantised already"));
     }
 }

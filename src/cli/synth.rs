@@ -77,7 +77,8 @@ pub fn run(args: Args) -> Result<()> {
         json["eos_token_id"] = json!(end_of_turn.or(end_of_text));
         json["pad_token_id"] = json!(end_of_text.or(end_of_turn));
         let pad = &json["pad_token_id"];
-        writer.json("generation_config.json", &json!({"do_sample": false, "eos_token_id": ends, "pad_token_id": pad}))?;
+        writer
+            .json("generation_config.json", &json!({"do_sample": false, "eos_token_id": ends, "pad_token_id": pad}))?;
     }
     writer.json("config.json", &json)?;
     let source = Synthetic::new(args.arch.as_str(), config.clone(), args.seed);
@@ -235,7 +236,7 @@ fn kana_tokenizer() -> (Value, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::source::{WeightSource, open};
+    use crate::model::source::open;
 
     fn args(output: PathBuf, dtype: &str, shard_size: u64) -> Args {
         Args { arch: "tiny".into(), output, seed: 7, tokenizer: None, dtype: dtype.into(), shard_size }
