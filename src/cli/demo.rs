@@ -102,89 +102,64 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
-/// The job.
+/// The job: what each step is for, and its command. DIR and SEED stand for the arguments. A random model has to learn the
+/// questions by heart, hence the many passes at a high rate.
+const JOB: &[(&str, &str)] = &[
+    (
+        "Split the questions: half to train on, half held out, alike in laws and in answers",
+        "dataset --input DIR/selection.json --output-dir DIR/data --prompt letter --split train=32,test=32 \
+         --stratify law,answer --seed SEED",
+    ),
+    (
+        "Make a tiny Qwen3. Its weights are random: it knows no law, nor any Japanese",
+        "synth --arch tiny --output DIR/model --seed SEED",
+    ),
+    (
+        "Look at what is trained on: the tokens that carry loss are marked",
+        "dataset inspect DIR/data/train.jsonl --model DIR/model --samples 1",
+    ),
+    (
+        "Measure first: the base model on the held-out questions",
+        "eval --model DIR/model --data DIR/data/test.jsonl --prompt letter --output DIR/base-on-test.json",
+    ),
+    (
+        "… and on the questions that it is about to be trained on",
+        "eval --model DIR/model --data DIR/data/train.jsonl --prompt letter --output DIR/base-on-train.json",
+    ),
+    (
+        "Fine-tune",
+        "train --model DIR/model --train-file DIR/data/train.jsonl --output-dir DIR/run --num-epochs 12 \
+         --learning-rate 5e-3 --lora-dropout 0 --logging-steps 4 --save-total-limit 2 --seed SEED",
+    ),
+    (
+        "Measure again: held-out questions",
+        "eval --model DIR/model --adapter DIR/run --data DIR/data/test.jsonl --prompt letter \
+         --output DIR/tuned-on-test.json",
+    ),
+    (
+        "… and training questions",
+        "eval --model DIR/model --adapter DIR/run --data DIR/data/train.jsonl --prompt letter \
+         --output DIR/tuned-on-train.json",
+    ),
+    (
+        "Compare, question by question, on held-out questions: the comparison that counts",
+        "compare DIR/base-on-test.json DIR/tuned-on-test.json --output DIR/report.html",
+    ),
+    (
+        "… and on training questions: the comparison that misleads",
+        "compare DIR/base-on-train.json DIR/tuned-on-train.json --output DIR/report-on-train.html",
+    ),
+];
+
+/// The job in `dir`.
 fn steps(dir: &Path, seed: u64) -> Vec<Step> {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let seed = seed.to_string();
-    let (model, run) = (path("model"), path("run"));
-    let (train, test) = (path("data/train.jsonl"), path("data/test.jsonl"));
-    let step = |what, words: &[&str]| Step { what, words: words.iter().map(|w| (*w).to_owned()).collect() };
-    let base = |data: &str, output: &str| {
-        ["eval", "--model", &model, "--data", data, "--prompt", "letter", "--output", output].map(String::from)
+    let (dir, seed) = (dir.display().to_string(), seed.to_string());
+    let word = |w: &str| match w.strip_prefix("DIR") {
+        Some(rest) => format!("{dir}{rest}"),
+        None if w == "SEED" => seed.clone(),
+        None => w.to_owned(),
     };
-    let eval = |what, data: &str, output: &str, tuned: bool| {
-        let mut words = base(data, &path(output)).to_vec();
-        if tuned {
-            words.extend(["--adapter".into(), run.clone()]);
-        }
-        Step { what, words }
-    };
-    vec![
-        step(
-            "Split the questions: half to train on, half held out, alike in laws and in answers",
-            &[
-                "dataset",
-                "--input",
-                &path("selection.json"),
-                "--output-dir",
-                &path("data"),
-                "--prompt",
-                "letter",
-                "--split",
-                "train=32,test=32",
-                "--stratify",
-                "law,answer",
-                "--seed",
-                &seed,
-            ],
-        ),
-        step(
-            "Make a tiny Qwen3. Its weights are random: it knows no law, nor any Japanese",
-            &["synth", "--arch", "tiny", "--output", &model, "--seed", &seed],
-        ),
-        step(
-            "Look at what is trained on: the tokens that carry loss are marked",
-            &["dataset", "inspect", &train, "--model", &model, "--samples", "1"],
-        ),
-        step(
-            "Ask what the run will take before it starts",
-            &with(&["plan", "--model", &model, "--train-file", &train], TRAINING),
-        ),
-        eval("Measure first: the base model on the held-out questions", &test, "base-on-test.json", false),
-        eval("… and on the questions that it is about to be trained on", &train, "base-on-train.json", false),
-        step(
-            "Fine-tune",
-            &with(
-                &["train", "--model", &model, "--train-file", &train, "--output-dir", &run, "--seed", &seed],
-                TRAINING,
-            ),
-        ),
-        eval("Measure again: held-out questions", &test, "tuned-on-test.json", true),
-        eval("… and training questions", &train, "tuned-on-train.json", true),
-        step(
-            "Compare, question by question, on held-out questions: the comparison that counts",
-            &["compare", &path("base-on-test.json"), &path("tuned-on-test.json"), "--output", &path("report.html")],
-        ),
-        step(
-            "… and on training questions: the comparison that misleads",
-            &[
-                "compare",
-                &path("base-on-train.json"),
-                &path("tuned-on-train.json"),
-                "--output",
-                &path("report-on-train.html"),
-            ],
-        ),
-    ]
-}
-
-/// The training flags, the same for `plan` and `train`: many passes at a high rate, since a random model must learn the
-/// questions by heart.
-const TRAINING: &[&str] =
-    &["--num-epochs", "40", "--learning-rate", "5e-3", "--lora-dropout", "0", "--logging-steps", "20"];
-
-fn with<'a>(words: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    [words, more].concat()
+    JOB.iter().map(|&(what, line)| Step { what, words: line.split_whitespace().map(word).collect() }).collect()
 }
 
 /// Accuracies before and after.
