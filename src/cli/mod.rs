@@ -68,7 +68,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = match cli.command {
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => report(&e),
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Demo(a) => demo::run(a),
         Command::Dataset(a) => dataset::run(a),
         Command::Plan(a) => plan::run(a),
@@ -82,11 +89,17 @@ pub fn main() -> ExitCode {
         Command::Synth(a) => synth::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Doctor(a) => doctor::run(a),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => report(&e),
     }
+}
+
+/// Runs a command line (the words after `irori`) in this process, as if it had been typed.
+fn invoke(words: &[String]) -> Result<()> {
+    parse(words).and_then(|cli| run(cli.command))
+}
+
+fn parse(words: &[String]) -> Result<Cli> {
+    let line = std::iter::once("irori").chain(words.iter().map(String::as_str));
+    Cli::try_parse_from(line).map_err(|e| Error::usage(e.to_string().trim_end().to_owned()))
 }
 
 /// Prints an error and its causes on standard error; a reader that went away (`| head`) is no error.
