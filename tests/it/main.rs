@@ -1,7 +1,12 @@
 //! Integration tests, one binary so that they link once. One file per subject.
 
+mod binary;
 mod dataset;
 mod evaluation;
 mod examples;
 mod golden;
+mod hostile;
+mod mutations;
+mod program;
+mod resume;
 mod shared;
