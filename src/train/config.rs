@@ -346,6 +346,10 @@ fn whole(flag: &str, value: u64, least: u64, most: u64) -> Result<()> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    let allowed = if most == ANY { format!("at least {least}") } else { format!("from {least} to {most}") };
+    let allowed = match most {
+        ANY if value < least => format!("at least {least}"),
+        ANY => format!("at most {most} (the largest integer of TOML)"),
+        _ => format!("from {least} to {most}"),
+    };
     Err(Error::usage(format!("--{flag} must be {allowed}, not {value}")))
 }
