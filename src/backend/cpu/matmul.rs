@@ -92,10 +92,34 @@ pub(super) fn multiply(y: MatMut, accumulate: bool, scale: f32, a: Mat, b: Mat, 
     }
 }
 
+/// GFLOP/s of a product of 512×512 matrices on all threads: the median of a few, in some tens of milliseconds. A quick
+/// look at the machine for people, not a benchmark.
+pub fn measure_gflops() -> f64 {
+    const N: usize = 512;
+    const RUNS: usize = 9;
+    let (a, b, mut y) = (vec![1.0f32; N * N], vec![0.5f32; N * N], vec![0.0f32; N * N]);
+    let mut run = || {
+        let began = std::time::Instant::now();
+        let (a, b) = (Mat::new(&a, N, N, N), Mat::new(&b, N, N, N));
+        multiply(MatMut::new(&mut y, N, N, N), false, 1.0, a, b, Threads::All);
+        began.elapsed().as_secs_f64().max(1e-9)
+    };
+    run();
+    let mut seconds: Vec<f64> = (0..RUNS).map(|_| run()).collect();
+    seconds.sort_by(f64::total_cmp);
+    2e-9 * (N * N * N) as f64 / seconds[RUNS / 2]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_machine_multiplies() {
+        let gflops = measure_gflops();
+        assert!(gflops > 0.01 && gflops < 1e6, "{gflops}");
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
