@@ -36,9 +36,9 @@ enum Command {
     /// Turn law questions into training and evaluation records, or inspect records as tokens
     Dataset(dataset::Args),
     /// Say what a run will take before it starts: memory by item, steps, tokens, time
-    Plan(plan::Args),
+    Plan(Box<plan::Args>),
     /// Fine-tune an adapter
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Answer multiple-choice questions and score the answers
     Eval(eval::Args),
     /// Compare two evaluation results question by question
@@ -78,8 +78,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(a) => demo::run(a),
         Command::Dataset(a) => dataset::run(a),
-        Command::Plan(a) => plan::run(a),
-        Command::Train(a) => train::run(a),
+        Command::Plan(a) => plan::run(*a),
+        Command::Train(a) => train::run(*a),
         Command::Eval(a) => eval::run(a),
         Command::Compare(a) => compare::run(a),
         Command::Score(a) => score::run(a),
