@@ -1,4 +1,7 @@
 //! Tests of the PTX virtual machine: known answers per instruction family, a planted bug per detector, real kernels.
 
 mod common;
+mod floats;
 mod gemm;
+mod integers;
+mod warps;
