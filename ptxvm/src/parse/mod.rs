@@ -11,7 +11,7 @@ use lex::{Tok, Token};
 /// Parses a whole module.
 pub(crate) fn parse(text: &str) -> Result<File, Error> {
     let toks = lex::tokens(text)?;
-    let mut p = Parser { toks: &toks, at: 0, text };
+    let mut p = Parser { toks: &toks, at: 0, text, depth: 0 };
     p.module()
 }
 
@@ -19,6 +19,8 @@ pub(crate) struct Parser<'a> {
     toks: &'a [Token<'a>],
     at: usize,
     text: &'a str,
+    /// Brackets open around the current operand or initialiser.
+    depth: u32,
 }
 
 impl<'a> Parser<'a> {
@@ -302,14 +304,22 @@ impl<'a> Parser<'a> {
         Ok(Var { name, space, align, size, init })
     }
 
+    /// One level of brackets deeper; nobody needs more than a few.
+    fn deeper(&mut self) -> Result<(), Error> {
+        self.depth += 1;
+        if self.depth > 32 { self.error("brackets nested too deeply") } else { Ok(()) }
+    }
+
     fn init(&mut self, ty: Ty, out: &mut Vec<u8>) -> Result<(), Error> {
         if self.eat(b'{') {
+            self.deeper()?;
             while !self.eat(b'}') {
                 self.init(ty, out)?;
                 if !self.eat(b',') && self.peek() != Tok::P(b'}') {
                     return self.error("expected ',' or '}' in an initialiser");
                 }
             }
+            self.depth -= 1;
             return Ok(());
         }
         let negative = self.eat(b'-');
