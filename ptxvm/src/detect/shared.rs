@@ -19,7 +19,10 @@ pub(crate) enum Problem {
     /// A `cp.async` destination that was not waited for.
     Pending,
     /// A race with another warp, which wrote (or read).
-    Race { warp: u32, wrote: bool },
+    Race {
+        warp: u32,
+        wrote: bool,
+    },
 }
 
 pub(crate) struct SharedShadow {
@@ -132,9 +135,10 @@ impl SharedShadow {
                     .filter(|y| mask >> y & 1 == 1 && *y != x && self.known[x as usize][*y as usize] < t)
                     .fold(0u32, |m, y| m | 1 << y);
                 if left != 0 || self.exact.contains_key(&i) {
-                    let times = self.exact.entry(i).or_insert_with(|| {
-                        std::array::from_fn(|y| if left >> y & 1 == 1 { t } else { 0 })
-                    });
+                    let times = self
+                        .exact
+                        .entry(i)
+                        .or_insert_with(|| std::array::from_fn(|y| if left >> y & 1 == 1 { t } else { 0 }));
                     times[x as usize] = self.now;
                 }
                 self.readers[i] = left | 1 << x;

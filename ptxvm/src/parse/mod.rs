@@ -278,7 +278,11 @@ impl<'a> Parser<'a> {
             let n = if self.peek() == Tok::P(b']') { None } else { Some(self.int()?) };
             self.expect(b']')?;
             count = match (count, n) {
-                (Some(c), Some(n)) => Some(u64::checked_mul(c, n).filter(|c| *c < 1 << 40).ok_or_else(|| Error::new(self.line(), "array too large"))?),
+                (Some(c), Some(n)) => Some(
+                    u64::checked_mul(c, n)
+                        .filter(|c| *c < 1 << 40)
+                        .ok_or_else(|| Error::new(self.line(), "array too large"))?,
+                ),
                 _ => None,
             };
         }

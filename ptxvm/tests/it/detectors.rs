@@ -7,7 +7,7 @@ const SHARED: &str = ".shared .align 16 .b8 s[512]; mov.u32 %r20, s; shl.b32 %r2
 const OUT: &str = "add.s64 %rd50, %rd0, %rd4; st.global.u32 [%rd50], %r4;";
 
 /// Runs with an output of 4 bytes a thread of all blocks and an input of 1 KiB that is written.
-fn go(seed: u64, body: &str, grid: u32, block: u32) -> Result<(), Fault> {
+fn go(seed: u64, body: &str, grid: u32, block: u32) -> Result<(), Box<Fault>> {
     // Short programs: switch warps often.
     let mut vm = Vm::new(Config { seed, threads: 2, quantum: 5, ..Config::default() });
     let out = vm.alloc((grid * block * 4) as u64).unwrap();
@@ -17,7 +17,7 @@ fn go(seed: u64, body: &str, grid: u32, block: u32) -> Result<(), Fault> {
     run(&mut vm, body, grid, block, [out, src, fresh, 0]).map(|_| ())
 }
 
-fn caught(kind: FaultKind, body: &str, grid: u32, block: u32) -> Fault {
+fn caught(kind: FaultKind, body: &str, grid: u32, block: u32) -> Box<Fault> {
     let mut last = None;
     for seed in 0..6 {
         match go(seed, body, grid, block) {
@@ -41,7 +41,12 @@ fn silent(body: &str, grid: u32, block: u32) {
 
 #[test]
 fn out_of_bounds() {
-    let f = caught(FaultKind::OutOfBounds, "mov.u32 %r4, 1; add.s64 %rd50, %rd0, %rd4; st.global.u32 [%rd50+4], %r4;", 1, 64);
+    let f = caught(
+        FaultKind::OutOfBounds,
+        "mov.u32 %r4, 1; add.s64 %rd50, %rd0, %rd4; st.global.u32 [%rd50+4], %r4;",
+        1,
+        64,
+    );
     assert_eq!((f.block, f.thread), ([0, 0, 0], Some([63, 0, 0])));
     assert!(f.text.starts_with("st.global.u32 [%rd50+4]"), "{f}");
     assert!(f.to_string().contains("0 bytes behind the end of an allocation of 256 bytes"), "{f}");
@@ -52,7 +57,8 @@ fn out_of_bounds() {
     silent(&format!("{SHARED} st.shared.u32 [%r21], %r0;"), 1, 128);
     caught(FaultKind::OutOfBounds, ".local .b8 l[16]; mov.u64 %rd9, l; st.local.u32 [%rd9+16], %r0;", 1, 1);
     // A write to .const memory through a generic address.
-    let text = wrap("mov.u64 %rd9, c; cvta.const.u64 %rd9, %rd9; st.u32 [%rd9], %r0;").replace(".visible", ".const .align 4 .u32 c = 3;\n.visible");
+    let text = wrap("mov.u64 %rd9, c; cvta.const.u64 %rd9, %rd9; st.u32 [%rd9], %r0;")
+        .replace(".visible", ".const .align 4 .u32 c = 3;\n.visible");
     let module = Module::parse(&text).unwrap();
     let f = machine(0).launch(&module, "k", 1, 1, 0, Args::new().u64(0).u64(0).u64(0).u64(0).bytes()).unwrap_err();
     assert_eq!(f.kind, FaultKind::OutOfBounds);
@@ -61,19 +67,42 @@ fn out_of_bounds() {
 #[test]
 fn misaligned() {
     caught(FaultKind::Misaligned, "ld.global.u32 %r4, [%rd1+2];", 1, 1);
-    let f = caught(FaultKind::Misaligned, "add.s64 %rd9, %rd1, %rd4; ld.global.v4.u32 {%r4, %r5, %r6, %r7}, [%rd9];", 1, 32);
+    let f = caught(
+        FaultKind::Misaligned,
+        "add.s64 %rd9, %rd1, %rd4; ld.global.v4.u32 {%r4, %r5, %r6, %r7}, [%rd9];",
+        1,
+        32,
+    );
     assert_eq!(f.thread, Some([1, 0, 0]));
-    silent("mul.wide.u32 %rd9, %r0, 16; add.s64 %rd9, %rd1, %rd9; ld.global.v4.u32 {%r4, %r5, %r6, %r7}, [%rd9];", 1, 32);
+    silent(
+        "mul.wide.u32 %rd9, %r0, 16; add.s64 %rd9, %rd1, %rd9; ld.global.v4.u32 {%r4, %r5, %r6, %r7}, [%rd9];",
+        1,
+        32,
+    );
     caught(FaultKind::Misaligned, &format!("{SHARED} st.shared.u64 [%r20+4], %rd4;"), 1, 1);
-    caught(FaultKind::Misaligned, &format!("{SHARED} cp.async.cg.shared.global [%r20], [%rd1+8], 16; cp.async.wait_all;"), 1, 1);
+    caught(
+        FaultKind::Misaligned,
+        &format!("{SHARED} cp.async.cg.shared.global [%r20], [%rd1+8], 16; cp.async.wait_all;"),
+        1,
+        1,
+    );
 }
 
 #[test]
 fn uninitialised() {
     caught(FaultKind::Uninitialised, "ld.global.u32 %r4, [%rd2];", 1, 1);
     // One byte of four is missing.
-    caught(FaultKind::Uninitialised, "st.global.u16 [%rd2], 1; st.global.u8 [%rd2+2], 1; ld.global.u32 %r4, [%rd2];", 1, 1);
-    silent("st.global.u16 [%rd2], 1; st.global.u8 [%rd2+2], 1; st.global.u8 [%rd2+3], 1; ld.global.u32 %r4, [%rd2];", 1, 1);
+    caught(
+        FaultKind::Uninitialised,
+        "st.global.u16 [%rd2], 1; st.global.u8 [%rd2+2], 1; ld.global.u32 %r4, [%rd2];",
+        1,
+        1,
+    );
+    silent(
+        "st.global.u16 [%rd2], 1; st.global.u8 [%rd2+2], 1; st.global.u8 [%rd2+3], 1; ld.global.u32 %r4, [%rd2];",
+        1,
+        1,
+    );
     caught(FaultKind::Uninitialised, "red.global.add.u32 [%rd2], 1;", 1, 1);
     caught(FaultKind::Uninitialised, &format!("{SHARED} st.shared.u8 [%r20], 1; ld.shared.u16 %r4, [%r20];"), 1, 1);
     silent(&format!("{SHARED} st.shared.u8 [%r20], 1; st.shared.u8 [%r20+1], 1; ld.shared.u16 %r4, [%r20];"), 1, 1);
@@ -81,10 +110,14 @@ fn uninitialised() {
 
 #[test]
 fn shared_races() {
-    let exchange = |barrier| format!("{SHARED} st.shared.u32 [%r21], %r0; {barrier} xor.b32 %r22, %r21, 128; ld.shared.u32 %r4, [%r22]; {OUT}");
+    let exchange = |barrier| {
+        format!(
+            "{SHARED} st.shared.u32 [%r21], %r0; {barrier} xor.b32 %r22, %r21, 128; ld.shared.u32 %r4, [%r22]; {OUT}"
+        )
+    };
     let f = {
         // Before its partner has written, a warp reads what nobody wrote: either report is right.
-        let faults: Vec<Fault> = (0..6).map(|s| go(s, &exchange(""), 1, 64).unwrap_err()).collect();
+        let faults: Vec<Box<Fault>> = (0..6).map(|s| go(s, &exchange(""), 1, 64).unwrap_err()).collect();
         assert!(faults.iter().all(|f| matches!(f.kind, FaultKind::SharedRace | FaultKind::Uninitialised)));
         faults.into_iter().find(|f| f.kind == FaultKind::SharedRace)
     };
@@ -100,14 +133,22 @@ fn shared_races() {
     caught(FaultKind::SharedRace, &reuse(""), 1, 64);
     silent(&reuse("bar.sync 0;"), 1, 64);
     // Neighbouring bytes of one word are not a race; the same byte is.
-    let bytes = |shift| format!("{SHARED} shr.u32 %r5, %r0, {shift}; add.u32 %r6, %r20, %r5; setp.eq.u32 %p1, %r0, 31; setp.eq.or.u32 %p1, %r0, 32, %p1; @%p1 st.shared.u8 [%r6], %r0;");
+    let bytes = |shift| {
+        format!(
+            "{SHARED} shr.u32 %r5, %r0, {shift}; add.u32 %r6, %r20, %r5; setp.eq.u32 %p1, %r0, 31; setp.eq.or.u32 %p1, %r0, 32, %p1; @%p1 st.shared.u8 [%r6], %r0;"
+        )
+    };
     silent(&bytes(0), 1, 64);
     caught(FaultKind::SharedRace, &bytes(6), 1, 64);
     // One instruction, one place, different values; equal values are fine.
     caught(FaultKind::SharedRace, &format!("{SHARED} st.shared.u32 [%r20], %r0;"), 1, 32);
     silent(&format!("{SHARED} st.shared.u32 [%r20], 3;"), 1, 32);
     // Atomics among themselves are fine, with plain reads they are not.
-    let count = |barrier| format!("{SHARED} setp.eq.u32 %p1, %r0, 0; @%p1 st.shared.u32 [%r20], 0; bar.sync 0; red.shared.add.u32 [%r20], 1; {barrier} ld.shared.u32 %r4, [%r20];");
+    let count = |barrier| {
+        format!(
+            "{SHARED} setp.eq.u32 %p1, %r0, 0; @%p1 st.shared.u32 [%r20], 0; bar.sync 0; red.shared.add.u32 [%r20], 1; {barrier} ld.shared.u32 %r4, [%r20];"
+        )
+    };
     caught(FaultKind::SharedRace, &count(""), 1, 64);
     silent(&count("bar.sync 0;"), 1, 64);
 }
@@ -118,21 +159,42 @@ fn blocks_that_meet() {
     silent(&format!("{index} st.global.u32 [%rd9], %r3; ld.global.u32 %r4, [%rd9];"), 4, 32);
     let f = caught(FaultKind::BlockRace, "st.global.u32 [%rd0], 1;", 4, 1);
     assert!(f.what.contains("the block writes what block ("), "{f}");
-    caught(FaultKind::BlockRace, &format!("{index} ld.global.u32 %r4, [%rd1]; setp.eq.u32 %p1, %r1, 2; @%p1 st.global.u32 [%rd1], 9;"), 4, 1);
+    caught(
+        FaultKind::BlockRace,
+        &format!("{index} ld.global.u32 %r4, [%rd1]; setp.eq.u32 %p1, %r1, 2; @%p1 st.global.u32 [%rd1], 9;"),
+        4,
+        1,
+    );
     silent(&format!("{index} red.global.add.u32 [%rd1], %r3; ld.global.u32 %r4, [%rd1+4];"), 4, 32);
     // Halves of one word by different blocks are fine.
-    silent("mov.u32 %r1, %ctaid.x; mul.wide.u32 %rd8, %r1, 2; add.s64 %rd9, %rd0, %rd8; st.global.u16 [%rd9], 1; ld.global.u16 %r4, [%rd9];", 8, 1);
+    silent(
+        "mov.u32 %r1, %ctaid.x; mul.wide.u32 %rd8, %r1, 2; add.s64 %rd9, %rd0, %rd8; st.global.u16 [%rd9], 1; ld.global.u16 %r4, [%rd9];",
+        8,
+        1,
+    );
 }
 
 #[test]
 fn absent_lanes() {
     let half = "setp.lt.u32 %p1, %r0, 16; @!%p1 bra SKIP;";
-    let f = caught(FaultKind::AbsentLanes, &format!("mov.u32 %r4, 0; {half} shfl.sync.bfly.b32 %r4, %r0, 1, 31, -1; SKIP: {OUT}"), 1, 32);
+    let f = caught(
+        FaultKind::AbsentLanes,
+        &format!("mov.u32 %r4, 0; {half} shfl.sync.bfly.b32 %r4, %r0, 1, 31, -1; SKIP: {OUT}"),
+        1,
+        32,
+    );
     assert!(f.what.contains("0xffff0000"), "{f}");
     silent(&format!("mov.u32 %r4, 0; {half} shfl.sync.bfly.b32 %r4, %r0, 1, 31, 0xffff; SKIP: {OUT}"), 1, 32);
     caught(FaultKind::AbsentLanes, "vote.sync.ballot.b32 %r4, %p1, 0xffff;", 1, 32);
     caught(FaultKind::AbsentLanes, &format!("{half} bar.warp.sync -1; SKIP:"), 1, 32);
-    caught(FaultKind::AbsentLanes, &format!("{SHARED} st.shared.u32 [%r21], 1; {half} ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r4}}, [%r20]; SKIP:"), 1, 32);
+    caught(
+        FaultKind::AbsentLanes,
+        &format!(
+            "{SHARED} st.shared.u32 [%r21], 1; {half} ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r4}}, [%r20]; SKIP:"
+        ),
+        1,
+        32,
+    );
     // A partial last warp cannot vote with a full mask.
     caught(FaultKind::AbsentLanes, "vote.sync.any.pred %p1, %p2, -1;", 1, 40);
 }
@@ -151,18 +213,29 @@ fn barrier_divergence() {
 fn asynchronous_copies() {
     let copy = "shl.b32 %r22, %r0, 4; add.u32 %r22, %r22, %r20; mul.wide.u32 %rd9, %r0, 16; add.s64 %rd9, %rd9, %rd1;
         cp.async.cg.shared.global [%r22], [%rd9], 16; cp.async.commit_group;";
-    let text = |wait: &str, barrier: &str, at: u32| format!("{SHARED} {copy} {wait} {barrier} xor.b32 %r23, %r22, {at}; ld.shared.u32 %r4, [%r23]; cp.async.wait_all; {OUT}");
+    let text = |wait: &str, barrier: &str, at: u32| {
+        format!(
+            "{SHARED} {copy} {wait} {barrier} xor.b32 %r23, %r22, {at}; ld.shared.u32 %r4, [%r23]; cp.async.wait_all; {OUT}"
+        )
+    };
     // Read before the wait; wait for the wrong group; no barrier towards another warp.
     caught(FaultKind::AsyncPending, &text("", "", 0), 1, 32);
     caught(FaultKind::AsyncPending, &text("cp.async.wait_group 1;", "", 0), 1, 32);
     silent(&text("cp.async.wait_group 0;", "", 0), 1, 32);
-    let faults: Vec<Fault> = (0..6).map(|s| go(s, &text("cp.async.wait_group 0;", "", 512), 1, 64).unwrap_err()).collect();
+    let faults: Vec<Box<Fault>> =
+        (0..6).map(|s| go(s, &text("cp.async.wait_group 0;", "", 512), 1, 64).unwrap_err()).collect();
     assert!(faults.iter().all(|f| matches!(f.kind, FaultKind::OutOfBounds)));
     let across = |barrier: &str| {
-        format!(".shared .align 16 .b8 s[1024]; mov.u32 %r20, s; {copy} cp.async.wait_group 0; {barrier} xor.b32 %r23, %r22, 512; ld.shared.u32 %r4, [%r23]; {OUT}")
+        format!(
+            ".shared .align 16 .b8 s[1024]; mov.u32 %r20, s; {copy} cp.async.wait_group 0; {barrier} xor.b32 %r23, %r22, 512; ld.shared.u32 %r4, [%r23]; {OUT}"
+        )
     };
-    let faults: Vec<Fault> = (0..30).map(|s| go(s, &across(""), 1, 64).unwrap_err()).collect();
-    assert!(faults.iter().all(|f| matches!(f.kind, FaultKind::SharedRace | FaultKind::Uninitialised | FaultKind::AsyncPending)));
+    let faults: Vec<Box<Fault>> = (0..30).map(|s| go(s, &across(""), 1, 64).unwrap_err()).collect();
+    assert!(
+        faults
+            .iter()
+            .all(|f| matches!(f.kind, FaultKind::SharedRace | FaultKind::Uninitialised | FaultKind::AsyncPending))
+    );
     assert!(faults.iter().any(|f| f.kind == FaultKind::SharedRace));
     silent(&across("bar.sync 0;"), 1, 64);
     // Writing into a destination in flight, and leaving with one.
@@ -170,9 +243,20 @@ fn asynchronous_copies() {
     caught(FaultKind::AsyncAtExit, &format!("{SHARED} {copy}"), 1, 32);
     silent(&format!("{SHARED} {copy} cp.async.wait_all;"), 1, 32);
     // Committed late: wait_group does not cover an open group.
-    caught(FaultKind::AsyncAtExit, &format!("{SHARED} cp.async.ca.shared.global [%r21], [%rd1], 4; cp.async.wait_group 0;"), 1, 32);
+    caught(
+        FaultKind::AsyncAtExit,
+        &format!("{SHARED} cp.async.ca.shared.global [%r21], [%rd1], 4; cp.async.wait_group 0;"),
+        1,
+        32,
+    );
     // A skipped source (size 0) may point anywhere, and gives zeros.
-    silent(&format!("{SHARED} mov.u64 %rd9, 0; cp.async.cg.shared.global [%r20], [%rd9], 16, 0; cp.async.wait_all; ld.shared.u32 %r4, [%r20]; {OUT}"), 1, 1);
+    silent(
+        &format!(
+            "{SHARED} mov.u64 %rd9, 0; cp.async.cg.shared.global [%r20], [%rd9], 16, 0; cp.async.wait_all; ld.shared.u32 %r4, [%r20]; {OUT}"
+        ),
+        1,
+        1,
+    );
 }
 
 #[test]

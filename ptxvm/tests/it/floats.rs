@@ -4,7 +4,20 @@ use crate::common::{Noise, bf16, download_u32, from_bf16, machine, run, upload};
 
 fn inputs(n: usize, seed: u64) -> Vec<u32> {
     const EDGES: [f32; 14] = [
-        0.0, -0.0, 1.0, -1.0, 0.5, 3.0e38, -3.0e38, 1.0e-40, -1.0e-40, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 2.5, 1.0e-20,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        3.0e38,
+        -3.0e38,
+        1.0e-40,
+        -1.0e-40,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        2.5,
+        1.0e-20,
     ];
     let mut noise = Noise::new(seed);
     (0..n)
@@ -53,7 +66,9 @@ fn single_precision() {
     check("div.rn.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", |a, b, _| bits(a / b));
     check("sqrt.rn.f32 %f4, %f1; mov.b32 %r4, %f4;", |a, _, _| bits(a.sqrt()));
     check("rcp.rn.f32 %f4, %f1; mov.b32 %r4, %f4;", |a, _, _| bits(1.0 / a));
-    check("neg.f32 %f4, %f1; abs.f32 %f5, %f2; copysign.f32 %f6, %f4, %f5; mov.b32 %r4, %f6;", |a, b, _| b.abs().copysign(-a).to_bits());
+    check("neg.f32 %f4, %f1; abs.f32 %f5, %f2; copysign.f32 %f6, %f4, %f5; mov.b32 %r4, %f6;", |a, b, _| {
+        b.abs().copysign(-a).to_bits()
+    });
     check("min.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", |a, b, _| match (a.is_nan(), b.is_nan()) {
         (false, false) if a == b => a.to_bits() | b.to_bits(),
         _ => bits(a.min(b)),
@@ -63,12 +78,24 @@ fn single_precision() {
         _ => bits(a.max(b)),
     });
     check("max.NaN.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", |a, b, _| {
-        if a.is_nan() || b.is_nan() { 0x7fff_ffff } else if a == b { a.to_bits() & b.to_bits() } else { a.max(b).to_bits() }
+        if a.is_nan() || b.is_nan() {
+            0x7fff_ffff
+        } else if a == b {
+            a.to_bits() & b.to_bits()
+        } else {
+            a.max(b).to_bits()
+        }
     });
     check("mul.ftz.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", |a, b, _| bits(flush(flush(a) * flush(b))));
     check("add.sat.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", |a, b, _| {
         let s = a + b;
-        if s >= 1.0 { 1f32.to_bits() } else if s > 0.0 { s.to_bits() } else { 0 }
+        if s >= 1.0 {
+            1f32.to_bits()
+        } else if s > 0.0 {
+            s.to_bits()
+        } else {
+            0
+        }
     });
     check("ex2.approx.ftz.f32 %f4, %f1; mov.b32 %r4, %f4;", |a, _, _| bits(flush((flush(a) as f64).exp2() as f32)));
     check("lg2.approx.f32 %f4, %f1; mov.b32 %r4, %f4;", |a, _, _| bits((a as f64).log2() as f32));
@@ -97,7 +124,11 @@ fn directed_rounding_brackets() {
             return 0x7fff_ffff;
         }
         if r.is_infinite() {
-            return if a.is_infinite() || b.is_infinite() || c.is_infinite() { r.to_bits() } else { f32::MAX.copysign(r).to_bits() };
+            return if a.is_infinite() || b.is_infinite() || c.is_infinite() {
+                r.to_bits()
+            } else {
+                f32::MAX.copysign(r).to_bits()
+            };
         }
         // Exact where f64 is: skip where it is not, by comparing with a wider product and sum.
         let (p, s) = (a as f64 * b as f64, a as f64 * b as f64 + c as f64);
@@ -105,30 +136,41 @@ fn directed_rounding_brackets() {
         let error = (p - (s - back)) + (c as f64 - back);
         let beyond = r as f64 - s;
         let too_far = if beyond != error { if r > 0.0 { beyond > error } else { beyond < error } } else { false };
-        if r == 0.0 { if s == 0.0 { s as f32 } else { 0f32.copysign(s as f32) }.to_bits() } else if too_far { f32::from_bits(r.to_bits() - 1).to_bits() } else { r.to_bits() }
+        if r == 0.0 {
+            if s == 0.0 { s as f32 } else { 0f32.copysign(s as f32) }.to_bits()
+        } else if too_far {
+            f32::from_bits(r.to_bits() - 1).to_bits()
+        } else {
+            r.to_bits()
+        }
     });
+}
+
+fn ordered(a: f32, b: f32) -> bool {
+    !a.is_nan() && !b.is_nan()
 }
 
 #[test]
 fn comparisons() {
     for (name, want) in [
         ("eq", (|a, b| a == b) as fn(f32, f32) -> bool),
-        ("ne", |a, b| a < b || a > b),
+        ("ne", |a, b| ordered(a, b) && a != b),
         ("lt", |a, b| a < b),
         ("ge", |a, b| a >= b),
-        ("equ", |a, b| !(a < b || a > b)),
+        ("equ", |a, b| !ordered(a, b) || a == b),
         ("neu", |a, b| a != b),
-        ("ltu", |a, b| !(a >= b)),
-        ("gtu", |a, b| !(a <= b)),
-        ("geu", |a, b| !(a < b)),
-        ("num", |a, b| !a.is_nan() && !b.is_nan()),
-        ("nan", |a, b| a.is_nan() || b.is_nan()),
+        ("ltu", |a, b| !ordered(a, b) || a < b),
+        ("gtu", |a, b| !ordered(a, b) || a > b),
+        ("geu", |a, b| !ordered(a, b) || a >= b),
+        ("num", ordered),
+        ("nan", |a, b| !ordered(a, b)),
     ] {
         check(&format!("setp.{name}.f32 %p1, %f1, %f2; selp.u32 %r4, 1, 0, %p1;"), |a, b, _| want(a, b) as u32);
     }
-    check("testp.notanumber.f32 %p1, %f1; testp.subnormal.f32 %p2, %f2; or.pred %p3, %p1, %p2; selp.u32 %r4, 1, 0, %p3;", |a, b, _| {
-        (a.is_nan() || b.is_subnormal()) as u32
-    });
+    check(
+        "testp.notanumber.f32 %p1, %f1; testp.subnormal.f32 %p2, %f2; or.pred %p3, %p1, %p2; selp.u32 %r4, 1, 0, %p3;",
+        |a, b, _| (a.is_nan() || b.is_subnormal()) as u32,
+    );
 }
 
 #[test]
@@ -141,16 +183,22 @@ fn conversions() {
         let v = if a.is_nan() { i64::MIN } else { a as i64 };
         (v as f32).to_bits()
     });
-    check("mov.b32 %r5, %f1; cvt.rn.f32.s32 %f4, %r5; mov.b32 %r4, %f4;", |a, _, _| (a.to_bits() as i32 as f32).to_bits());
+    check("mov.b32 %r5, %f1; cvt.rn.f32.s32 %f4, %r5; mov.b32 %r4, %f4;", |a, _, _| {
+        (a.to_bits() as i32 as f32).to_bits()
+    });
     check("mov.b32 %r5, %f1; cvt.rz.f32.u32 %f4, %r5; mov.b32 %r4, %f4;", |a, _, _| {
         let v = a.to_bits();
         let keep = 32u32.saturating_sub(v.leading_zeros()).saturating_sub(24);
         ((v >> keep << keep) as f32).to_bits()
     });
-    check("cvt.f64.f32 %fd1, %f1; fma.rn.f64 %fd2, %fd1, %fd1, 0d3FF0000000000000; cvt.rn.f32.f64 %f4, %fd2; mov.b32 %r4, %f4;", |a, _, _| {
-        bits((a as f64).mul_add(a as f64, 1.0) as f32)
-    });
-    check("cvt.rn.bf16.f32 %rs1, %f1; cvt.u32.u16 %r4, %rs1;", |a, _, _| if a.is_nan() { 0x7fff } else { bf16(a) as u32 });
+    check(
+        "cvt.f64.f32 %fd1, %f1; fma.rn.f64 %fd2, %fd1, %fd1, 0d3FF0000000000000; cvt.rn.f32.f64 %f4, %fd2; mov.b32 %r4, %f4;",
+        |a, _, _| bits((a as f64).mul_add(a as f64, 1.0) as f32),
+    );
+    check(
+        "cvt.rn.bf16.f32 %rs1, %f1; cvt.u32.u16 %r4, %rs1;",
+        |a, _, _| if a.is_nan() { 0x7fff } else { bf16(a) as u32 },
+    );
     check("cvt.rn.bf16x2.f32 %r4, %f1, %f2;", |a, b, _| {
         let c = |v: f32| if v.is_nan() { 0x7fff } else { bf16(v) as u32 };
         c(a) << 16 | c(b)
@@ -169,9 +217,23 @@ fn conversions() {
         let r = (v / unit).round_ties_even() * unit;
         (if r.abs() > 65504.0 { f32::INFINITY.copysign(a) } else { (r as f32).copysign(a) }).to_bits()
     });
-    check("cvt.sat.f32.f32 %f4, %f1; mov.b32 %r4, %f4;", |a, _, _| if a >= 1.0 { 1f32.to_bits() } else if a > 0.0 { a.to_bits() } else { 0 });
+    check("cvt.sat.f32.f32 %f4, %f1; mov.b32 %r4, %f4;", |a, _, _| {
+        if a >= 1.0 {
+            1f32.to_bits()
+        } else if a > 0.0 {
+            a.to_bits()
+        } else {
+            0
+        }
+    });
     check("cvt.rna.tf32.f32 %r4, %f1;", |a, _, _| {
-        if a.is_nan() { 0x7fff_ffff } else if a.is_infinite() { a.to_bits() } else { a.to_bits().wrapping_add(0x1000) & !0x1fff }
+        if a.is_nan() {
+            0x7fff_ffff
+        } else if a.is_infinite() {
+            a.to_bits()
+        } else {
+            a.to_bits().wrapping_add(0x1000) & !0x1fff
+        }
     });
 }
 
@@ -210,7 +272,11 @@ fn odd(s: f64, e: f64) -> f32 {
         return near;
     }
     let away = (off > 0.0) == (s > 0.0);
-    if near == 0.0 { f32::from_bits(1).copysign(s as f32) } else { f32::from_bits(if away { near.to_bits() + 1 } else { near.to_bits() - 1 }) }
+    if near == 0.0 {
+        f32::from_bits(1).copysign(s as f32)
+    } else {
+        f32::from_bits(if away { near.to_bits() + 1 } else { near.to_bits() - 1 })
+    }
 }
 
 fn out_fma(x: f32, y: f32, z: f32) -> u32 {

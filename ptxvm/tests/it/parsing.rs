@@ -16,7 +16,10 @@ fn unknown_things_are_errors_with_their_line() {
         ("add.u32 %r1, %rd1, %r2;", "64-bit register"),
         ("bra NOWHERE;", "unknown label NOWHERE"),
         ("ld.global.u32 %r1, [nosuch];", "unknown name nosuch"),
-        ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1,%f2,%f3}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1,%f2,%f3,%f4};", "4 registers expected in operand 1"),
+        (
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1,%f2,%f3}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1,%f2,%f3,%f4};",
+            "4 registers expected in operand 1",
+        ),
         ("wgmma.fence.sync.aligned;", "unsupported"),
         ("add.rz.f64 %fd1, %fd2, %fd3;", ".rn only"),
         ("cvt.rn.foo.f32 %r1, %f1;", "conversion"),
@@ -31,7 +34,9 @@ fn unknown_things_are_errors_with_their_line() {
 
 #[test]
 fn broken_texts_do_not_panic() {
-    let good = wrap(".shared .align 4 .b8 s[16]; add.u32 %r1, %r2, 0x10; @%p1 bra L; L: st.shared.v2.f32 [s+4], {%f1, 0f00000000};");
+    let good = wrap(
+        ".shared .align 4 .b8 s[16]; add.u32 %r1, %r2, 0x10; @%p1 bra L; L: st.shared.v2.f32 [s+4], {%f1, 0f00000000};",
+    );
     assert!(Module::parse(&good).is_ok());
     for cut in 0..good.len() {
         let _ = Module::parse(&good[..cut]);

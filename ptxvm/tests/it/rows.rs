@@ -25,7 +25,11 @@ fn softmax(module: &Module) {
                 let want = (*v as f64 - top).exp() / sum;
                 // expf: 2 ulp and x - top rounded to 20 * 2^-24; the sum: log2(n) + n / threads roundings.
                 let tolerance = want * (20.0 + 2.0 + 2.0 + 10.0 + n as f64 / threads as f64) * 2f64.powi(-24) * 2.0;
-                assert!((f32::from_bits(*got) as f64 - want).abs() <= tolerance, "row {r}: {} {want}", f32::from_bits(*got));
+                assert!(
+                    (f32::from_bits(*got) as f64 - want).abs() <= tolerance,
+                    "row {r}: {} {want}",
+                    f32::from_bits(*got)
+                );
             }
         }
     }
@@ -66,7 +70,7 @@ fn mixed(module: &Module) {
             2 => ((v as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as u32,
             3 => v % (divisor + 1),
             4 => v.reverse_bits() >> 7,
-            5 => (v as u64 * 0xD251_1F53 >> 32) as u32,
+            5 => ((v as u64 * 0xD251_1F53) >> 32) as u32,
             _ => (v as i32 / -3) as u32,
         };
         want[(w & 15) as usize] += 1;

@@ -69,7 +69,7 @@ fn early_exit_and_indexed_branches() {
     run(&mut vm, body, 1, 64, [out, 0, 0, 0]).unwrap_or_else(|f| panic!("{f}"));
     for (t, got) in download_u32(&vm, out, 64).into_iter().enumerate() {
         let mask = if t < 32 { !7u32 } else { 0x1ff };
-        let want = if t > 40 || t < 3 { 0 } else { [10u32, 20, 30, 20][t & 3].wrapping_add(mask) };
+        let want = if !(3..=40).contains(&t) { 0 } else { [10u32, 20, 30, 20][t & 3].wrapping_add(mask) };
         assert_eq!(got, want, "thread {t}");
     }
 }
@@ -96,10 +96,16 @@ fn special_registers() {
 fn shuffles() {
     check("shfl.sync.bfly.b32 %r4, %r0, 5, 31, -1;", 64, |t| t ^ 5);
     check("shfl.sync.idx.b32 %r4, %r0, 3, 31, -1;", 64, |t| t / 32 * 32 + 3);
-    check("shfl.sync.down.b32 %r4|%p1, %r0, 4, 31, -1; @!%p1 mov.u32 %r4, 99;", 32, |t| if t < 28 { t + 4 } else { 99 });
+    check(
+        "shfl.sync.down.b32 %r4|%p1, %r0, 4, 31, -1; @!%p1 mov.u32 %r4, 99;",
+        32,
+        |t| if t < 28 { t + 4 } else { 99 },
+    );
     check("shfl.sync.up.b32 %r4|%p1, %r0, 4, 0, -1; @!%p1 mov.u32 %r4, 99;", 32, |t| if t >= 4 { t - 4 } else { 99 });
     // Segments of eight: mask 0x18 in the upper byte.
-    check("shfl.sync.down.b32 %r4|%p1, %r0, 3, 0x181f, -1; @!%p1 mov.u32 %r4, 99;", 32, |t| if t % 8 < 5 { t + 3 } else { 99 });
+    check("shfl.sync.down.b32 %r4|%p1, %r0, 3, 0x181f, -1; @!%p1 mov.u32 %r4, 99;", 32, |t| {
+        if t % 8 < 5 { t + 3 } else { 99 }
+    });
     check("shfl.sync.idx.b32 %r4, %r0, 2, 0x181f, -1;", 32, |t| t / 8 * 8 + 2);
 }
 
@@ -107,7 +113,13 @@ fn shuffles() {
 fn votes_matches_reductions() {
     let pred = "and.b32 %r1, %r0, 3; setp.eq.u32 %p1, %r1, 1;";
     check(&format!("{pred} vote.sync.ballot.b32 %r4, %p1, -1;"), 32, |_| 0x2222_2222);
-    check(&format!("{pred} vote.sync.any.pred %p2, %p1, -1; vote.sync.all.pred %p3, !%p1, -1; selp.u32 %r4, 1, 0, %p2; @%p3 add.u32 %r4, %r4, 2;"), 32, |_| 1);
+    check(
+        &format!(
+            "{pred} vote.sync.any.pred %p2, %p1, -1; vote.sync.all.pred %p3, !%p1, -1; selp.u32 %r4, 1, 0, %p2; @%p3 add.u32 %r4, %r4, 2;"
+        ),
+        32,
+        |_| 1,
+    );
     check("and.b32 %r1, %r0, 3; match.any.sync.b32 %r4, %r1, -1;", 32, |t| 0x1111_1111 << (t & 3));
     check("match.all.sync.b32 %r4|%p1, %r0, -1; @%p1 mov.u32 %r4, 7;", 32, |_| 0);
     check("redux.sync.add.s32 %r4, %r0, -1;", 64, |t| if t < 32 { 496 } else { 1520 });
@@ -125,7 +137,11 @@ fn barriers_reduce_and_name() {
         |t| t ^ 64,
     );
     check("setp.gt.u32 %p1, %r0, 60; bar.red.popc.u32 %r4, 0, %p1;", 96, |_| 35);
-    check("setp.gt.u32 %p1, %r0, 94; bar.red.or.pred %p2, 0, %p1; bar.red.and.pred %p3, 0, %p1; selp.u32 %r4, 1, 0, %p2; @%p3 add.u32 %r4, %r4, 2;", 96, |_| 1);
+    check(
+        "setp.gt.u32 %p1, %r0, 94; bar.red.or.pred %p2, 0, %p1; bar.red.and.pred %p3, 0, %p1; selp.u32 %r4, 1, 0, %p2; @%p3 add.u32 %r4, %r4, 2;",
+        96,
+        |_| 1,
+    );
     // Producer warp 0, consumer warp 1, over named barriers: 1 says full, 2 says empty.
     check(
         &format!(
@@ -200,7 +216,9 @@ fn module_variables_and_struct_parameters() {
     let (total, size) = vm.variable(&module, "total").unwrap();
     assert_eq!((download_u32(&vm, total, 1)[0], size), (42, 8));
     // The launch is refused when it does not fit the kernel.
-    let refused = |vm: &mut Vm, threads: u32, shared: u32, bytes: &[u8]| vm.launch(&module, "k", 1, threads, shared, bytes).unwrap_err().kind;
+    let refused = |vm: &mut Vm, threads: u32, shared: u32, bytes: &[u8]| {
+        vm.launch(&module, "k", 1, threads, shared, bytes).unwrap_err().kind
+    };
     assert_eq!(refused(&mut vm, 65, 32, args.bytes()), FaultKind::Launch);
     assert_eq!(refused(&mut vm, 1, 1 << 20, args.bytes()), FaultKind::Launch);
     assert_eq!(refused(&mut vm, 1, 32, &args.bytes()[..24]), FaultKind::Launch);
@@ -320,7 +338,14 @@ fn a_schedule_repeats_and_seeds_differ() {
         let at = vm.alloc(4).unwrap();
         vm.fill(at, 0, 4).unwrap();
         let out = vm.alloc(4 * 512).unwrap();
-        run(&mut vm, "atom.global.add.u32 %r4, [%rd1], 1; add.s64 %rd50, %rd0, %rd4; st.global.u32 [%rd50], %r4;", 1, 512, [out, at, 0, 0]).unwrap();
+        run(
+            &mut vm,
+            "atom.global.add.u32 %r4, [%rd1], 1; add.s64 %rd50, %rd0, %rd4; st.global.u32 [%rd50], %r4;",
+            1,
+            512,
+            [out, at, 0, 0],
+        )
+        .unwrap();
         download_u32(&vm, out, 512)
     };
     assert_eq!(order(1), order(1));
