@@ -17,6 +17,7 @@
 
 pub mod arena;
 pub mod cpu;
+pub mod cuda;
 
 use crate::{Result, rng::Dropout};
 pub use arena::{Buffer, Kind, Layout};

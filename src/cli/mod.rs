@@ -8,12 +8,14 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod infer;
 pub mod merge;
 pub mod plan;
 pub mod quantize;
 pub mod score;
 pub mod synth;
 pub mod train;
+pub mod training;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};

@@ -1,12 +1,124 @@
-//! `irori train`.
+//! `irori train`: settings in, one run, what it learned out.
+//!
+//! Exit code 0 means that the run is done (also by early stopping). A run that a signal ended has exit code 1: it is
+//! whole on disk, but it is not done, and a script must not go on to evaluate it.
 
-use crate::{Error, Result};
+use super::{
+    common::note,
+    training::{self, Prepared},
+};
+use crate::{
+    Result, report,
+    train::{
+        Run, Settings, TrainConfig,
+        disk::RealDisk,
+        evaluate::AccuracyHook,
+        labels::Labels,
+        learner::EngineLearner,
+        metrics::EndReason,
+        output::{OutputDir, Resume},
+        progress::Console,
+        steps::StepPlan,
+        stop::Stop,
+        train,
+        trainer::interrupted,
+    },
+};
+use std::path::PathBuf;
 
 /// Arguments of `irori train`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    /// Read settings from this TOML file; keys are the names of the flags, and flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on from the newest whole checkpoint in --output-dir; start afresh if there is none
+    #[arg(long)]
+    resume: bool,
+    /// The same, even if settings, data or base model have changed
+    #[arg(long)]
+    resume_anyway: bool,
+    /// Accepted and ignored: `irori train` always trains
+    #[arg(long, hide = true)]
+    do_train: bool,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> Result<()> {
-    Err(Error::failed("irori train is not built yet"))
+pub fn run(args: Args) -> Result<()> {
+    let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
+    let config = args.settings.or(file).resolve()?;
+    let resume = match (args.resume, args.resume_anyway) {
+        (_, true) => Resume::Anyway,
+        (true, false) => Resume::Yes,
+        (false, false) => Resume::No,
+    };
+    let prepared = training::prepare(&config)?;
+    let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(text))?;
+    for line in summary(&config, &prepared) {
+        note(&line);
+    }
+    let total = StepPlan::new(&config, prepared.train.samples.len())?.total();
+    let stop = Stop::install()?;
+    let mut learner = prepared.load()?;
+    let accuracy: Option<AccuracyHook<EngineLearner>> = match prepared.questions.as_slice() {
+        [] => None,
+        questions => Some(Box::new(move |learner| training::accuracy(learner.engine(), questions))),
+    };
+    let outcome = train(Run {
+        config: &config,
+        output: &output,
+        learner: &mut learner,
+        samples: &prepared.train.samples,
+        eval_samples: prepared.eval.as_ref().map(|e| e.samples.as_slice()),
+        accuracy,
+        base: prepared.opened.source.fingerprint()?,
+        disk: &RealDisk,
+        stop: &stop,
+        observer: &mut Console::new(total),
+    })?;
+    if outcome.reason == EndReason::Interrupted {
+        return Err(interrupted(&outcome, &output));
+    }
+    report::run_report(&output.path)?;
+    super::print(&format!("{}\n", output.path.display()))
+}
+
+/// What is trained on, for the user to look at before it starts.
+fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
+    let report = &prepared.train.report;
+    let mut lines = vec![format!(
+        "{}: {} samples, {} tokens ({} on average), loss on {} of them",
+        config.train_file.display(),
+        report.samples,
+        report.tokens,
+        report.tokens / report.samples.max(1),
+        report.targets
+    )];
+    if report.truncated > 0 {
+        lines.push(format!(
+            "{} samples are cut to --max-seq-length {} ({} prompt tokens lost; the answers are whole)",
+            report.truncated, config.max_seq_length, report.cut_tokens
+        ));
+    }
+    if !report.dropped.is_empty() {
+        lines.push(format!(
+            "warning: {} samples dropped, nothing that carries loss was left of them (lines {})",
+            report.dropped.len(),
+            some(&report.dropped)
+        ));
+    }
+    let labels = Labels::count(prepared.answers.iter().copied());
+    lines.extend(labels.line().map(|l| format!("answers: {l}")));
+    lines.extend(labels.warning());
+    lines.extend(prepared.plan_lines());
+    lines.push(format!("{} parameters are trained: {}", prepared.adapter.len(), config.target_modules.join(", ")));
+    lines
+}
+
+/// The first few of many numbers.
+fn some(lines: &[usize]) -> String {
+    let shown: Vec<String> = lines.iter().take(8).map(usize::to_string).collect();
+    if lines.len() > shown.len() { shown.join(", ") + ", …" } else { shown.join(", ") }
 }

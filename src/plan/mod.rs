@@ -1,1 +1,207 @@
-//! Memory and time plan of a run.
+//! The plan of a run: how much of each layer is kept or recomputed, and which weights stay unpacked, so that the run fits
+//! the memory there is and is as fast as that allows.
+//!
+//! A plan is an [`EngineSpec`]; its bytes come from the same [`arrange`] that the engine allocates with. The plan changes
+//! speed, never results.
+
+pub mod cost;
+pub mod device;
+
+use crate::{
+    Error, Result,
+    backend::{DType, Kind, Sizes},
+    model::{
+        LoraConfig, ModelConfig,
+        engine::{EngineSpec, Residency, Saved, arrange},
+    },
+};
+pub use cost::{Speed, StepCost};
+
+/// What a run asks of the planner.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The model.
+    pub model: ModelConfig,
+    /// The adapter, if any.
+    pub lora: Option<LoraConfig>,
+    /// Whether a backward pass runs.
+    pub training: bool,
+    /// Most rows of a micro-batch.
+    pub rows: usize,
+    /// Longest document.
+    pub max_len: usize,
+    /// Rows of a logits chunk.
+    pub logit_rows: usize,
+    /// False: the base is not quantised.
+    pub four_bit: bool,
+    /// Type that quantised weights are rounded to.
+    pub compute: DType,
+    /// Storage of embedding, head and unquantised linears.
+    pub dense: DType,
+    /// Sequences generated at once.
+    pub kv_slots: usize,
+    /// Most positions of a generated sequence.
+    pub kv_capacity: usize,
+    /// Whether weights may stay unpacked.
+    pub unpack: Unpack,
+}
+
+/// Whether NF4 weights may be held unpacked to save their dequantisation at each use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unpack {
+    /// Never.
+    Never,
+    /// As many layers as fit.
+    WhereItFits,
+    /// All layers, or the plan is refused.
+    Always,
+}
+
+/// A plan that fits.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the engine is laid out for.
+    pub spec: EngineSpec,
+    /// Bytes of the arena.
+    pub bytes: usize,
+    /// Bytes by item; they add up to `bytes`.
+    pub items: Vec<(Kind, usize)>,
+    /// The limit it was made for, if there was one.
+    pub limit: Option<u64>,
+}
+
+impl Plan {
+    /// Layers under each choice of saved activations: all, without gate/up, input only.
+    pub fn saved_counts(&self) -> [usize; 3] {
+        [Saved::All, Saved::NoGateUp, Saved::InputOnly].map(|s| self.spec.saved.iter().filter(|&&x| x == s).count())
+    }
+
+    /// Layers whose weights are unpacked.
+    pub fn unpacked(&self) -> usize {
+        self.spec.residency.iter().filter(|&&r| r == Residency::Unpacked).count()
+    }
+}
+
+/// Layers upgraded from the plan that needs the least memory, each count from 0 to the number of layers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Upgrades {
+    /// Layers that keep everything but gate/up.
+    attention: usize,
+    /// Layers that keep gate/up too; at most `attention`.
+    gate_up: usize,
+    /// Layers whose weights are unpacked.
+    unpacked: usize,
+}
+
+fn spec_of(r: &Request, u: Upgrades) -> EngineSpec {
+    let layers = r.model.layers;
+    // The last layers run backward first, when the most is saved; which layers are chosen does not change the total.
+    let saved = |i: usize| match i {
+        _ if !r.training || i < u.gate_up => Saved::All,
+        _ if i < u.attention => Saved::NoGateUp,
+        _ => Saved::InputOnly,
+    };
+    let residency = |i: usize| match r.four_bit {
+        false => Residency::Dense,
+        true if i < u.unpacked => Residency::Unpacked,
+        true => Residency::Nf4,
+    };
+    EngineSpec {
+        model: r.model.clone(),
+        lora: r.lora.clone(),
+        training: r.training,
+        max_rows: r.rows,
+        max_len: r.max_len,
+        logit_rows: r.logit_rows,
+        saved: (0..layers).map(saved).collect(),
+        residency: (0..layers).map(residency).collect(),
+        compute: r.compute,
+        dense: r.dense,
+        kv_slots: r.kv_slots,
+        kv_capacity: r.kv_capacity,
+    }
+}
+
+fn bytes_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> Result<usize> {
+    Ok(arrange(&spec_of(r, u), sizes)?.layout.bytes())
+}
+
+/// The largest n in 0..=most for which `fits`, which holds for 0 and stops holding once.
+fn largest(most: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<usize> {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle)? { low = middle } else { high = middle - 1 }
+    }
+    Ok(low)
+}
+
+/// The fastest plan that fits `limit` bytes on a device of this `speed`.
+///
+/// # Errors
+/// If no plan fits; the message names the nearest settings that do.
+pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -> Result<Plan> {
+    let layers = r.model.layers;
+    let fits = |u: Upgrades| -> Result<bool> {
+        Ok(limit.is_none_or(|limit| bytes_of(r, sizes, u).is_ok_and(|b| b as u64 <= limit)))
+    };
+    let mut u = Upgrades::default();
+    if r.unpack == Unpack::Always && r.four_bit {
+        u.unpacked = layers;
+    }
+    arrange(&spec_of(r, u), sizes)?;
+    if !fits(u)? {
+        return Err(refuse(r, sizes, u, limit.unwrap_or(0)));
+    }
+    // Upgrades in the order of seconds saved per byte.
+    for knob in cost::knobs_by_worth(r, sizes, speed) {
+        match knob {
+            cost::Knob::SaveAttention if r.training => {
+                u.attention = largest(layers, |n| fits(Upgrades { attention: n, ..u }))?;
+            }
+            cost::Knob::SaveGateUp if r.training => {
+                u.gate_up = largest(u.attention, |n| fits(Upgrades { gate_up: n, ..u }))?;
+            }
+            cost::Knob::Unpack if r.four_bit && r.unpack == Unpack::WhereItFits => {
+                u.unpacked = largest(layers, |n| fits(Upgrades { unpacked: n, ..u }))?;
+            }
+            _ => {}
+        }
+    }
+    let spec = spec_of(r, u);
+    let layout = arrange(&spec, sizes)?.layout;
+    Ok(Plan { spec, bytes: layout.bytes(), items: layout.by_kind().collect(), limit })
+}
+
+/// Why nothing fits, and what would.
+fn refuse(r: &Request, sizes: &dyn Sizes, least: Upgrades, limit: u64) -> Error {
+    let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
+    let need = bytes_of(r, sizes, least).unwrap_or(0);
+    let with_rows = |rows: usize| {
+        let fewer = Request { rows, max_len: r.max_len.min(rows), ..r.clone() };
+        bytes_of(&fewer, sizes, least)
+    };
+    let rows = largest(r.rows, |n| Ok(n == 0 || with_rows(n)? as u64 <= limit)).unwrap_or(0);
+    let advice = if rows >= 16 {
+        format!(
+            "{rows} rows a micro-batch would fit: lower --batch-size or --max-seq-length so that their product is at most that"
+        )
+    } else if !r.four_bit {
+        "the weights alone are too large: use --use-4bit".to_owned()
+    } else if r.unpack == Unpack::Always {
+        "leave the weights packed".to_owned()
+    } else {
+        format!(
+            "the quantised weights alone leave no room: raise --memory-limit to {:.2} GiB, or use a smaller model",
+            gib(need)
+        )
+    };
+    Error::failed(format!(
+        "this run needs at least {:.2} GiB and {:.2} GiB are available; {advice}",
+        gib(need),
+        limit as f64 / (1u64 << 30) as f64
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! Compiles `kernels/*.cu`, where an nvcc is found, to machine code for each supported architecture and to PTX, and embeds
+//! both. Without nvcc the program is built for the CPU only, and one line says how to get the other.
+//!
+//! Per kernel file and architecture one cubin is embedded, and the program picks by the device's compute capability; the
+//! PTX serves newer chips and the tests. nvcc 13 writes PTX that only r580 drivers take, so where a ptxas of CUDA 12 lies
+//! in the toolchain, the PTX's version line is lowered and that ptxas makes the machine code: it loads from r525 on.
+//!
+//! Environment: `NVCC` (path of nvcc), `CUDA_HOME`, `IRORI_NO_CUDA=1` (build without).
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    thread,
+};
+
+/// Compute capabilities that get machine code of their own.
+const ARCHITECTURES: [u32; 4] = [80, 86, 89, 90];
+/// Version line of PTX that drivers from r525 on understand.
+const PORTABLE_PTX: &str = ".version 8.0";
+
+fn main() {
+    println!("cargo:rustc-check-cfg=cfg(irori_cuda)");
+    for name in ["NVCC", "CUDA_HOME", "PATH", "IRORI_NO_CUDA"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=.toolchain/ready");
+
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let sources = kernel_sources(&root.join("kernels"));
+    let nvcc = if env::var_os("IRORI_NO_CUDA").is_some() { None } else { find_nvcc(&root) };
+    let modules = match nvcc {
+        Some(nvcc) if !sources.is_empty() => {
+            println!("cargo:rustc-cfg=irori_cuda");
+            compile_all(&Toolchain::new(nvcc, &root), &sources, &root.join("kernels"), &out)
+        }
+        Some(_) => Vec::new(),
+        None => {
+            if !sources.is_empty() {
+                println!(
+                    "cargo:warning=no nvcc found: building irori for the CPU only; `make toolchain` puts one into .toolchain/"
+                );
+            }
+            Vec::new()
+        }
+    };
+    write_table(&out, &modules);
+}
+
+/// A compiled kernel file.
+struct Compiled {
+    name: String,
+    ptx: PathBuf,
+    cubins: Vec<(u32, PathBuf)>,
+    /// What ptxas says of registers, shared memory and spills.
+    resources: String,
+}
+
+struct Toolchain {
+    nvcc: PathBuf,
+    /// ptxas of CUDA 12, for machine code that older drivers load.
+    portable_ptxas: Option<PathBuf>,
+    version: String,
+}
+
+impl Toolchain {
+    fn new(nvcc: PathBuf, root: &Path) -> Self {
+        let version = run(Command::new(&nvcc).arg("--version"));
+        let portable_ptxas =
+            site_packages(root).into_iter().map(|p| p.join("cuda_nvcc/bin/ptxas")).find(|p| p.is_file());
+        Self { nvcc, portable_ptxas, version }
+    }
+
+    /// ptxas beside nvcc.
+    fn own_ptxas(&self) -> PathBuf {
+        self.nvcc.with_file_name("ptxas")
+    }
+}
+
+fn kernel_sources(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut sources: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "cu")).collect();
+    sources.sort();
+    sources
+}
+
+/// `nvidia` folders of the Python environment that `make toolchain` makes.
+fn site_packages(root: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(root.join(".toolchain/lib")) else { return Vec::new() };
+    entries.flatten().map(|e| e.path().join("site-packages/nvidia")).filter(|p| p.is_dir()).collect()
+}
+
+fn find_nvcc(root: &Path) -> Option<PathBuf> {
+    let mut candidates = Vec::new();
+    candidates.extend(env::var_os("NVCC").map(PathBuf::from));
+    candidates.extend(env::var_os("CUDA_HOME").map(|h| PathBuf::from(h).join("bin/nvcc")));
+    candidates.extend(site_packages(root).into_iter().map(|p| p.join("cu13/bin/nvcc")));
+    candidates.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()).map(|p| p.join("nvcc")));
+    candidates.push("/usr/local/cuda/bin/nvcc".into());
+    candidates.into_iter().find(|p| p.is_file())
+}
+
+/// Runs a command and returns what it printed; a failure ends the build with the command and its output.
+fn run(command: &mut Command) -> String {
+    let output = match command.output() {
+        Ok(o) => o,
+        Err(e) => fail(&format!("cannot run {command:?}: {e}")),
+    };
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { text } else { fail(&format!("{command:?} failed:\n{text}")) }
+}
+
+fn fail(message: &str) -> ! {
+    eprintln!("{message}");
+    std::process::exit(1)
+}
+
+/// Compiles every source that changed, as many at once as cargo allows.
+fn compile_all(tools: &Toolchain, sources: &[PathBuf], dir: &Path, out: &Path) -> Vec<Compiled> {
+    let headers: String = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "cuh"))
+        .map(|p| fs::read_to_string(p).unwrap_or_default())
+        .collect();
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(2usize).max(1);
+    let queue = Mutex::new(sources.iter().rev());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(sources.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no thread panics while holding it").next_back();
+                    let Some(source) = next else { break };
+                    let compiled = compile(tools, source, &headers, out);
+                    done.lock().expect("no thread panics while holding it").push(compiled);
+                }
+            });
+        }
+    });
+    let mut modules = done.into_inner().expect("no thread panics while holding it");
+    modules.sort_by(|a, b| a.name.cmp(&b.name));
+    modules
+}
+
+/// One kernel file: PTX, then machine code from it. Skipped if nothing it depends on has changed.
+fn compile(tools: &Toolchain, source: &Path, headers: &str, out: &Path) -> Compiled {
+    let name = source.file_stem().expect("a file has a stem").to_string_lossy().into_owned();
+    let ptx = out.join(format!("{name}.ptx"));
+    let cubins: Vec<(u32, PathBuf)> =
+        ARCHITECTURES.iter().map(|&sm| (sm, out.join(format!("{name}.sm_{sm}.cubin")))).collect();
+    let (log, key_file) = (out.join(format!("{name}.log")), out.join(format!("{name}.key")));
+    let text = fs::read_to_string(source).unwrap_or_else(|e| fail(&format!("cannot read {}: {e}", source.display())));
+    let key = format!("{}\n{:?}\n{headers}\n{text}", tools.version, tools.portable_ptxas);
+    if fs::read_to_string(&key_file).is_ok_and(|k| k == key) {
+        let resources = fs::read_to_string(&log).unwrap_or_default();
+        return Compiled { name, ptx, cubins, resources };
+    }
+    let _ = fs::remove_file(&key_file);
+    run(Command::new(&tools.nvcc)
+        .args(["-ptx", "-arch=compute_80", "-std=c++17", "-O3", "-lineinfo", "--expt-relaxed-constexpr", "-o"])
+        .arg(&ptx)
+        .arg(source));
+    let mut resources = String::new();
+    let (ptxas, input) = match &tools.portable_ptxas {
+        Some(ptxas) => {
+            let lowered = out.join(format!("{name}.portable.ptx"));
+            let text = fs::read_to_string(&ptx).unwrap_or_default();
+            let text: String = text
+                .lines()
+                .map(|l| if l.starts_with(".version") { PORTABLE_PTX } else { l })
+                .fold(String::new(), |all, l| all + l + "\n");
+            fs::write(&lowered, text).unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", lowered.display())));
+            (ptxas.clone(), lowered)
+        }
+        None => (tools.own_ptxas(), ptx.clone()),
+    };
+    for (sm, cubin) in &cubins {
+        let said = run(Command::new(&ptxas)
+            .args(["-v", "-O3", "-lineinfo"])
+            .arg(format!("-arch=sm_{sm}"))
+            .arg("-o")
+            .arg(cubin)
+            .arg(&input));
+        let _ = write!(resources, "sm_{sm}\n{said}");
+    }
+    let _ = fs::write(&log, &resources);
+    let _ = fs::write(&key_file, &key);
+    Compiled { name, ptx, cubins, resources }
+}
+
+/// `kernels.rs`: the table that `src/backend/cuda` includes. `kernels.txt`: the resources, for people and tests.
+fn write_table(out: &Path, modules: &[Compiled]) {
+    let mut table = String::from("/// Compiled kernel files.\npub static MODULES: &[CompiledModule] = &[\n");
+    let mut resources = String::new();
+    for m in modules {
+        let _ = writeln!(table, "    CompiledModule {{ name: {:?}, ptx: include_str!({:?}), cubins: &[", m.name, m.ptx);
+        for (sm, path) in &m.cubins {
+            let _ = writeln!(table, "        ({sm}, include_bytes!({path:?})),");
+        }
+        let _ = writeln!(table, "    ] }},");
+        let _ = write!(resources, "== {}\n{}", m.name, m.resources);
+    }
+    table.push_str("];\n");
+    let write = |name: &str, text: &str| {
+        let path = out.join(name);
+        fs::write(&path, text).unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", path.display())));
+    };
+    write("kernels.rs", &table);
+    write("kernels.txt", &resources);
+}

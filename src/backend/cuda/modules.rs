@@ -1,0 +1,17 @@
+//! The kernels that build.rs compiled into this program.
+
+/// A kernel file: machine code by compute capability, and PTX.
+#[derive(Debug)]
+pub struct CompiledModule {
+    /// Name of the file without its ending.
+    pub name: &'static str,
+    /// PTX for compute_80: runs on chips newer than the machine code, and on the virtual machine.
+    pub ptx: &'static str,
+    /// (compute capability × 10, cubin).
+    pub cubins: &'static [(u32, &'static [u8])],
+}
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// What ptxas said of each kernel: registers, shared memory, spills.
+pub const RESOURCES: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.txt"));

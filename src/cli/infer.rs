@@ -1,0 +1,273 @@
+//! What `eval`, `score` and `generate` share: which model, how it is opened, and progress.
+
+use super::common::{DeviceArgs, Job};
+use crate::{
+    Error, Result,
+    data::{
+        encode::{Encoder, TextStyle},
+        lawqa::{self, Letter},
+        prompt::{self, Context, PromptTemplate},
+        record,
+    },
+    eval::ask::{Prompter, Question},
+    model::{Engine, peft, source},
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+/// Which model answers, and on what.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ModelArgs {
+    /// Model: a Hugging Face directory, an id in the local cache, or synthetic:qwen3-8b
+    #[arg(long, alias = "model-name", alias = "hf-model-name", value_name = "MODEL", help_heading = "Model")]
+    pub model: Option<String>,
+    /// PEFT adapter directory
+    #[arg(long, alias = "hf-lora-path", value_name = "DIR", help_heading = "Model")]
+    pub adapter: Option<PathBuf>,
+    /// Hold the base weights in NF4 (the default)
+    #[arg(long, alias = "hf-load-in-4bit", alias = "load-in-4bit", conflicts_with = "no_4bit", help_heading = "Model")]
+    pub use_4bit: bool,
+    /// Keep the base weights as they are
+    #[arg(long, help_heading = "Model")]
+    pub no_4bit: bool,
+    /// Tokenizer, if the model has none of its own: a directory or tokenizer.json
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
+    /// Longest prompt (with its answer) in tokens
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Model")]
+    pub max_seq_length: u32,
+}
+
+impl ModelArgs {
+    /// The model's name, or the error that says it is missing.
+    pub fn name(&self) -> Result<&str> {
+        self.model.as_deref().ok_or_else(|| {
+            Error::usage(
+                "--model is missing: name a Hugging Face directory, an id in the local cache, or synthetic:qwen3-0.6b",
+            )
+        })
+    }
+
+    /// SHA-256 of the adapter's weights, which tells adapters apart in results; `None` without an adapter.
+    pub fn adapter_fingerprint(&self) -> Result<Option<String>> {
+        let Some(dir) = &self.adapter else { return Ok(None) };
+        let path = dir.join("adapter_model.safetensors");
+        let mut file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
+        let mut hash = Sha256::new();
+        std::io::copy(&mut file, &mut hash).map_err(Error::io("read", &path))?;
+        Ok(Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
+    }
+}
+
+/// A model ready for inference.
+pub struct Session {
+    /// The model with its adapter on its device.
+    pub engine: Engine,
+    /// Its tokenizer and chat template.
+    pub encoder: Rc<Encoder>,
+    /// For messages and results: the device in words.
+    pub description: String,
+}
+
+/// How an engine is to be laid out.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Longest document.
+    pub max_len: usize,
+    /// Most rows of one forward pass.
+    pub max_rows: usize,
+    /// Sequences generated at once; 0 for none.
+    pub kv_slots: usize,
+    /// Most tokens that are generated after a prompt.
+    pub max_new: usize,
+    /// Conversation format around a prompt.
+    pub style: TextStyle,
+}
+
+/// Opens model, adapter and tokenizer and lays the engine out.
+pub fn open(args: &ModelArgs, layout: Layout) -> Result<Session> {
+    let name = args.name()?;
+    let opened = source::open(name)?;
+    let text = args.tokenizer.as_deref().or(opened.dir.as_deref()).ok_or_else(|| {
+        Error::usage(format!("{name} has no tokenizer: name a directory or tokenizer.json with --tokenizer"))
+    })?;
+    let encoder = Rc::new(Encoder::load(text, layout.style)?);
+    let adapter = args.adapter.as_deref().map(|dir| peft::load(dir, opened.source.config())).transpose()?;
+    let kv_capacity = if layout.kv_slots > 0 { layout.max_len + layout.max_new } else { 0 };
+    let job = Job {
+        lora: adapter.as_ref().map(|a| a.lora.clone()),
+        four_bit: !args.no_4bit,
+        kv_slots: layout.kv_slots,
+        kv_capacity,
+        ..Job::inference(layout.max_rows, layout.max_len)
+    };
+    let mut engine = super::common::engine(&opened, &job, &args.device)?;
+    if let Some(adapter) = &adapter {
+        engine.set_adapter(&adapter.flat)?;
+    }
+    let description = engine.describe();
+    Ok(Session { engine, encoder, description })
+}
+
+/// How questions are put to the model.
+#[derive(Debug, Clone)]
+pub struct PromptChoice {
+    /// letter, answer-line, cot or a template file.
+    pub prompt: String,
+    /// Show the worked example.
+    pub few_shot: bool,
+    /// Show the question's own statutes.
+    pub gold: bool,
+}
+
+/// A template over a tokenizer.
+struct Templated {
+    template: PromptTemplate,
+    encoder: Rc<Encoder>,
+    examples: Vec<lawqa::Question>,
+    context: Context,
+}
+
+/// The prompter of a template over a session's tokenizer.
+pub fn prompter(session: &Session, choice: &PromptChoice) -> Result<Box<dyn Prompter>> {
+    Ok(Box::new(Templated {
+        template: PromptTemplate::load(&choice.prompt)?,
+        encoder: session.encoder.clone(),
+        examples: if choice.few_shot { vec![prompt::worked_example()?] } else { Vec::new() },
+        context: if choice.gold { Context::Gold } else { Context::None },
+    }))
+}
+
+impl Prompter for Templated {
+    fn prompt(&self, q: &Question, order: [usize; 4]) -> Result<Vec<u32>> {
+        let place = order.iter().position(|&c| c == q.correct).unwrap_or_default();
+        let shown = lawqa::Question {
+            raw: serde_json::Map::new(),
+            file_name: q.file_name.clone(),
+            law: q.law.clone(),
+            context: (!q.context.is_empty()).then(|| q.context.clone()),
+            text: q.question.clone(),
+            choices: order.map(|c| q.choices[c].clone()),
+            answer: Letter::ALL[place],
+            reasoning: None,
+            references: q.references.clone(),
+        };
+        self.encoder.prompt(&self.template.messages(&shown, self.context, &self.examples)?)
+    }
+
+    fn answer(&self, letter: usize) -> Result<Vec<u32>> {
+        self.encoder.tokenizer.encode(&self.template.answer.answer(Letter::ALL[letter], None))
+    }
+
+    fn stop(&self) -> Vec<u32> {
+        self.encoder.stops()
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.encoder.tokenizer.decode(tokens, true)
+    }
+}
+
+/// Reads the questions of a lawqa JSON file, or of JSONL records whose meta holds them (those of `irori dataset`). Records
+/// do not hold the statute by itself, so `gold` needs the lawqa JSON.
+pub fn questions(path: &Path, gold: bool) -> Result<Vec<Question>> {
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
+        let file = lawqa::read(path)?;
+        return Ok(file.questions.into_iter().map(of_lawqa).collect());
+    }
+    if gold {
+        return Err(Error::usage(format!(
+            "--context gold needs the statutes, which {} does not hold by themselves: give the lawqa JSON of the split",
+            path.display()
+        )));
+    }
+    record::read(path)?.iter().map(|r| of_record(path, r)).collect()
+}
+
+fn of_lawqa(q: lawqa::Question) -> Question {
+    Question {
+        question: q.text,
+        choices: q.choices,
+        correct: q.answer.index(),
+        file_name: q.file_name,
+        law: q.law,
+        context: q.context.unwrap_or_default(),
+        references: q.references,
+    }
+}
+
+fn of_record(path: &Path, record: &record::Record) -> Result<Question> {
+    let text = |field: &str| record.meta.get(field).and_then(Value::as_str).map(str::to_owned);
+    let missing = |field: &str, what: &str| {
+        let at = format!("line {}, field `meta.{field}`", record.line);
+        Error::content(
+            path,
+            at,
+            format!("expected {what}: evaluation needs records made by `irori dataset`, or lawqa JSON"),
+        )
+    };
+    let list = |field: &str| -> Option<Vec<String>> {
+        record.meta.get(field)?.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    Ok(Question {
+        question: text("question").ok_or_else(|| missing("question", "the question"))?,
+        choices: list("choices")
+            .and_then(|c| c.try_into().ok())
+            .ok_or_else(|| missing("choices", "a list of four choices"))?,
+        correct: record.answer().ok_or_else(|| missing("answer", "a, b, c or d"))?.index(),
+        file_name: text("file_name").unwrap_or_default(),
+        law: text("law").unwrap_or_default(),
+        context: String::new(),
+        references: list("references").unwrap_or_default(),
+    })
+}
+
+/// A progress bar on a terminal, a line now and then elsewhere; silent if `quiet`.
+pub struct Progress {
+    bar: Option<indicatif::ProgressBar>,
+    total: usize,
+    what: &'static str,
+    said: Instant,
+    start: Instant,
+    quiet: bool,
+}
+
+impl Progress {
+    /// Begins to count `total` of `what`.
+    pub fn new(total: usize, what: &'static str, quiet: bool) -> Self {
+        let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
+            let style = indicatif::ProgressStyle::with_template("{bar:32} {pos}/{len} {msg} {per_sec} eta {eta}");
+            let bar = indicatif::ProgressBar::new(total as u64).with_message(what);
+            if let Ok(style) = style { bar.with_style(style) } else { bar }
+        });
+        Self { bar, total, what, said: Instant::now(), start: Instant::now(), quiet }
+    }
+
+    /// `n` are done.
+    pub fn set(&mut self, n: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(n as u64);
+        } else if !self.quiet && (self.said.elapsed() > Duration::from_secs(10) || n == self.total) {
+            self.said = Instant::now();
+            let rate = n as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+            super::common::note(&format!("{n}/{} {} ({rate:.1}/s)", self.total, self.what));
+        }
+    }
+
+    /// Ends; returns the seconds it took.
+    pub fn finish(self) -> f64 {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        self.start.elapsed().as_secs_f64()
+    }
+}

@@ -1,0 +1,140 @@
+//! Base weights from their source into the arena, one tensor at a time.
+
+use super::{
+    Engine, Residency,
+    arrange::{Arrangement, Group},
+};
+use crate::{
+    Error, Result,
+    backend::{Backend, Buffer, DType, HostTensor, Weight, WeightStore},
+    model::source::{LinearData, TensorData, WeightSource},
+    quant::nf4,
+};
+
+/// Called after each tensor with the parameters loaded so far and the parameters in all.
+pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
+
+fn host<'a>(t: &'a TensorData<'_>) -> HostTensor<'a> {
+    HostTensor { dtype: t.dtype, bytes: &t.bytes }
+}
+
+impl Engine {
+    /// Loads every weight of `source`. Norms, embedding and head are converted; linears go where their layer's
+    /// [`Residency`] says.
+    pub(super) fn load(&mut self, source: &dyn WeightSource, progress: LoadProgress) -> Result<()> {
+        let c = self.spec.model.clone();
+        let total = c.parameters();
+        let mut done = 0;
+        let a = &self.arrangement;
+        let b = self.backend.as_mut();
+        let mut dense = |b: &mut dyn Backend, name: String, shape: &[usize], dst: Buffer| -> Result<()> {
+            let tensor = source.tensor(&name, shape)?;
+            b.load_dense(host(&tensor), dst)?;
+            drop(tensor);
+            source.release(&name);
+            done += dst.len();
+            progress(done, total);
+            Ok(())
+        };
+        dense(b, "model.embed_tokens.weight".into(), &[c.vocab, c.hidden], a.embed)?;
+        dense(b, "model.norm.weight".into(), &[c.hidden], a.final_norm)?;
+        if let (false, WeightStore::Dense(head)) = (c.tied, a.head.store) {
+            dense(b, "lm_head.weight".into(), &[c.vocab, c.hidden], head)?;
+        }
+        for (i, layer) in a.layers.iter().enumerate() {
+            let path = format!("model.layers.{i}");
+            dense(b, format!("{path}.input_layernorm.weight"), &[c.hidden], layer.input_norm)?;
+            dense(b, format!("{path}.post_attention_layernorm.weight"), &[c.hidden], layer.post_norm)?;
+            dense(b, format!("{path}.self_attn.q_norm.weight"), &[c.heads.dim], layer.q_norm)?;
+            dense(b, format!("{path}.self_attn.k_norm.weight"), &[c.heads.dim], layer.k_norm)?;
+        }
+        for i in 0..c.layers {
+            for group in Group::ALL {
+                let fused = self.arrangement.layers[i].linears[group as usize];
+                let mut row = 0;
+                for module in group.modules() {
+                    let (n, k) = module.shape(&c);
+                    let name = format!("model.layers.{i}.{}", module.path());
+                    let data = source.linear(&name, n, k)?;
+                    let part = rows_of_weight(&fused, row, n);
+                    let residency = self.spec.residency[i];
+                    store(self.backend.as_mut(), &self.arrangement, self.spec.compute, residency, &data, &part)
+                        .map_err(|e| e.context(format!("loading {name}")))?;
+                    drop(data);
+                    source.release(&format!("{name}.weight"));
+                    row += n;
+                    done += n * k;
+                    progress(done, total);
+                }
+            }
+        }
+        let rope = rope_table(self.arrangement.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
+        self.backend.write(self.arrangement.rope, bytemuck::cast_slice(&rope))
+    }
+}
+
+/// Rows `first..first + n` of a fused weight. Blocks never cross a row, so the parts of NF4 are slices too.
+fn rows_of_weight(w: &Weight, first: usize, n: usize) -> Weight {
+    let (at, len) = (first * w.k, n * w.k);
+    let store = match w.store {
+        WeightStore::Dense(d) => WeightStore::Dense(d.slice(at, len)),
+        WeightStore::Nf4 { packed, absmax, compute } => WeightStore::Nf4 {
+            packed: packed.slice(at / 2, len / 2),
+            absmax: absmax.slice(at / nf4::BLOCK, len / nf4::BLOCK),
+            compute,
+        },
+    };
+    Weight { n, k: w.k, store }
+}
+
+/// Puts one linear's weight into its place.
+fn store(
+    b: &mut dyn Backend,
+    a: &Arrangement,
+    compute: DType,
+    residency: Residency,
+    data: &LinearData,
+    dst: &Weight,
+) -> Result<()> {
+    let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
+        LinearData::Dense(t) => b.load_nf4(host(t), packed, absmax),
+        LinearData::Nf4 { packed: bytes, absmax: scales } => {
+            b.write(packed, bytes)?;
+            b.write(absmax, bytemuck::cast_slice(scales))
+        }
+    };
+    match (dst.store, residency) {
+        (WeightStore::Nf4 { packed, absmax, .. }, _) => to_nf4(b, packed, absmax),
+        (WeightStore::Dense(dense), Residency::Unpacked) => {
+            let (packed, absmax) = a.staging.ok_or_else(|| Error::failed("no room was planned to unpack weights"))?;
+            let len = dst.n * dst.k;
+            let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / nf4::BLOCK));
+            to_nf4(b, packed, absmax)?;
+            let nf4 = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
+            b.dequantize(&nf4, dense)
+        }
+        (WeightStore::Dense(dense), _) => match data {
+            LinearData::Dense(t) => b.load_dense(host(t), dense),
+            LinearData::Nf4 { .. } => {
+                Err(Error::usage("the checkpoint is quantised to 4 bits already: leave out --no-4bit"))
+            }
+        },
+    }
+}
+
+/// cos and sin of `position · theta^(−2i/D)`, [positions, D]: D/2 cosines, then D/2 sines. The frequencies and angles are
+/// f32, as transformers computes them.
+fn rope_table(positions: usize, dim: usize, theta: f64) -> Vec<f32> {
+    let half = dim / 2;
+    let inverse: Vec<f32> =
+        (0..half).map(|i| 1.0 / theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32).collect();
+    let mut table = vec![0.0; positions * dim];
+    for (p, row) in table.chunks_exact_mut(dim).enumerate() {
+        for (i, &f) in inverse.iter().enumerate() {
+            let angle = f64::from(p as f32 * f);
+            row[i] = angle.cos() as f32;
+            row[half + i] = angle.sin() as f32;
+        }
+    }
+    table
+}

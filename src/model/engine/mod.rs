@@ -1,0 +1,297 @@
+//! A model on a device: base weights, adapter, activations and optimizer state in one arena, and the operations that
+//! training and evaluation ask for. The interface that the rooms above use; they never see a [`Buffer`].
+
+mod arrange;
+mod generate;
+mod graph;
+mod load;
+#[cfg(test)]
+mod tests;
+
+use super::{LoraConfig, ModelConfig, source::WeightSource};
+use crate::{
+    Error, Result,
+    backend::{AdamW, Backend, Buffer, DType, Rows, Sizes},
+    data::MicroBatch,
+};
+pub use arrange::{Arrangement, arrange};
+use graph::Pass;
+pub use load::LoadProgress;
+
+/// What is kept of a layer's activations for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Saved {
+    /// x, qkv, o, log-sum-exp, x2, gate/up: nothing large is recomputed.
+    All,
+    /// The same without gate/up, whose product is computed again.
+    NoGateUp,
+    /// x only: the layer's forward pass runs again, without down_proj.
+    InputOnly,
+}
+
+/// How the base weights of a layer's linears are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Residency {
+    /// Packed NF4; dequantised at each use.
+    Nf4,
+    /// The dequantised values, unpacked once at load. Same numbers as `Nf4`.
+    Unpacked,
+    /// Never quantised (`--no-4bit`).
+    Dense,
+}
+
+/// What an engine is laid out for. [`arrange`] turns it into bytes without allocating.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineSpec {
+    /// The model.
+    pub model: ModelConfig,
+    /// The adapter, if any.
+    pub lora: Option<LoraConfig>,
+    /// Gradients, moments and a backward pass.
+    pub training: bool,
+    /// Most rows of a micro-batch.
+    pub max_rows: usize,
+    /// Longest document.
+    pub max_len: usize,
+    /// Rows of a logits chunk.
+    pub logit_rows: usize,
+    /// Per layer; used in training only.
+    pub saved: Vec<Saved>,
+    /// Per layer.
+    pub residency: Vec<Residency>,
+    /// Type that a quantised weight is rounded to (Bf16 or F32).
+    pub compute: DType,
+    /// Storage of dense linears, embedding and head: Bf16 or F32.
+    pub dense: DType,
+    /// Sequences generated at once (0: no KV cache).
+    pub kv_slots: usize,
+    /// Most positions of a generated sequence.
+    pub kv_capacity: usize,
+}
+
+/// What a step must know.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepStats {
+    /// Σ over the step's targets of −log p, in nats.
+    pub loss_sum: f64,
+    /// Global norm of the adapter's gradient before clipping.
+    pub grad_norm: f64,
+}
+
+/// A model on a device.
+pub struct Engine {
+    backend: Box<dyn Backend>,
+    spec: EngineSpec,
+    arrangement: Arrangement,
+}
+
+impl Engine {
+    /// Takes the arena and loads the base weights. The adapter is zero until [`Engine::set_adapter`].
+    ///
+    /// # Errors
+    /// If the memory cannot be had, or a tensor is missing or malformed.
+    pub fn new(
+        mut backend: Box<dyn Backend>,
+        spec: EngineSpec,
+        source: &dyn WeightSource,
+        progress: LoadProgress,
+    ) -> Result<Self> {
+        let arrangement = arrange(&spec, backend.sizes())?;
+        backend.allocate(arrangement.layout.bytes(), arrangement.scratch)?;
+        let mut engine = Self { backend, spec, arrangement };
+        engine.load(source, progress)?;
+        Ok(engine)
+    }
+
+    /// What the engine was laid out for.
+    pub fn spec(&self) -> &EngineSpec {
+        &self.spec
+    }
+
+    /// Bytes of the arena: what the plan said and what was taken.
+    pub fn arena_bytes(&self) -> usize {
+        self.arrangement.layout.bytes()
+    }
+
+    /// The backend's name for people.
+    pub fn describe(&self) -> String {
+        self.backend.describe()
+    }
+
+    /// Element types and scratch sizes of the backend.
+    pub fn sizes(&self) -> &dyn Sizes {
+        self.backend.sizes()
+    }
+
+    fn logit_rows(&self) -> usize {
+        self.spec.logit_rows.min(self.spec.max_rows)
+    }
+
+    /// Sends the indices of a micro-batch.
+    fn upload(&mut self, batch: &MicroBatch) -> Result<Rows> {
+        let (rows, docs, max_len) = (batch.rows(), batch.docs(), batch.max_len());
+        if rows == 0 || rows > self.spec.max_rows || max_len > self.spec.max_len {
+            return Err(Error::failed(format!(
+                "a micro-batch of {rows} rows with a document of {max_len} was given to an engine planned for \
+                 {} rows and documents of {}",
+                self.spec.max_rows, self.spec.max_len
+            )));
+        }
+        let vocab = self.spec.model.vocab;
+        if let Some(id) = batch.tokens.iter().chain(&batch.target_ids).find(|&&id| id as usize >= vocab) {
+            return Err(Error::failed(format!(
+                "token id {id} is outside the model's vocabulary of {vocab}: the tokenizer is not this model's"
+            )));
+        }
+        let b = self.arrangement.batch;
+        for (dst, data) in [
+            (b.tokens, &batch.tokens),
+            (b.positions, &batch.positions),
+            (b.samples, &batch.samples),
+            (b.cu_seqlens, &batch.cu_seqlens),
+            (b.target_rows, &batch.target_rows),
+            (b.target_ids, &batch.target_ids),
+        ] {
+            self.backend.write(dst, bytemuck::cast_slice(data))?;
+        }
+        Ok(arrange::rows_of(&b, rows, docs, max_len))
+    }
+
+    fn read_f32(&mut self, src: Buffer) -> Result<Vec<f32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.backend.read(src)?))
+    }
+
+    // --- training ---------------------------------------------------------------------------------------------------
+
+    fn adapter_buffers(&self) -> Result<arrange::AdapterBuffers> {
+        self.arrangement.adapter.ok_or_else(|| Error::failed("this engine has no adapter"))
+    }
+
+    fn training_buffers(&self) -> Result<arrange::AdapterBuffers> {
+        if self.spec.training {
+            self.adapter_buffers()
+        } else {
+            Err(Error::failed("this engine was not laid out for training"))
+        }
+    }
+
+    /// Sets the gradients and the loss sum to zero: the start of a step.
+    pub fn begin_step(&mut self) -> Result<()> {
+        let a = self.training_buffers()?;
+        self.backend.zero(a.grad)?;
+        self.backend.zero(self.arrangement.batch.stats)
+    }
+
+    /// Forward and backward of one micro-batch: adds to the loss sum, and to the gradients of (loss sum)·`grad_scale`;
+    /// a step passes 1/(targets of the step). `dropout_key`: [`crate::rng::Dropout::key`], used if the adapter has dropout.
+    pub fn accumulate(&mut self, batch: &MicroBatch, grad_scale: f32, dropout_key: u64) -> Result<()> {
+        self.training_buffers()?;
+        let rows = self.upload(batch)?;
+        if batch.target_ids.is_empty() {
+            return Ok(());
+        }
+        let pass = Pass::Train(dropout_key);
+        self.forward(&rows, pass)?;
+        self.loss_backward(&rows, batch.target_ids.len(), grad_scale)?;
+        self.backward(&rows, pass)
+    }
+
+    /// Gradient norm, clipping and AdamW; then the one read-back of the step. If the norm is not finite the adapter and
+    /// its moments are unchanged, and the caller sees it in the values.
+    pub fn finish_step(&mut self, adamw: &AdamW) -> Result<StepStats> {
+        let a = self.training_buffers()?;
+        let stats = self.arrangement.batch.stats;
+        let norm = stats.slice(1, 1);
+        self.backend.global_norm(a.grad, norm)?;
+        self.backend.adamw(adamw, norm, a.grad, a.m, a.v, a.master, a.working)?;
+        let stats = self.read_f32(stats)?;
+        Ok(StepStats { loss_sum: f64::from(stats[0]), grad_norm: f64::from(stats[1]) })
+    }
+
+    /// The adapter's master weights: flat, in the order of [`LoraConfig::slots`].
+    pub fn adapter(&mut self) -> Result<Vec<f32>> {
+        let a = self.adapter_buffers()?;
+        self.read_f32(a.master)
+    }
+
+    /// Replaces the adapter's weights.
+    pub fn set_adapter(&mut self, flat: &[f32]) -> Result<()> {
+        let a = self.adapter_buffers()?;
+        self.write_flat(a.master, flat, "adapter")?;
+        self.backend.convert(a.master, a.working)
+    }
+
+    /// Gradients of the micro-batches since [`Engine::begin_step`], in the adapter's order.
+    pub fn gradients(&mut self) -> Result<Vec<f32>> {
+        let a = self.training_buffers()?;
+        self.read_f32(a.grad)
+    }
+
+    /// AdamW's first and second moments, in the adapter's order.
+    pub fn moments(&mut self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let a = self.training_buffers()?;
+        Ok((self.read_f32(a.m)?, self.read_f32(a.v)?))
+    }
+
+    /// Replaces the moments.
+    pub fn set_moments(&mut self, m: &[f32], v: &[f32]) -> Result<()> {
+        let a = self.training_buffers()?;
+        self.write_flat(a.m, m, "first moment")?;
+        self.write_flat(a.v, v, "second moment")
+    }
+
+    fn write_flat(&mut self, dst: Buffer, flat: &[f32], what: &str) -> Result<()> {
+        if flat.len() != dst.len() {
+            return Err(Error::failed(format!("the {what} has {} elements, expected {}", flat.len(), dst.len())));
+        }
+        self.backend.write(dst, bytemuck::cast_slice(flat))
+    }
+
+    // --- inference (never any dropout) ------------------------------------------------------------------------------
+
+    /// ln p of each target of the batch, in the order of its `target_ids`.
+    pub fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
+        let rows = self.upload(batch)?;
+        self.forward(&rows, Pass::Plain)?;
+        let targets = batch.target_ids.len();
+        let chunk = self.logit_rows();
+        let b = self.arrangement.batch;
+        for at in (0..targets).step_by(chunk) {
+            let count = chunk.min(targets - at);
+            let logits = self.head(&rows, at, count)?;
+            let (ids, out) = (b.target_ids.slice(at, count), b.logprobs.slice(at, count));
+            self.backend.log_softmax_at(logits, self.spec.model.vocab, ids, 1, out)?;
+        }
+        self.read_f32(b.logprobs.prefix(targets))
+    }
+
+    /// ln p, over the whole vocabulary, of each of `ids` after each of `rows` of the batch: [rows.len(), ids.len()], flat.
+    pub fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
+        let device = self.upload(batch)?;
+        let (b, c, vocab) = (self.arrangement.batch, ids.len(), self.spec.model.vocab);
+        if rows.len() > self.spec.max_rows || c == 0 || c > b.target_ids.len() {
+            return Err(Error::failed(format!("{} rows and {c} choices do not fit the engine", rows.len())));
+        }
+        if let Some(bad) = rows.iter().find(|&&r| r as usize >= batch.rows()) {
+            return Err(Error::failed(format!("row {bad} is asked for in a micro-batch of {}", batch.rows())));
+        }
+        if let Some(bad) = ids.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::failed(format!("token id {bad} is outside the model's vocabulary of {vocab}")));
+        }
+        self.forward(&device, Pass::Plain)?;
+        self.backend.write(b.target_rows, bytemuck::cast_slice(rows))?;
+        let chunk = self.logit_rows().min(b.target_ids.len() / c);
+        self.backend.write(b.target_ids, bytemuck::cast_slice(&ids.repeat(chunk.min(rows.len()))))?;
+        let mut result = Vec::with_capacity(rows.len() * c);
+        for at in (0..rows.len()).step_by(chunk) {
+            let count = chunk.min(rows.len() - at);
+            let logits = self.head(&device, at, count)?;
+            let out = b.logprobs.prefix(count * c);
+            self.backend.log_softmax_at(logits, vocab, b.target_ids.prefix(count * c), c, out)?;
+            result.extend(self.read_f32(out)?);
+        }
+        Ok(result)
+    }
+}
