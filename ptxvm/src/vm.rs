@@ -101,7 +101,7 @@ impl Module {
             local: c.local_bytes,
             param_bytes: c.param_bytes,
             params: c.params.iter().map(|p| (p.offset, p.size, p.align)).collect(),
-            max_threads: c.max_threads.or(c.required_threads).map(|t| t.iter().product()),
+            max_threads: c.max_threads.or(c.required_threads).map(|t| t.iter().fold(1u32, |n, d| n.saturating_mul(*d))),
             min_blocks_per_sm: c.min_blocks,
             instructions: c.insts.len(),
         })
@@ -390,7 +390,7 @@ impl Vm {
             return Err(refuse(format!("a block of {block:?} threads")));
         }
         if let Some(max) = code.max_threads
-            && threads > max.iter().map(|n| *n as u64).product()
+            && threads > max.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64))
         {
             return Err(refuse(format!(
                 "a block of {block:?} threads, but the kernel is compiled for {max:?} at most"

@@ -299,8 +299,8 @@ impl<'a> Parser<'a> {
             None => init.as_ref().map_or(0, |b| b.len() as u64),
         };
         let align = align.unwrap_or(elem * width).max(1);
-        if !align.is_power_of_two() {
-            return self.error(format!("alignment {align} of {name} is no power of two"));
+        if !align.is_power_of_two() || align > 1 << 16 {
+            return self.error(format!("alignment {align} of {name}: a power of two up to 65536 is expected"));
         }
         if init.as_ref().is_some_and(|b| b.len() as u64 > size) {
             return self.error(format!("more initial values than {name} has room for"));

@@ -44,6 +44,14 @@ fn broken_texts_do_not_panic() {
         other[cut] = b";{}[]<>,.%!-0"[cut % 13];
         let _ = Module::parse(&String::from_utf8(other).unwrap());
     }
+    let real = include_str!("../kernels/rows.ptx");
+    for i in 0..200 {
+        let mut other = real.as_bytes().to_vec();
+        let at = i * 7919 % other.len();
+        other[at] = b";{}[]<>,.%!-09a\n"[i % 16];
+        let _ = Module::parse(&String::from_utf8(other).unwrap());
+    }
+    assert!(Module::parse(".global .align 4611686018427387904 .u32 x;").is_err());
     assert!(Module::parse(&format!(".global .u32 x = {};", "{".repeat(100_000))).is_err());
     assert!(Module::parse(&wrap(&format!("mov.b32 %r1, {};", "{".repeat(100_000)))).is_err());
 }

@@ -351,3 +351,41 @@ fn a_schedule_repeats_and_seeds_differ() {
     assert_eq!(order(1), order(1));
     assert_ne!(order(1), order(2));
 }
+
+#[test]
+fn counters_see_conflicts_sectors_and_divergence() {
+    let count = |body: &str| {
+        let mut vm = machine(0);
+        let p: Vec<u64> = (0..2).map(|_| vm.alloc(1 << 16).unwrap()).collect();
+        vm.fill(p[1], 0, 1 << 16).unwrap();
+        run(&mut vm, body, 1, 32, [p[0], p[1], 0, 0]).unwrap_or_else(|f| panic!("{f}"))
+    };
+    let store = |stride: u32, op: &str| {
+        let body =
+            format!(".shared .align 16 .b8 s[16384]; mov.u32 %r20, s; mad.lo.u32 %r21, %r0, {stride}, %r20; {op}");
+        let c = count(&body);
+        (c.shared_wavefronts, c.shared_wavefronts_ideal)
+    };
+    assert_eq!(store(4, "st.shared.u32 [%r21], %r0;"), (1, 1));
+    assert_eq!(store(8, "st.shared.u32 [%r21], %r0;"), (2, 1));
+    assert_eq!(store(128, "st.shared.u32 [%r21], %r0;"), (32, 1));
+    assert_eq!(store(132, "st.shared.u32 [%r21], %r0;"), (1, 1));
+    assert_eq!(store(16, "st.shared.v4.u32 [%r21], {%r0, %r0, %r0, %r0};"), (4, 4));
+    assert_eq!(store(32, "st.shared.v4.u32 [%r21], {%r0, %r0, %r0, %r0};"), (8, 4));
+    // ldmatrix rows 32 bytes apart: eight of them cover all banks twice.
+    let matrix = "st.shared.v4.u32 [%r21], {%r0, %r0, %r0, %r0}; st.shared.v4.u32 [%r21+16], {%r0, %r0, %r0, %r0};
+        ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1, %r2, %r3, %r4}, [%r21];";
+    assert_eq!(store(32, matrix), (8 + 8 + 8, 4 + 4 + 4));
+    let load = |stride: u32| {
+        let c =
+            count(&format!("mul.wide.u32 %rd9, %r0, {stride}; add.s64 %rd9, %rd9, %rd1; ld.global.u32 %r4, [%rd9];"));
+        (c.global_load_requests, c.global_load_sectors, c.global_load_bytes)
+    };
+    assert_eq!(load(4), (1, 4, 128));
+    assert_eq!(load(32), (1, 32, 128));
+    assert_eq!(load(0), (1, 1, 128));
+    let c = count("setp.lt.u32 %p1, %r0, 5; @%p1 bra A; add.u32 %r1, %r1, 1; A: ret;");
+    assert_eq!(c.divergent_branches, 1);
+    let c = count(".local .b8 l[16]; mov.u64 %rd9, l; st.local.u32 [%rd9], 1; ld.local.u32 %r4, [%rd9];");
+    assert_eq!((c.local_accesses, c.of(ptxvm::Class::Local)), (2, 2));
+}
