@@ -90,8 +90,7 @@ impl SharedShadow {
             }
             all[w as usize] = all[w as usize].max(time);
         }
-        for (w, known) in self.known.iter_mut().enumerate().filter(|(w, _)| waiting >> w & 1 == 1) {
-            let _ = w;
+        for (_, known) in self.known.iter_mut().enumerate().filter(|(w, _)| waiting >> w & 1 == 1) {
             for (k, a) in known.iter_mut().zip(&all) {
                 *k = (*k).max(*a);
             }

@@ -11,7 +11,7 @@ impl Ctx<'_> {
         let row = warp.regs.r32(slot);
         let member = row[mask.trailing_zeros() as usize];
         if CHECK && self.m.detect.absent_lanes {
-            if let Some(l) = each(mask).find(|l| row[*l] != member) {
+            if each(mask).any(|l| row[l] != member) {
                 // Groups with masks of their own may run together (as after match.sync): each must be complete.
                 let mut left = mask;
                 while left != 0 {
@@ -22,7 +22,6 @@ impl Ctx<'_> {
                     }
                     left &= !group;
                 }
-                let _ = l;
                 return Ok(mask);
             }
             if member != mask {

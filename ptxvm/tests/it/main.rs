@@ -5,6 +5,7 @@ mod detectors;
 mod floats;
 mod gemm;
 mod integers;
+mod mma;
 mod parsing;
 mod rows;
 mod warps;
