@@ -35,7 +35,7 @@ peer() {
 # irori: each step is the whole file (eight samples), as the peer's. The first step warms up.
 echo "irori …" >&2
 rm -rf "$WORK/run"
-RAYON_NUM_THREADS=$THREADS "$irori" train --model "$WORK/model" --train-file "$WORK/samples.jsonl" --output-dir "$WORK/run" \
+"$irori" train --threads "$THREADS" --model "$WORK/model" --train-file "$WORK/samples.jsonl" --output-dir "$WORK/run" \
     --device cpu --no-4bit --max-steps $((STEPS + 1)) --num-epochs $((STEPS + 1)) --batch-size 2 --gradient-accumulation-steps 4 \
     --max-seq-length 1024 --lora-r 16 --lora-alpha 32 --lora-dropout 0 --learning-rate 2e-4 --logging-steps 1 --data-order sequential \
     >"$WORK/irori.log" 2>&1 || { cat "$WORK/irori.log" >&2; exit 1; }

@@ -184,7 +184,13 @@ impl Counters {
 
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} blocks, {} warp instructions, {} lane instructions", self.blocks, self.instructions(), self.lanes)?;
+        writeln!(
+            f,
+            "{} blocks, {} warp instructions, {} lane instructions",
+            self.blocks,
+            self.instructions(),
+            self.lanes
+        )?;
         for class in Class::ALL.iter().filter(|c| self.of(**c) > 0) {
             writeln!(f, "  {:<14}{:>12}", class.name(), self.of(*class))?;
         }

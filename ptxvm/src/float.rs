@@ -66,7 +66,8 @@ pub(crate) fn narrow(s: f64, e: f64, mode: Round, digits: u32, emin: i32, width:
     // The magnitude as an integer of 53 bits and a power of two; the error's sign relative to the magnitude.
     let bits = s.to_bits();
     let field = ((bits >> 52) & 0x7ff) as i32;
-    let (mut m, mut exp) = if field == 0 { (bits & ((1 << 52) - 1), -1074) } else { ((bits & ((1 << 52) - 1)) | 1 << 52, field - 1075) };
+    let (mut m, mut exp) =
+        if field == 0 { (bits & ((1 << 52) - 1), -1074) } else { ((bits & ((1 << 52) - 1)) | 1 << 52, field - 1075) };
     let shift = m.leading_zeros() as i32 - 11;
     m <<= shift;
     exp -= shift;

@@ -56,9 +56,12 @@ impl Regs {
         unsafe { &mut *pair.as_mut_ptr().cast::<[u64; LANES]>() }
     }
 
-    /// Writes the lanes of `mask` in a predicate.
+    /// Writes the lanes of `mask` in a predicate; predicate 0 as destination means "nobody wants it".
     #[inline(always)]
     pub fn set_pred(&mut self, p: u16, bits: u32, mask: u32) {
+        if p == 0 {
+            return;
+        }
         let old = &mut self.preds[p as usize];
         *old = (*old & !mask) | (bits & mask);
     }

@@ -60,7 +60,8 @@ impl Module {
             return Err(Error::new(0, "a PTX text of more than 4 GiB"));
         }
         let file = parse::parse(text)?;
-        let kernels = file.entries.iter().map(|e| decode::kernel(text, e, &file.vars)).collect::<Result<Vec<_>, _>>()?;
+        let kernels =
+            file.entries.iter().map(|e| decode::kernel(text, e, &file.vars)).collect::<Result<Vec<_>, _>>()?;
         Ok(Module(Arc::new(Inner {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             text: text.to_string(),
@@ -100,7 +101,7 @@ impl Module {
             local: c.local_bytes,
             param_bytes: c.param_bytes,
             params: c.params.iter().map(|p| (p.offset, p.size, p.align)).collect(),
-            max_threads: c.max_threads.or(c.required_threads).map(|t| t.iter().product()),
+            max_threads: c.max_threads.or(c.required_threads).map(|t| t.iter().fold(1u32, |n, d| n.saturating_mul(*d))),
             min_blocks_per_sm: c.min_blocks,
             instructions: c.insts.len(),
         })
@@ -359,18 +360,20 @@ impl Vm {
         block: impl Into<Dim>,
         dynamic_shared: u32,
         params: &[u8],
-    ) -> Result<Counters, Fault> {
+    ) -> Result<Counters, Box<Fault>> {
         let (Dim(grid), Dim(block)) = (grid.into(), block.into());
-        let refuse = |what: String| Fault {
-            kind: FaultKind::Launch,
-            what,
-            kernel: kernel.to_string(),
-            line: 0,
-            text: String::new(),
-            source: None,
-            block: [0; 3],
-            thread: None,
-            address: None,
+        let refuse = |what: String| {
+            Box::new(Fault {
+                kind: FaultKind::Launch,
+                what,
+                kernel: kernel.to_string(),
+                line: 0,
+                text: String::new(),
+                source: None,
+                block: [0; 3],
+                thread: None,
+                address: None,
+            })
         };
         let Some(code) = module.code(kernel) else {
             return Err(refuse(format!("the module has no kernel {kernel}")));
@@ -387,12 +390,17 @@ impl Vm {
             return Err(refuse(format!("a block of {block:?} threads")));
         }
         if let Some(max) = code.max_threads
-            && threads > max.iter().map(|n| *n as u64).product()
+            && threads > max.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64))
         {
-            return Err(refuse(format!("a block of {block:?} threads, but the kernel is compiled for {max:?} at most")));
+            return Err(refuse(format!(
+                "a block of {block:?} threads, but the kernel is compiled for {max:?} at most"
+            )));
         }
         if code.required_threads.is_some_and(|r| r != block) {
-            return Err(refuse(format!("a block of {block:?} threads, but the kernel wants {:?}", code.required_threads)));
+            return Err(refuse(format!(
+                "a block of {block:?} threads, but the kernel wants {:?}",
+                code.required_threads
+            )));
         }
         let shared = code.static_shared as u64 + dynamic_shared as u64;
         if shared > self.config.max_shared as u64 {

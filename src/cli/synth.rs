@@ -10,9 +10,10 @@ use crate::{
     model::{
         ModelConfig,
         config::PRESETS,
-        export::{Element, ModelWriter, tensors},
+        export::{Element, ModelTensor, ModelWriter, tensors},
         source::Synthetic,
     },
+    plan::device,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -56,8 +57,9 @@ pub fn run(args: Args) -> Result<()> {
         }
     };
     config.vocab = config.vocab.max(rows);
-    ensure_new_dir(&args.output)?;
     let all = tensors(&config);
+    fits(&args.arch, &all)?;
+    ensure_new_dir(&args.output)?;
     let mut writer = ModelWriter::create(&args.output, all.len(), args.shard_size)?;
     match &tokenizer {
         Some((file, None)) => {
@@ -94,6 +96,25 @@ pub fn run(args: Args) -> Result<()> {
     writer.commit()?;
     note(&format!("{}: {} parameters, seed {}", args.output.display(), config.parameters(), args.seed));
     Ok(())
+}
+
+/// Refuses a tensor that cannot be made in memory: tensors are written one by one, each as bf16 or f32.
+fn fits(arch: &str, tensors: &[ModelTensor]) -> Result<()> {
+    // Both forms at once, and the encoded bytes of the wide one.
+    const BYTES: usize = 2 + 4 + 4;
+    let size = |t: &ModelTensor| t.shape.iter().product::<usize>().saturating_mul(BYTES) as u64;
+    let (Some(largest), Some(free)) = (tensors.iter().max_by_key(|t| size(t)), device::available_memory()) else {
+        return Ok(());
+    };
+    if size(largest) <= free {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "--arch {arch}: the tensor {} {:?} takes {} bytes to make, and {free} bytes of memory are free",
+        largest.name,
+        largest.shape,
+        size(largest)
+    )))
 }
 
 fn architecture(text: &str) -> Result<ModelConfig> {
@@ -236,7 +257,7 @@ fn kana_tokenizer() -> (Value, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::source::{WeightSource, open};
+    use crate::model::source::open;
 
     fn args(output: PathBuf, dtype: &str, shard_size: u64) -> Args {
         Args { arch: "tiny".into(), output, seed: 7, tokenizer: None, dtype: dtype.into(), shard_size }

@@ -1,7 +1,15 @@
 //! Integration tests, one binary so that they link once. One file per subject.
 
+mod binary;
 mod dataset;
+mod demo;
+mod docs;
 mod evaluation;
 mod examples;
 mod golden;
+mod hostile;
+mod mutations;
+mod program;
+mod real_job;
+mod resume;
 mod shared;

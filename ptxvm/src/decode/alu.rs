@@ -53,11 +53,20 @@ fn by_half(ty: Ty, ops: [Alu; 4]) -> Option<Alu> {
 }
 
 fn rounding(words: &[String]) -> u32 {
-    words.iter().find_map(|w| match w.as_str() { "rz" => Some(1), "rm" => Some(2), "rp" => Some(3), _ => None }).unwrap_or(0)
+    words
+        .iter()
+        .find_map(|w| match w.as_str() {
+            "rz" => Some(1),
+            "rm" => Some(2),
+            "rp" => Some(3),
+            _ => None,
+        })
+        .unwrap_or(0)
 }
 
 /// Words that change nothing here.
-const SILENT: &[&str] = &["rn", "approx", "full", "ftz", "sat", "rz", "rm", "rp", "lo", "hi", "wide", "NaN", "relu", "noftz"];
+const SILENT: &[&str] =
+    &["rn", "approx", "full", "ftz", "sat", "rz", "rm", "rp", "lo", "hi", "wide", "NaN", "relu", "noftz"];
 
 impl Decoder<'_> {
     /// Integer and float arithmetic of the regular kind: one result, operands by type.
@@ -70,7 +79,13 @@ impl Decoder<'_> {
         let has = |w: &str| m.iter().any(|x| x == w);
         let (hi, wide, nan, relu) = (has("hi"), has("wide"), has("NaN"), has("relu"));
         let rnd = rounding(m);
-        let double = if ty.bits() == 16 && !ty.float() { if ty.signed() { Ty::S32 } else { Ty::U32 } } else if ty.signed() { Ty::S64 } else { Ty::U64 };
+        let double = if ty.bits() == 16 && !ty.float() {
+            if ty.signed() { Ty::S32 } else { Ty::U32 }
+        } else if ty.signed() {
+            Ty::S64
+        } else {
+            Ty::U64
+        };
         let same2 = |o: Option<Alu>| o.map(|o| shape(o, ty, &[ty, ty]));
         let same3 = |o: Option<Alu>| o.map(|o| shape(o, ty, &[ty, ty, ty]));
         let same1 = |o: Option<Alu>| o.map(|o| shape(o, ty, &[ty]));
@@ -171,7 +186,9 @@ impl Decoder<'_> {
             ("not", _) => same1(by_width(ty, [Not16, Not32, Not64])),
             ("cnot", _) => same1(by_width(ty, [Cnot32, Cnot32, Cnot64])),
             ("shl", _) => by_width(ty, [Shl16, Shl32, Shl64]).map(|o| shape(o, ty, &[ty, Ty::U32])),
-            ("shr", _) => by_int(ty, [ShrU16, ShrS16, ShrU32, ShrS32, ShrU64, ShrS64]).map(|o| shape(o, ty, &[ty, Ty::U32])),
+            ("shr", _) => {
+                by_int(ty, [ShrU16, ShrS16, ShrU32, ShrS32, ShrU64, ShrS64]).map(|o| shape(o, ty, &[ty, Ty::U32]))
+            }
             ("shf", Ty::B32) => {
                 let o = match (has("l"), has("wrap")) {
                     (true, true) => ShfLWrap,
@@ -197,7 +214,9 @@ impl Decoder<'_> {
             _ => None,
         };
         if made.is_some() {
-            let known = |w: &String| SILENT.contains(&w.as_str()) || matches!(w.as_str(), "l" | "r" | "wrap" | "clamp" | "shiftamt");
+            let known = |w: &String| {
+                SILENT.contains(&w.as_str()) || matches!(w.as_str(), "l" | "r" | "wrap" | "clamp" | "shiftamt")
+            };
             if let Some(w) = m.iter().find(|w| !known(w)) {
                 return self.error(format!("unsupported modifier .{w}"));
             }
@@ -217,6 +236,9 @@ impl Decoder<'_> {
         let mods = Mods { ftz: self.has("ftz") && float, sat: self.has("sat") && float };
         if mods != Mods::default() {
             return Ok(Kind::AluMod { op: s.op, d, a, b, c, imm: s.imm, mods });
+        }
+        if self.has("ftz") && !float && self.ty().is_ok_and(|t| t != Ty::F64) {
+            return self.error("unsupported .ftz");
         }
         if self.has("sat") && s.op != Alu::AddSat && s.op != Alu::SubSat {
             return self.error("unsupported .sat");
@@ -397,7 +419,12 @@ impl Decoder<'_> {
                 let a = self.src(from, ty)?;
                 Ok(Kind::Unpack { a, wide: bits == 64, parts: rows.into(), bits: part.bits() })
             }
-            (_, Operand::Special(name)) if matches!(name.as_str(), "%clock" | "%clock64" | "%globaltimer" | "%clock_hi" | "%globaltimer_lo") => {
+            (_, Operand::Special(name))
+                if matches!(
+                    name.as_str(),
+                    "%clock" | "%clock64" | "%globaltimer" | "%clock_hi" | "%globaltimer_lo"
+                ) =>
+            {
                 let d = self.dst(to, bits)?;
                 Ok(Kind::Clock { d, wide: bits == 64 })
             }

@@ -33,27 +33,27 @@ pub(crate) fn join_points(insts: &mut [Inst]) {
     let exit = blocks;
     let block_of = |pc: u32| starts.partition_point(|s| *s <= pc) - 1;
     let mut succ: Vec<Vec<usize>> = vec![Vec::new(); blocks + 1];
-    for b in 0..blocks {
+    for (b, out) in succ.iter_mut().enumerate().take(blocks) {
         let last = starts.get(b + 1).map_or(insts.len(), |s| *s as usize) - 1;
         let inst = &insts[last];
         let guarded = inst.guard != super::inst::Pred::TRUE;
         let next = if b + 1 < blocks { b + 1 } else { exit };
         match &inst.kind {
             Kind::Bra { target, .. } => {
-                succ[b].push(block_of(*target));
+                out.push(block_of(*target));
                 if guarded {
-                    succ[b].push(next);
+                    out.push(next);
                 }
             }
             Kind::Brx { targets, .. } => {
-                succ[b].extend(targets.iter().map(|t| block_of(*t)));
+                out.extend(targets.iter().map(|t| block_of(*t)));
                 if guarded {
-                    succ[b].push(next);
+                    out.push(next);
                 }
             }
             // A guarded exit ends some lanes; those that go on define where the others meet.
-            Kind::Exit | Kind::Trap if !guarded => succ[b].push(exit),
-            _ => succ[b].push(next),
+            Kind::Exit | Kind::Trap if !guarded => out.push(exit),
+            _ => out.push(next),
         }
     }
     let mut pred: Vec<Vec<usize>> = vec![Vec::new(); blocks + 1];
@@ -111,9 +111,9 @@ pub(crate) fn join_points(insts: &mut [Inst]) {
             }
         }
     }
-    for b in 0..blocks {
+    for (b, dom) in idom.iter().enumerate().take(blocks) {
         let last = starts.get(b + 1).map_or(insts.len(), |s| *s as usize) - 1;
-        let at = match idom[b] {
+        let at = match *dom {
             Some(d) if d != exit => starts[d],
             _ => END,
         };

@@ -69,7 +69,12 @@ impl Decoder<'_> {
             "ret" | "exit" => Kind::Exit,
             "trap" | "brkpt" => Kind::Trap,
             "call" => {
-                let names: Vec<&str> = self.stmt.args.iter().filter_map(|a| if let Operand::Sym(n, _) = a { Some(n.as_str()) } else { None }).collect();
+                let names: Vec<&str> = self
+                    .stmt
+                    .args
+                    .iter()
+                    .filter_map(|a| if let Operand::Sym(n, _) = a { Some(n.as_str()) } else { None })
+                    .collect();
                 match names.first() {
                     Some(&"__assertfail") => Kind::Trap,
                     // Output of device-side printf is dropped.
@@ -107,7 +112,11 @@ impl Decoder<'_> {
                     "ballot" => VoteMode::Ballot,
                     _ => return self.error("unknown vote mode"),
                 };
-                let (d, p) = if mode == VoteMode::Ballot { (self.dst_at(0, 32)?, 0) } else { (NONE, self.pred_dst(self.arg(0)?)?) };
+                let (d, p) = if mode == VoteMode::Ballot {
+                    (self.dst_at(0, 32)?, 0)
+                } else {
+                    (NONE, self.pred_dst(self.arg(0)?)?)
+                };
                 let a = self.pred(self.arg(1)?)?;
                 Kind::Vote { mode, d, p, a, mask: self.mask(2)? }
             }
@@ -154,7 +163,8 @@ impl Decoder<'_> {
 
     fn barrier(&mut self) -> Result<Kind, Error> {
         let op = &self.stmt.op;
-        let words: Vec<&str> = op[1..].iter().map(String::as_str).filter(|w| !matches!(*w, "cta" | "aligned")).collect();
+        let words: Vec<&str> =
+            op[1..].iter().map(String::as_str).filter(|w| !matches!(*w, "cta" | "aligned")).collect();
         let red = words.first() == Some(&"red");
         let first = red as usize;
         let id = self.src_at(first, Ty::U32)?;
@@ -185,7 +195,9 @@ impl Decoder<'_> {
         let shape = op.iter().find_map(|w| w.strip_prefix("m16n8k")).and_then(|k| k.parse::<u32>().ok());
         let types: Vec<Ty> = op.iter().filter_map(|w| Ty::parse(w)).collect();
         let known = |w: &String| {
-            matches!(w.as_str(), "mma" | "sync" | "aligned" | "row" | "col" | "satfinite") || w.starts_with("m16n8k") || Ty::parse(w).is_some()
+            matches!(w.as_str(), "mma" | "sync" | "aligned" | "row" | "col" | "satfinite")
+                || w.starts_with("m16n8k")
+                || Ty::parse(w).is_some()
         };
         let (Some(k), [dt, at, bt, ct]) = (shape, types.as_slice()) else {
             return self.error("unsupported mma shape or types");
@@ -207,7 +219,13 @@ impl Decoder<'_> {
             MmaTy::Tf32 => matches!(k, 4 | 8) && b_ty == a_ty && *dt == Ty::F32,
             MmaTy::S8 | MmaTy::U8 => matches!(k, 16 | 32) && matches!(b_ty, MmaTy::S8 | MmaTy::U8) && *dt == Ty::S32,
         };
-        if !good || dt != ct || !op.iter().all(known) || !self.has("row") || !self.has("col") || (narrow && self.has("satfinite")) {
+        if !good
+            || dt != ct
+            || !op.iter().all(known)
+            || !self.has("row")
+            || !self.has("col")
+            || (narrow && self.has("satfinite"))
+        {
             return self.error("unsupported mma shape or types");
         }
         self.expect_args(4)?;

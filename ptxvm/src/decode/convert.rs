@@ -16,7 +16,8 @@ impl Decoder<'_> {
         let (Some(to), Some(from)) = (Ty::parse(&op[op.len() - 2]), Ty::parse(&op[op.len() - 1])) else {
             return self.error("unsupported conversion type");
         };
-        if matches!(to, Ty::Pred | Ty::B128) || matches!(from, Ty::Pred | Ty::B128 | Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32) {
+        if matches!(to, Ty::Pred | Ty::B128) || matches!(from, Ty::Pred | Ty::B128 | Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32)
+        {
             return self.error("unsupported conversion type");
         }
         let mut c = Cvt {

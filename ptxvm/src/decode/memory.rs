@@ -72,7 +72,7 @@ impl Decoder<'_> {
                         _ => return self.error(format!("{name} lies in another state space")),
                     };
                 }
-                Place::Module(i, _) => acc.base = self.constant(ConstRow::Var(i, 0)),
+                Place::Module(i) => acc.base = self.constant(ConstRow::Var(i, 0)),
             },
             _ => return self.error("an address in [ ] is expected"),
         }

@@ -31,7 +31,7 @@ enum Place {
     /// Offset in its space: shared, local, param.
     At(Space, u64),
     /// Module variable by index.
-    Module(u32, Space),
+    Module(u32),
 }
 
 pub(crate) struct Decoder<'a> {
@@ -67,14 +67,15 @@ pub(crate) fn kernel(text: &str, entry: &Entry, vars: &[Var]) -> Result<Code, Er
     let mut places: HashMap<&str, Place> = HashMap::new();
     for (i, v) in vars.iter().enumerate() {
         if v.space != Space::Shared {
-            places.insert(&v.name, Place::Module(i as u32, v.space));
+            places.insert(&v.name, Place::Module(i as u32));
         }
     }
     let mut used = Vec::new();
     body.stmts.iter().for_each(|s| s.args.iter().for_each(|a| symbols(a, &mut used)));
     used.sort_unstable();
     used.dedup();
-    let module_shared = vars.iter().filter(|v| v.space == Space::Shared && used.binary_search(&v.name.as_str()).is_ok());
+    let module_shared =
+        vars.iter().filter(|v| v.space == Space::Shared && used.binary_search(&v.name.as_str()).is_ok());
     let own_shared = body.vars.iter().filter(|v| v.space == Space::Shared);
     let (mut shared, mut dynamic_align, mut local) = (0u64, 0u64, 0u64);
     let mut dynamic = Vec::new();
@@ -110,8 +111,7 @@ pub(crate) fn kernel(text: &str, entry: &Entry, vars: &[Var]) -> Result<Code, Er
     if shared > 1 << 20 || local > 1 << 20 || end > 1 << 16 {
         return Err(too_big("shared, local or parameter memory"));
     }
-    let nothing =
-        Stmt { line: entry.line, text: (0, 0), loc: None, guard: None, op: vec![], args: vec![], scope: 0 };
+    let nothing = Stmt { line: entry.line, text: (0, 0), loc: None, guard: None, op: vec![], args: vec![], scope: 0 };
     let mut d = Decoder {
         text,
         body,
@@ -148,7 +148,6 @@ pub(crate) fn kernel(text: &str, entry: &Entry, vars: &[Var]) -> Result<Code, Er
     let consts = d.consts.iter().map(|(k, s)| (*s, *k)).collect();
     Ok(Code {
         name: entry.name.clone(),
-        line: entry.line,
         insts,
         rows: d.rows,
         preds: d.preds,
@@ -156,7 +155,6 @@ pub(crate) fn kernel(text: &str, entry: &Entry, vars: &[Var]) -> Result<Code, Er
         params,
         param_bytes: end as u32,
         static_shared: shared as u32,
-        dynamic_align: dynamic_align as u32,
         local_bytes: round_up(local, 16) as u32,
         max_threads: entry.max_threads,
         required_threads: entry.required_threads,
@@ -384,8 +382,8 @@ impl<'a> Decoder<'a> {
     fn address(&mut self, name: &str, off: i64, bits: u32) -> Result<Slot, Error> {
         match self.place(name)? {
             Place::At(_, at) => Ok(self.imm(at.wrapping_add(off as u64), bits)),
-            Place::Module(i, _) if bits == 64 => Ok(self.constant(ConstRow::Var(i, off))),
-            Place::Module(..) => self.error("a module variable's address has 64 bits"),
+            Place::Module(i) if bits == 64 => Ok(self.constant(ConstRow::Var(i, off))),
+            Place::Module(_) => self.error("a module variable's address has 64 bits"),
         }
     }
 

@@ -186,8 +186,7 @@ impl BlockShadow {
             }
         }
         let exact = table.entry(word).or_default();
-        for (i, e) in exact.iter_mut().enumerate().filter(|(i, _)| bytes >> i & 1 == 1) {
-            let _ = i;
+        for (_, e) in exact.iter_mut().enumerate().filter(|(i, _)| bytes >> i & 1 == 1) {
             if e.writer != 0 && e.writer != me {
                 return Some(Other { block: Some(e.writer - 1), wrote: true });
             }

@@ -19,7 +19,8 @@ pub struct Detect {
     pub uninitialised_shared: bool,
     /// Shared-memory races between warps, and differing values stored to one place by one instruction.
     pub shared_race: bool,
-    /// Blocks that touch each other's writes.
+    /// Blocks that touch each other's writes. Volatile, relaxed, acquire and release accesses are exempt, and so are
+    /// atomics among themselves: who writes those says that blocks talk to each other.
     pub block_race: bool,
     /// `.sync` instructions with absent lanes.
     pub absent_lanes: bool,

@@ -19,7 +19,10 @@ pub(crate) enum Problem {
     /// A `cp.async` destination that was not waited for.
     Pending,
     /// A race with another warp, which wrote (or read).
-    Race { warp: u32, wrote: bool },
+    Race {
+        warp: u32,
+        wrote: bool,
+    },
 }
 
 pub(crate) struct SharedShadow {
@@ -87,8 +90,7 @@ impl SharedShadow {
             }
             all[w as usize] = all[w as usize].max(time);
         }
-        for (w, known) in self.known.iter_mut().enumerate().filter(|(w, _)| waiting >> w & 1 == 1) {
-            let _ = w;
+        for (_, known) in self.known.iter_mut().enumerate().filter(|(w, _)| waiting >> w & 1 == 1) {
             for (k, a) in known.iter_mut().zip(&all) {
                 *k = (*k).max(*a);
             }
@@ -132,9 +134,10 @@ impl SharedShadow {
                     .filter(|y| mask >> y & 1 == 1 && *y != x && self.known[x as usize][*y as usize] < t)
                     .fold(0u32, |m, y| m | 1 << y);
                 if left != 0 || self.exact.contains_key(&i) {
-                    let times = self.exact.entry(i).or_insert_with(|| {
-                        std::array::from_fn(|y| if left >> y & 1 == 1 { t } else { 0 })
-                    });
+                    let times = self
+                        .exact
+                        .entry(i)
+                        .or_insert_with(|| std::array::from_fn(|y| if left >> y & 1 == 1 { t } else { 0 }));
                     times[x as usize] = self.now;
                 }
                 self.readers[i] = left | 1 << x;

@@ -13,7 +13,9 @@ use crate::regs::{LANES, Lane, Regs, Slot};
 /// A NaN becomes the one that the hardware produces.
 #[inline(always)]
 fn nan(v: f32) -> f32 {
-    if v.is_nan() { f32::from_bits(0x7fff_ffff) } else { v }
+    // On the bits: the optimiser may take one float NaN for another.
+    let b = v.to_bits();
+    f32::from_bits(if b & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { b })
 }
 
 /// Rounding mode from an instruction's immediate.
@@ -331,7 +333,7 @@ table! { imm;
     CvtF32U32(a: u32) -> f32 { a as f32 }
     CvtF64F32(a: f32) -> f64 { a as f64 }
     CvtF32F64(a: f64) -> f32 { nan(a as f32) }
-    CvtF32F16(a: u16) -> f32 { float::f16_to_f32(a) }
+    CvtF32F16(a: u16) -> f32 { nan(float::f16_to_f32(a)) }
     CvtF32Bf16(a: u16) -> f32 { nan(float::bf16_to_f32(a)) }
     CvtF16F32(a: f32) -> u16 { float::f64_to_f16(a as f64) }
     CvtBf16F32(a: f32) -> u16 { float::f32_to_bf16(a) }

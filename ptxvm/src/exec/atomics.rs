@@ -39,9 +39,27 @@ fn apply(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
         (AtomOp::Or, _) => old | b,
         (AtomOp::Xor, _) => old ^ b,
         (AtomOp::Exch, _) => b,
-        (AtomOp::Cas, _) => if old == b { c } else { old },
-        (AtomOp::Inc, _) => if old >= b { 0 } else { old + 1 },
-        (AtomOp::Dec, _) => if old == 0 || old > b { b } else { old - 1 },
+        (AtomOp::Cas, _) => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        (AtomOp::Inc, _) => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (AtomOp::Dec, _) => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
     }
 }
 
@@ -88,7 +106,8 @@ impl Ctx<'_> {
                     Space::Shared => match self.shared_at(warp, l, addr[l], acc.size)? {
                         Some(at) => {
                             if CHECK && let Some(s) = &mut self.shadow {
-                                let first = if op == AtomOp::Exch { Ok(()) } else { s.atomic_read(at, acc.size as usize) };
+                                let first =
+                                    if op == AtomOp::Exch { Ok(()) } else { s.atomic_read(at, acc.size as usize) };
                                 if let Err(p) = first.and_then(|()| s.write(warp.id, at, acc.size as usize, true)) {
                                     return Err(self.shared_problem(warp, l, p, true));
                                 }

@@ -126,11 +126,13 @@ impl<'m> Block<'m> {
             let w = ready[pick];
             let quantum = 1 + self.ctx.rng.below(2 * m.quantum);
             let warp = &mut self.warps[w];
-            let stop = if check { self.ctx.run::<true>(warp, quantum)? } else { self.ctx.run::<false>(warp, quantum)? };
+            let stop =
+                if check { self.ctx.run::<true>(warp, quantum)? } else { self.ctx.run::<false>(warp, quantum)? };
             match stop {
                 Stop::Quantum => {
                     if warp.issued > m.budget {
-                        let what = format!("a warp issued {} instructions: a spin lock or an endless loop?", warp.issued);
+                        let what =
+                            format!("a warp issued {} instructions: a spin lock or an endless loop?", warp.issued);
                         return Err(self.ctx.fault(&self.warps[w], FaultKind::NoProgress, None, None, what));
                     }
                 }
@@ -173,7 +175,14 @@ impl<'m> Block<'m> {
         if clash || again {
             let what = if clash { "the warps name different thread counts" } else { "a warp arrives twice" };
             let what = format!("barrier {}: {what}", a.id);
-            return Err(self.ctx.fault_at(w as u32, self.warps[w].pc - 1, FaultKind::BarrierDivergence, None, None, what));
+            return Err(self.ctx.fault_at(
+                w as u32,
+                self.warps[w].pc - 1,
+                FaultKind::BarrierDivergence,
+                None,
+                None,
+                what,
+            ));
         }
         // Who waits touches nothing until the barrier completes; only bare arrivals need a tick of their own.
         let now = self.ctx.shadow.as_mut().map_or(0, |s| s.arrive(a.op == BarOp::Arrive));

@@ -37,12 +37,12 @@ macro_rules! bits {
 fn order<T: Lane + PartialOrd>(a: [T; LANES], b: [T; LANES], cmp: Cmp) -> u32 {
     match cmp {
         Cmp::Eq => bits!(a, b, |x, y| x == y),
-        Cmp::Ne => bits!(a, b, |x, y| x < y || x > y),
+        Cmp::Ne => bits!(a, b, |x, y| (x < y) | (x > y)),
         Cmp::Lt => bits!(a, b, |x, y| x < y),
         Cmp::Le => bits!(a, b, |x, y| x <= y),
         Cmp::Gt => bits!(a, b, |x, y| x > y),
         Cmp::Ge => bits!(a, b, |x, y| x >= y),
-        Cmp::Equ => !bits!(a, b, |x, y| x < y || x > y),
+        Cmp::Equ => !bits!(a, b, |x, y| (x < y) | (x > y)),
         Cmp::Neu => !bits!(a, b, |x, y| x == y),
         Cmp::Ltu => !bits!(a, b, |x, y| x >= y),
         Cmp::Leu => !bits!(a, b, |x, y| x > y),

@@ -23,8 +23,8 @@ struct Batch {
 /// A warp's copies in flight.
 #[derive(Default)]
 pub(crate) struct Copies {
-    batches: Vec<Box<Batch>>,
-    spare: Vec<Box<Batch>>,
+    batches: Vec<Batch>,
+    spare: Vec<Batch>,
     /// Number of each lane's open group, that is, of groups committed.
     open: [u32; LANES],
 }
@@ -81,8 +81,12 @@ impl Ctx<'_> {
             self.count.async_wavefronts += actual;
             self.count.async_wavefronts_ideal += ideal;
         }
-        let mut batch = warp.copies.spare.pop().unwrap_or_else(|| {
-            Box::new(Batch { mask: 0, size, group: [0; LANES], dst: [0; LANES], data: [[0; 16]; LANES] })
+        let mut batch = warp.copies.spare.pop().unwrap_or(Batch {
+            mask: 0,
+            size,
+            group: [0; LANES],
+            dst: [0; LANES],
+            data: [[0; 16]; LANES],
         });
         (batch.mask, batch.size, batch.group) = (0, size, warp.copies.open);
         for l in each(mask) {
@@ -94,17 +98,24 @@ impl Ctx<'_> {
                 let mut at = 0;
                 while at < lens[l] {
                     // Whole words when possible; a ragged source size ends bytewise.
-                    let n = if lens[l] - at >= 8 { 8 } else if lens[l] - at >= 4 { 4 } else { 1 };
+                    let n = if lens[l] - at >= 8 {
+                        8
+                    } else if lens[l] - at >= 4 {
+                        4
+                    } else {
+                        1
+                    };
                     let v = a.load(off + at as u64, n);
                     super::mem::write_le(&mut batch.data[l][at as usize..], n, v);
                     at += n;
                 }
             }
             let Some(at) = self.shared_at(warp, l, to[l], size)? else { continue };
-            if CHECK && let Some(s) = &mut self.shadow {
-                if let Err(p) = s.start_copy(warp.id, at, size as usize) {
-                    return Err(self.shared_problem(warp, l, p, true));
-                }
+            if CHECK
+                && let Some(s) = &mut self.shadow
+                && let Err(p) = s.start_copy(warp.id, at, size as usize)
+            {
+                return Err(self.shared_problem(warp, l, p, true));
             }
             batch.dst[l] = at as u32;
             batch.mask |= 1 << l;

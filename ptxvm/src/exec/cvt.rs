@@ -58,14 +58,19 @@ fn integral(v: f64, mode: Round) -> f64 {
 
 fn to_int(c: &Cvt, value: Value) -> u64 {
     let bits = c.to.bits();
-    let (lo, hi) = if c.to.signed() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
+    let (lo, hi) =
+        if c.to.signed() { (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1) } else { (0, (1i128 << bits) - 1) };
     let v = match value {
         // Integer to integer wraps unless .sat says otherwise.
         Value::Int(v) if c.sat => v.clamp(lo, hi),
         Value::Int(v) => v,
         // Float to integer always clamps; NaN gives zero for narrow sources, the top bit for f64 and 64-bit results.
         Value::Float(v) if v.is_nan() => {
-            if c.to.bits() == 64 || c.from == Ty::F64 { 1i128 << (bits - 1) } else { 0 }
+            if c.to.bits() == 64 || c.from == Ty::F64 {
+                1i128 << (bits - 1)
+            } else {
+                0
+            }
         }
         Value::Float(v) => (integral(v, c.integral.unwrap_or(Round::Zero)) as i128).clamp(lo, hi),
     };
@@ -87,7 +92,13 @@ fn to_float(c: &Cvt, value: Value) -> u64 {
         s = integral(s, mode);
     }
     if c.sat {
-        (s, e) = if s.is_nan() || s <= 0.0 { (0.0, 0.0) } else if s >= 1.0 { (1.0, 0.0) } else { (s, e) };
+        (s, e) = if s.is_nan() || s <= 0.0 {
+            (0.0, 0.0)
+        } else if s >= 1.0 {
+            (1.0, 0.0)
+        } else {
+            (s, e)
+        };
     }
     if c.relu && s <= 0.0 {
         (s, e) = (0.0, 0.0);
@@ -101,7 +112,13 @@ fn to_float(c: &Cvt, value: Value) -> u64 {
                 Round::Zero => s > 0.0,
                 _ => false,
             };
-            let v = if down && e < 0.0 { s.next_down() } else if !down && e > 0.0 { s.next_up() } else { s };
+            let v = if down && e < 0.0 {
+                s.next_down()
+            } else if !down && e > 0.0 {
+                s.next_up()
+            } else {
+                s
+            };
             v.to_bits()
         }
         Ty::F16 => float::to_f16(s, e, c.round) as u64,

@@ -11,7 +11,7 @@ impl Ctx<'_> {
         let row = warp.regs.r32(slot);
         let member = row[mask.trailing_zeros() as usize];
         if CHECK && self.m.detect.absent_lanes {
-            if let Some(l) = each(mask).find(|l| row[*l] != member) {
+            if each(mask).any(|l| row[l] != member) {
                 // Groups with masks of their own may run together (as after match.sync): each must be complete.
                 let mut left = mask;
                 while left != 0 {
@@ -22,7 +22,6 @@ impl Ctx<'_> {
                     }
                     left &= !group;
                 }
-                let _ = l;
                 return Ok(mask);
             }
             if member != mask {
@@ -32,7 +31,12 @@ impl Ctx<'_> {
         Ok(member)
     }
 
-    pub(super) fn lane_talk<const CHECK: bool>(&mut self, warp: &mut Warp, kind: &Kind, mask: u32) -> Result<(), Stopped> {
+    pub(super) fn lane_talk<const CHECK: bool>(
+        &mut self,
+        warp: &mut Warp,
+        kind: &Kind,
+        mask: u32,
+    ) -> Result<(), Stopped> {
         match kind {
             Kind::Shfl { mode, d, p, a, b, c, mask: member } => {
                 self.members::<CHECK>(warp, *member, mask)?;
@@ -60,9 +64,7 @@ impl Ctx<'_> {
                     inside |= (ok as u32) << l;
                     r.r32_mut(*d)[l] = src[from];
                 }
-                if *p != 0 {
-                    r.set_pred(*p, inside, mask);
-                }
+                r.set_pred(*p, inside, mask);
             }
             Kind::Vote { mode, d, p, a, mask: member } => {
                 self.members::<CHECK>(warp, *member, mask)?;
@@ -84,9 +86,7 @@ impl Ctx<'_> {
                             continue;
                         }
                     };
-                    if *p != 0 {
-                        warp.regs.set_pred(*p, if result { u32::MAX } else { 0 }, group);
-                    }
+                    warp.regs.set_pred(*p, if result { u32::MAX } else { 0 }, group);
                 }
             }
             Kind::Match { all, wide, d, p, a, mask: member } => {
@@ -96,11 +96,15 @@ impl Ctx<'_> {
                 let same = |l: usize| each(mask).filter(|o| v[*o] == v[l]).fold(0u32, |m, o| m | 1 << o);
                 let uniform = same(mask.trailing_zeros() as usize) == mask;
                 for l in each(mask) {
-                    r.r32_mut(*d)[l] = if !all { same(l) } else if uniform { mask } else { 0 };
+                    r.r32_mut(*d)[l] = if !all {
+                        same(l)
+                    } else if uniform {
+                        mask
+                    } else {
+                        0
+                    };
                 }
-                if *p != 0 {
-                    r.set_pred(*p, if uniform { u32::MAX } else { 0 }, mask);
-                }
+                r.set_pred(*p, if uniform { u32::MAX } else { 0 }, mask);
             }
             Kind::Redux { op, signed, d, a, mask: member } => {
                 self.members::<CHECK>(warp, *member, mask)?;
@@ -130,9 +134,7 @@ impl Ctx<'_> {
                 for l in each(mask) {
                     warp.regs.r32_mut(*d)[l] = leader;
                 }
-                if *p != 0 {
-                    warp.regs.set_pred(*p, 1u32.checked_shl(leader).unwrap_or(0), mask);
-                }
+                warp.regs.set_pred(*p, 1u32.checked_shl(leader).unwrap_or(0), mask);
             }
             Kind::WarpSync { mask: member } => {
                 self.members::<CHECK>(warp, *member, mask)?;

@@ -1,14 +1,13 @@
 //! A launch: blocks in a seeded random order over host threads, until all are done or one faults.
 
 use super::block::Block;
-use super::{Machine, Rng};
+use super::{Machine, Rng, Stopped};
 use crate::count::Counters;
-use crate::error::Fault;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Runs every block of the grid.
-pub(crate) fn run(m: &Machine<'_>, threads: usize) -> Result<Counters, Fault> {
+pub(crate) fn run(m: &Machine<'_>, threads: usize) -> Result<Counters, Stopped> {
     let blocks = m.grid.iter().map(|n| *n as u64).product::<u64>();
     // An affine map with a multiplier coprime to the count visits every block once, in scattered order.
     let mut rng = Rng::new(m.seed, u64::MAX);
@@ -16,7 +15,7 @@ pub(crate) fn run(m: &Machine<'_>, threads: usize) -> Result<Counters, Fault> {
     let step = (0..64).map(|_| rng.next() % blocks.max(1)).find(|s| gcd(*s, blocks) == 1).unwrap_or(1);
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
-    let total = Mutex::new((Counters::default(), None::<(u64, Fault)>));
+    let total = Mutex::new((Counters::default(), None::<(u64, Stopped)>));
     let work = || {
         let mut block: Option<Block<'_>> = None;
         while !stop.load(Ordering::Relaxed) {
@@ -30,7 +29,7 @@ pub(crate) fn run(m: &Machine<'_>, threads: usize) -> Result<Counters, Fault> {
                 stop.store(true, Ordering::Relaxed);
                 let mut t = lock(&total);
                 if t.1.as_ref().is_none_or(|(first, _)| number < *first) {
-                    t.1 = Some((number, *fault));
+                    t.1 = Some((number, fault));
                 }
             }
         }

@@ -11,7 +11,13 @@ use crate::regs::LANES;
 
 impl Ctx<'_> {
     /// Row addresses of each matrix, checked and counted.
-    fn rows<const CHECK: bool>(&mut self, warp: &mut Warp, acc: &Access, mask: u32, store: bool) -> Result<[usize; LANES], Stopped> {
+    fn rows<const CHECK: bool>(
+        &mut self,
+        warp: &mut Warp,
+        acc: &Access,
+        mask: u32,
+        store: bool,
+    ) -> Result<[usize; LANES], Stopped> {
         self.whole_warp::<CHECK>(warp, mask)?;
         let mut addr = addresses(&warp.regs, acc);
         let lanes = 8 * acc.count;

@@ -1,7 +1,7 @@
 //! Loads and stores.
 
 use super::{Ctx, Stopped, Warp, each};
-use crate::count::{self, Class};
+use crate::count;
 use crate::decode::inst::{Access, NONE};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
 use crate::detect::global::{MAX_BLOCKS, Touch};
@@ -115,7 +115,10 @@ impl Ctx<'_> {
                 let allocs = &self.m.global.allocs;
                 let i = allocs.partition_point(|a| a.base <= addr);
                 match i.checked_sub(1).map(|i| &allocs[i]) {
-                    Some(a) if addr < a.base + a.len => format!("it begins {} bytes before the allocation's end", a.base + a.len - addr),
+                    Some(a) if a.read_only && addr < a.base + a.len => "constant memory is read-only".to_string(),
+                    Some(a) if addr < a.base + a.len => {
+                        format!("it begins {} bytes before the allocation's end", a.base + a.len - addr)
+                    }
                     Some(a) if addr - (a.base + a.len) < 1 << 20 => {
                         format!("{} bytes behind the end of an allocation of {} bytes", addr - (a.base + a.len), a.len)
                     }
@@ -132,8 +135,8 @@ impl Ctx<'_> {
     pub(super) fn aligned(&self, warp: &Warp, addr: &[u64; LANES], mask: u32, to: u32) -> Result<(), Stopped> {
         let low = (to - 1) as u64;
         let mut any = 0;
-        for l in 0..LANES {
-            any |= if mask >> l & 1 == 1 { addr[l] & low } else { 0 };
+        for (l, a) in addr.iter().enumerate() {
+            any |= if mask >> l & 1 == 1 { a & low } else { 0 };
         }
         if any == 0 || !self.m.detect.alignment {
             return Ok(());
@@ -170,10 +173,13 @@ impl Ctx<'_> {
                 let what = format!("{len} bytes are read that nobody wrote (all of them or some)");
                 return Err(self.fault(warp, FaultKind::Uninitialised, Some(lane as u32), Some(addr), what));
             }
-            if d.block_race && !strong && (self.number as u64) < MAX_BLOCKS && !a.read_only {
-                if let Some(other) = a.shadow().touch(self.number, off, len, how) {
-                    return Err(self.block_race(warp, lane, addr, how, other));
-                }
+            if d.block_race
+                && !strong
+                && (self.number as u64) < MAX_BLOCKS
+                && !a.read_only
+                && let Some(other) = a.shadow().touch(self.number, off, len, how)
+            {
+                return Err(self.block_race(warp, lane, addr, how, other));
             }
         }
         if how != Touch::Read {
@@ -183,7 +189,14 @@ impl Ctx<'_> {
     }
 
     #[cold]
-    fn block_race(&self, warp: &Warp, lane: usize, addr: u64, how: Touch, other: crate::detect::global::Other) -> Stopped {
+    fn block_race(
+        &self,
+        warp: &Warp,
+        lane: usize,
+        addr: u64,
+        how: Touch,
+        other: crate::detect::global::Other,
+    ) -> Stopped {
         let deed = match how {
             Touch::Read => "reads",
             Touch::Write => "writes",
@@ -226,7 +239,11 @@ impl Ctx<'_> {
     pub(super) fn shared_at(&self, warp: &Warp, lane: usize, addr: u64, len: u32) -> Result<Option<usize>, Stopped> {
         let size = self.shared.len() as u64;
         if addr >= size || size - addr < len as u64 {
-            return if self.m.detect.bounds { Err(self.out_of_bounds(warp, lane, addr, len, Space::Shared)) } else { Ok(None) };
+            return if self.m.detect.bounds {
+                Err(self.out_of_bounds(warp, lane, addr, len, Space::Shared))
+            } else {
+                Ok(None)
+            };
         }
         Ok(Some(addr as usize))
     }
@@ -234,7 +251,11 @@ impl Ctx<'_> {
     fn local_at(&self, warp: &Warp, lane: usize, addr: u64, len: u32) -> Result<Option<usize>, Stopped> {
         let size = self.m.code.local_bytes as u64;
         if addr >= size || size - addr < len as u64 {
-            return if self.m.detect.bounds { Err(self.out_of_bounds(warp, lane, addr, len, Space::Local)) } else { Ok(None) };
+            return if self.m.detect.bounds {
+                Err(self.out_of_bounds(warp, lane, addr, len, Space::Local))
+            } else {
+                Ok(None)
+            };
         }
         Ok(Some(addr as usize + lane * size as usize))
     }
@@ -294,7 +315,9 @@ impl Ctx<'_> {
                     for e in 0..acc.count {
                         let slot = acc.regs[e as usize];
                         if slot != NONE {
-                            let v = at.map_or(0, |(i, off)| self.m.global.allocs[i].load(off + (e * acc.size) as u64, acc.size));
+                            let v = at.map_or(0, |(i, off)| {
+                                self.m.global.allocs[i].load(off + (e * acc.size) as u64, acc.size)
+                            });
                             put(&mut warp.regs, slot, acc.width, l, extend(v, acc.size, acc.signed));
                         }
                     }
@@ -303,10 +326,13 @@ impl Ctx<'_> {
                     let (bytes, at): (&[u8], _) = match space {
                         Space::Shared => {
                             let at = self.shared_at(warp, l, a, len)?;
-                            if CHECK && !acc.strong && let (Some(s), Some(at)) = (&mut self.shadow, at) {
-                                if let Err(p) = s.read(warp.id, at, len as usize) {
-                                    return Err(self.shared_problem(warp, l, p, false));
-                                }
+                            // Volatile and relaxed reads may race; whoever uses them knows.
+                            if CHECK
+                                && !acc.strong
+                                && let (Some(s), Some(at)) = (&mut self.shadow, at)
+                                && let Err(p) = s.read(warp.id, at, len as usize)
+                            {
+                                return Err(self.shared_problem(warp, l, p, false));
                             }
                             (&self.shared, at)
                         }
@@ -328,10 +354,8 @@ impl Ctx<'_> {
                             values[e as usize] = read_le(&bytes[at + (e * acc.size) as usize..], acc.size);
                         }
                     }
-                    for e in 0..acc.count as usize {
-                        if acc.regs[e] != NONE {
-                            put(&mut warp.regs, acc.regs[e], acc.width, l, extend(values[e], acc.size, acc.signed));
-                        }
+                    for (slot, v) in acc.regs.iter().zip(values).take(acc.count as usize).filter(|(s, _)| **s != NONE) {
+                        put(&mut warp.regs, *slot, acc.width, l, extend(v, acc.size, acc.signed));
                     }
                 }
             }
@@ -389,10 +413,11 @@ impl Ctx<'_> {
                 }
                 Space::Shared => {
                     let Some(at) = self.shared_at(warp, l, a, len)? else { continue };
-                    if CHECK && !acc.strong && let Some(s) = &mut self.shadow {
-                        if let Err(p) = s.write(warp.id, at, len as usize, false) {
-                            return Err(self.shared_problem(warp, l, p, true));
-                        }
+                    if CHECK
+                        && let Some(s) = &mut self.shadow
+                        && let Err(p) = s.write(warp.id, at, len as usize, acc.strong)
+                    {
+                        return Err(self.shared_problem(warp, l, p, true));
                     }
                     for e in 0..acc.count {
                         write_le(&mut self.shared[at + (e * acc.size) as usize..], acc.size, value(e));
@@ -425,11 +450,5 @@ impl Ctx<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Counts an access of `class` that other modules carry out.
-    pub(super) fn note(&mut self, class: Class, addr: &[u64; LANES], mask: u32, len: u32) {
-        let space = if matches!(class, Class::LoadShared | Class::StoreShared) { Space::Shared } else { Space::Global };
-        self.count_access(space, addr, mask, len, class == Class::StoreShared || class == Class::StoreGlobal);
     }
 }

@@ -119,7 +119,14 @@ pub(crate) struct Ctx<'m> {
 impl Ctx<'_> {
     /// A fault at the warp's current instruction.
     #[cold]
-    pub fn fault(&self, warp: &Warp, kind: FaultKind, lane: Option<u32>, address: Option<u64>, what: impl Into<String>) -> Stopped {
+    pub fn fault(
+        &self,
+        warp: &Warp,
+        kind: FaultKind,
+        lane: Option<u32>,
+        address: Option<u64>,
+        what: impl Into<String>,
+    ) -> Stopped {
         self.fault_at(warp.id, warp.pc, kind, lane, address, what)
     }
 
@@ -185,7 +192,7 @@ impl Rng {
 
     /// A number below `n`.
     pub fn below(&mut self, n: u32) -> u32 {
-        ((self.next() >> 32) * n as u64 >> 32) as u32
+        (((self.next() >> 32) * n as u64) >> 32) as u32
     }
 }
 

@@ -111,12 +111,8 @@ impl Ctx<'_> {
                     let r = &mut warp.regs;
                     let yes = cmp::compare(fast, r, *cmp, *ty, *ftz, *a, *b);
                     let other = pred(r, *c);
-                    if *p != 0 {
-                        r.set_pred(*p, combine(*logic, yes, other), mask);
-                    }
-                    if *q != 0 {
-                        r.set_pred(*q, combine(*logic, !yes, other), mask);
-                    }
+                    r.set_pred(*p, combine(*logic, yes, other), mask);
+                    r.set_pred(*q, combine(*logic, !yes, other), mask);
                 }
                 Kind::Ld(acc) => self.load::<CHECK>(warp, acc, mask)?,
                 Kind::St(acc) => self.store::<CHECK>(warp, acc, mask)?,
@@ -190,7 +186,9 @@ impl Ctx<'_> {
                     r.r32_mut(*d)[l] = modified(row[l], *mods);
                 }
             }
-            Kind::Carry { op, wide, cin, cout, d, a, b, c } => carry(r, *op, *wide, *cin, *cout, [*d, *a, *b, *c], mask),
+            Kind::Carry { op, wide, cin, cout, d, a, b, c } => {
+                carry(r, *op, *wide, *cin, *cout, [*d, *a, *b, *c], mask)
+            }
             Kind::Bfi { wide, d, a, b, pos, len } => {
                 for l in super::each(mask) {
                     let (p, n) = (r.r32(*pos)[l], r.r32(*len)[l]);
@@ -203,9 +201,7 @@ impl Ctx<'_> {
             }
             Kind::Testp { what, wide, p, a } => {
                 let yes = cmp::testp(r, *what, *wide, *a);
-                if *p != 0 {
-                    r.set_pred(*p, yes, mask);
-                }
+                r.set_pred(*p, yes, mask);
             }
             Kind::Cvt { spec, d, a } => cvt::run(r, spec, *d, *a, mask),
             Kind::Set { cmp, ty, ftz, float, d, a, b, logic, c } => {
@@ -236,9 +232,7 @@ impl Ctx<'_> {
             }
             Kind::Pred { op, d, a, b } => {
                 let v = combine(*op, pred(r, *a), pred(r, *b));
-                if *d != 0 {
-                    r.set_pred(*d, v, mask);
-                }
+                r.set_pred(*d, v, mask);
             }
             Kind::Pack { d, wide, parts, bits } => {
                 let mut out = [0u64; LANES];
@@ -272,10 +266,10 @@ impl Ctx<'_> {
                 }
             }
             Kind::IsSpace { p, a, space } => {
-                let yes = super::each(mask).filter(|l| super::mem::space_of(r.r64(*a)[*l]) == *space).fold(0, |m, l| m | 1 << l);
-                if *p != 0 {
-                    r.set_pred(*p, yes, mask);
-                }
+                let yes = super::each(mask)
+                    .filter(|l| super::mem::space_of(r.r64(*a)[*l]) == *space)
+                    .fold(0, |m, l| m | 1 << l);
+                r.set_pred(*p, yes, mask);
             }
             Kind::Clock { d, wide } => {
                 for l in super::each(mask) {
@@ -369,7 +363,13 @@ fn modified(bits: u32, mods: Mods) -> u32 {
     }
     let v = f32::from_bits(bits);
     // A NaN saturates to zero.
-    if v >= 1.0 { 1f32.to_bits() } else if v > 0.0 { bits } else { 0 }
+    if v >= 1.0 {
+        1f32.to_bits()
+    } else if v > 0.0 {
+        bits
+    } else {
+        0
+    }
 }
 
 fn carry(r: &mut Regs, op: CarryOp, wide: bool, cin: bool, cout: bool, rows: [Slot; 4], mask: u32) {
@@ -383,7 +383,7 @@ fn carry(r: &mut Regs, op: CarryOp, wide: bool, cin: bool, cout: bool, rows: [Sl
             CarryOp::MadHiS if wide => ((x as i64 as i128 * y as i64 as i128) as u128) >> 64,
             CarryOp::MadHiS => ((x as u32 as i32 as i64 * y as u32 as i32 as i64) as u64 >> 32) as u128,
             CarryOp::MadHiU => (x as u128 * y as u128) >> bits,
-            _ => x as u128 * y as u128 & ((1 << bits) - 1),
+            _ => (x as u128 * y as u128) & ((1 << bits) - 1),
         };
         let sum = match op {
             CarryOp::Add => x as u128 + y as u128 + flag,
@@ -402,4 +402,3 @@ fn carry(r: &mut Regs, op: CarryOp, wide: bool, cin: bool, cout: bool, rows: [Sl
         }
     }
 }
-

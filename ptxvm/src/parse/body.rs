@@ -190,6 +190,13 @@ impl<'a> Parser<'a> {
     }
 
     fn primary(&mut self, scopes: &[Scope]) -> Result<Operand, Error> {
+        self.deeper()?;
+        let operand = self.unnested(scopes)?;
+        self.depth -= 1;
+        Ok(operand)
+    }
+
+    fn unnested(&mut self, scopes: &[Scope]) -> Result<Operand, Error> {
         match self.next() {
             Tok::Int(v) => Ok(Operand::Int(v)),
             Tok::F32(v) => Ok(Operand::F32(v)),

@@ -11,7 +11,7 @@ use lex::{Tok, Token};
 /// Parses a whole module.
 pub(crate) fn parse(text: &str) -> Result<File, Error> {
     let toks = lex::tokens(text)?;
-    let mut p = Parser { toks: &toks, at: 0, text };
+    let mut p = Parser { toks: &toks, at: 0, text, depth: 0 };
     p.module()
 }
 
@@ -19,6 +19,8 @@ pub(crate) struct Parser<'a> {
     toks: &'a [Token<'a>],
     at: usize,
     text: &'a str,
+    /// Brackets open around the current operand or initialiser.
+    depth: u32,
 }
 
 impl<'a> Parser<'a> {
@@ -276,7 +278,11 @@ impl<'a> Parser<'a> {
             let n = if self.peek() == Tok::P(b']') { None } else { Some(self.int()?) };
             self.expect(b']')?;
             count = match (count, n) {
-                (Some(c), Some(n)) => Some(u64::checked_mul(c, n).filter(|c| *c < 1 << 40).ok_or_else(|| Error::new(self.line(), "array too large"))?),
+                (Some(c), Some(n)) => Some(
+                    u64::checked_mul(c, n)
+                        .filter(|c| *c < 1 << 40)
+                        .ok_or_else(|| Error::new(self.line(), "array too large"))?,
+                ),
                 _ => None,
             };
         }
@@ -293,8 +299,8 @@ impl<'a> Parser<'a> {
             None => init.as_ref().map_or(0, |b| b.len() as u64),
         };
         let align = align.unwrap_or(elem * width).max(1);
-        if !align.is_power_of_two() {
-            return self.error(format!("alignment {align} of {name} is no power of two"));
+        if !align.is_power_of_two() || align > 1 << 16 {
+            return self.error(format!("alignment {align} of {name}: a power of two up to 65536 is expected"));
         }
         if init.as_ref().is_some_and(|b| b.len() as u64 > size) {
             return self.error(format!("more initial values than {name} has room for"));
@@ -302,14 +308,22 @@ impl<'a> Parser<'a> {
         Ok(Var { name, space, align, size, init })
     }
 
+    /// One level of brackets deeper; nobody needs more than a few.
+    fn deeper(&mut self) -> Result<(), Error> {
+        self.depth += 1;
+        if self.depth > 32 { self.error("brackets nested too deeply") } else { Ok(()) }
+    }
+
     fn init(&mut self, ty: Ty, out: &mut Vec<u8>) -> Result<(), Error> {
         if self.eat(b'{') {
+            self.deeper()?;
             while !self.eat(b'}') {
                 self.init(ty, out)?;
                 if !self.eat(b',') && self.peek() != Tok::P(b'}') {
                     return self.error("expected ',' or '}' in an initialiser");
                 }
             }
+            self.depth -= 1;
             return Ok(());
         }
         let negative = self.eat(b'-');

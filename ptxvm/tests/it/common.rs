@@ -66,7 +66,7 @@ ret; }}"
 }
 
 /// Parses a body made by [`wrap`] and runs it.
-pub fn run(vm: &mut Vm, body: &str, grid: u32, block: u32, ptrs: [u64; 4]) -> Result<Counters, Fault> {
+pub fn run(vm: &mut Vm, body: &str, grid: u32, block: u32, ptrs: [u64; 4]) -> Result<Counters, Box<Fault>> {
     let module = Module::parse(&wrap(body)).unwrap_or_else(|e| panic!("{e}"));
     let args = ptrs.iter().fold(Args::new(), |a, p| a.u64(*p));
     vm.launch(&module, "k", grid, block, 0, args.bytes())

@@ -59,12 +59,17 @@ impl Case {
 fn ragged_shapes_equal_the_reference_under_every_schedule() {
     let module = Module::parse(PTX).unwrap();
     assert_eq!(module.kernel("gemm").unwrap().max_threads, Some(128));
-    for (m, n, k) in [(128, 128, 128), (1, 128, 64), (17, 130, 200), (200, 257, 72)] {
+    check_shapes(&module, &[(128, 128, 128), (1, 128, 64), (17, 130, 200), (200, 257, 72)]);
+}
+
+/// Runs the kernel at several shapes (m, n, k) and schedules against the reference, bit for bit.
+pub fn check_shapes(module: &Module, shapes: &[(usize, usize, usize)]) {
+    for &(m, n, k) in shapes {
         let case = Case::new(m, n, k);
         let want = case.reference();
         for seed in 0..2 {
             let mut vm = machine(seed);
-            let (got, counters) = case.run(&mut vm, &module);
+            let (got, counters) = case.run(&mut vm, module);
             let bad = got.iter().zip(&want).position(|(g, w)| g.to_bits() != w.to_bits());
             assert_eq!(bad, None, "{m}x{n}x{k}");
             assert_eq!(counters.bank_conflicts(), 0, "{counters}");
