@@ -233,7 +233,106 @@ fn backward_is_the_cpu_operation_under_every_schedule() {
     every_case(Direction::Backward);
 }
 
-/// Instructions that become machine instructions in a main loop.
-pub fn issued(c: &Counters) -> u64 {
-    Class::ALL.iter().filter(|c| !matches!(c, Class::Move | Class::Param)).map(|&class| c.of(class)).sum()
+/// What one step of the main loop costs a block, as the difference of two runs that differ in depth only.
+pub struct LoopCost {
+    pub mma: f64,
+    /// Warp instructions of the PTX that become machine instructions.
+    pub issued: f64,
+    /// Wavefronts of shared memory; a shfl is one.
+    pub shared: f64,
+    pub global_bytes: f64,
+}
+
+impl LoopCost {
+    pub fn of(short: &Counters, long: &Counters) -> Self {
+        let issued = |c: &Counters| -> u64 {
+            Class::ALL.iter().filter(|c| !matches!(c, Class::Move | Class::Param)).map(|&class| c.of(class)).sum()
+        };
+        let shared = |c: &Counters| c.shared_wavefronts + c.async_wavefronts + c.of(Class::Warp);
+        let difference = |f: &dyn Fn(&Counters) -> u64| (f(long) - f(short)) as f64;
+        Self {
+            mma: difference(&|c| c.mma),
+            issued: difference(&issued),
+            shared: difference(&shared),
+            global_bytes: difference(&|c| 32 * c.global_load_sectors),
+        }
+    }
+
+    /// Cycles on an sm_80 multiprocessor at least: four tensor cores take 8 cycles an mma, four schedulers issue an
+    /// instruction a cycle, shared memory serves a wavefront a cycle.
+    pub fn cycles(&self) -> f64 {
+        (self.mma * 8.0 / 4.0).max(self.issued / 4.0).max(self.shared)
+    }
+}
+
+/// A 2g.20gb slice of an A100.
+pub const SLICE: Chip = Chip { sms: 28, shared_per_block: 163 << 10, shared_per_sm: 164 << 10 };
+
+/// (n, k) of Qwen3-8B's fused linears.
+pub const QWEN3_8B: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288)];
+
+/// The least that `choose` is estimated to reach for Qwen3-8B at 2048 rows on 28 multiprocessors.
+pub fn least_efficiency(stored: Stored, direction: Direction) -> f64 {
+    let mut least = 1.0f64;
+    for (n, k) in QWEN3_8B {
+        let (columns, depth) = if direction == Direction::Forward { (n, k) } else { (k, n) };
+        let tile = choose(&SLICE, stored, direction, 2048, columns, depth).unwrap();
+        let share = tile.efficiency(&SLICE, 2048, columns, depth);
+        println!("  {columns:>6} x {depth:>6}  {:<30} {:.1} % of the tensor cores", tile.kernel, 100.0 * share);
+        least = least.min(share);
+    }
+    least
+}
+
+/// One tile at full width, K = 4096: right, and its main loop costs what the kernel's head says.
+#[test]
+fn a_full_tile_costs_what_it_must() {
+    for direction in [Direction::Forward, Direction::Backward] {
+        for tile in tiles(Stored::Dense, direction) {
+            let case = |depth| match direction {
+                Direction::Forward => Case::new(&[tile.rows as usize], 128, depth, &[], 16, direction),
+                Direction::Backward => Case::new(&[tile.rows as usize], depth, 128, &[], 16, direction),
+            };
+            let (short, long) = (case(2048), case(4096));
+            let Some((_, at_short)) = short.run(tile, 5) else { return };
+            let Some((got, at_long)) = long.run(tile, 5) else { return };
+            long.check(&got);
+            let cost = LoopCost::of(&at_short, &at_long);
+            let must = (tile.operand_bytes(Stored::Dense, direction, 4096)
+                - tile.operand_bytes(Stored::Dense, direction, 2048)) as f64;
+            println!(
+                "{}: {:.2} instructions and {:.2} shared wavefronts an mma, {:.3} of the least global bytes",
+                tile.kernel,
+                cost.issued / cost.mma,
+                cost.shared / cost.mma,
+                cost.global_bytes / must
+            );
+            assert_eq!(cost.global_bytes, must, "each operand byte once");
+            assert!(cost.issued / cost.mma <= 3.0, "{}", cost.issued / cost.mma);
+            // 8 ldmatrix.x4 of 4 wavefronts for 32 mma, and the operands written once.
+            assert!(cost.shared / cost.mma <= 1.5, "{}", cost.shared / cost.mma);
+            assert_eq!(cost.cycles(), f64::from(tile.step) * 64.0, "2048 of the depth are 64 steps");
+        }
+        let least = least_efficiency(Stored::Dense, direction);
+        assert!(least >= 0.85, "{least}");
+    }
+}
+
+/// Estimated by cycles: big tiles where they fill the chip, small ones where the last wave would be mostly empty.
+#[test]
+fn the_choice_follows_shape_and_chip() {
+    let kernel =
+        |chip: &Chip, rows, n| choose(chip, Stored::Dense, Direction::Forward, rows, n, 4096).map(|t| t.kernel);
+    assert_eq!(kernel(&SLICE, 2048, 4096), Some("linear_128x128"), "19 of 128 rows beat 10 of 256");
+    assert_eq!(kernel(&SLICE, 100, 4096), Some("linear_128x128"));
+    assert_eq!(kernel(&SLICE, 256, 28 * 128), Some("linear_256x128"));
+    let small = Chip { shared_per_block: 99 << 10, shared_per_sm: 100 << 10, ..SLICE };
+    for stored in [Stored::Dense, Stored::Packed] {
+        assert!(choose(&small, stored, Direction::Backward, 2048, 4096, 4096).is_some(), "sm_86 has 99 KiB a block");
+    }
+    assert_eq!(choose(&Chip { shared_per_block: 48 << 10, ..SLICE }, Stored::Dense, Direction::Forward, 1, 8, 8), None);
+    for tile in tiles(Stored::Dense, Direction::Forward) {
+        assert!((1..=16).contains(&tile.group(&SLICE, 2048)), "{}", tile.group(&SLICE, 2048));
+        assert_eq!(tile.group(&SLICE, 1), 1);
+    }
 }

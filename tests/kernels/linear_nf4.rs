@@ -2,7 +2,7 @@
 
 use crate::{
     harness::{Gpu, SEEDS, assert_bits},
-    linear::{Case, cases, launch},
+    linear::{Case, LoopCost, cases, launch, least_efficiency},
 };
 use irori::{
     backend::cuda::linear::{Direction, Stored, Tile, tiles},
@@ -56,4 +56,40 @@ fn forward_equals_the_dense_product_bit_for_bit() {
 #[test]
 fn backward_equals_the_dense_product_bit_for_bit() {
     every_case(Direction::Backward);
+}
+
+/// One tile at full width, K = 4096.
+#[test]
+fn a_full_tile_costs_what_it_must() {
+    for direction in [Direction::Forward, Direction::Backward] {
+        for tile in tiles(Stored::Packed, direction) {
+            let case = |depth| match direction {
+                Direction::Forward => Case::new(&[tile.rows as usize], 128, depth, &[], 16, direction),
+                Direction::Backward => Case::new(&[tile.rows as usize], depth, 128, &[], 16, direction),
+            };
+            let (short, packed, absmax) = quantized(case(2048));
+            let Some((_, at_short)) = run(&short, &packed, &absmax, tile, 5) else { return };
+            let (long, packed, absmax) = quantized(case(4096));
+            let Some((got, at_long)) = run(&long, &packed, &absmax, tile, 5) else { return };
+            long.check(&got);
+            let cost = LoopCost::of(&at_short, &at_long);
+            let must = (tile.operand_bytes(Stored::Packed, direction, 4096)
+                - tile.operand_bytes(Stored::Packed, direction, 2048)) as f64;
+            println!(
+                "{}: {:.2} instructions and {:.2} shared wavefronts an mma, {:.3} of the least global bytes",
+                tile.kernel,
+                cost.issued / cost.mma,
+                cost.shared / cost.mma,
+                cost.global_bytes / must
+            );
+            assert!((1.0..1.05).contains(&(cost.global_bytes / must)));
+            let (issued, shared) = if tile.rows == 256 { (4.5, 1.75) } else { (6.5, 2.25) };
+            assert!(cost.issued / cost.mma <= issued, "{}", cost.issued / cost.mma);
+            assert!(cost.shared / cost.mma <= shared, "{}", cost.shared / cost.mma);
+            let estimate = f64::from(tile.step) * 64.0;
+            assert!((0.97..=1.01).contains(&(cost.cycles() / estimate)), "{} of {estimate}", cost.cycles());
+        }
+        let least = least_efficiency(Stored::Packed, direction);
+        assert!(least >= 0.8, "{least}");
+    }
 }

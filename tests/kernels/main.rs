@@ -2,8 +2,10 @@
 //!
 //! In a build without nvcc there is nothing to run: the tests say so and pass.
 
+mod gemv;
 #[allow(dead_code)]
 mod harness;
 mod linear;
 mod linear_nf4;
+mod lora;
 mod resources;

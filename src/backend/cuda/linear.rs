@@ -87,7 +87,7 @@ pub struct Linear {
     pub columns: i32,
     /// Inner dimension, a multiple of 8 (packed: of 64).
     pub depth: i32,
-    /// [`Choice::group`].
+    /// [`Tile::group`].
     pub group: i32,
     /// Dropout of the backward low-rank product.
     pub drop: DropoutArgs,
@@ -96,6 +96,9 @@ pub struct Linear {
     /// Adapters.
     pub part: [Part; PARTS],
 }
+
+// The kernels' own sizes.
+const _: () = assert!(size_of::<Part>() == 40 && size_of::<Linear>() == 216);
 
 /// What the choice of a kernel depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +144,9 @@ pub struct Tile {
     pub shared: u32,
     /// Blocks that one multiprocessor holds at most, by registers.
     pub per_sm: u32,
+    /// Cycles of a multiprocessor that one step of the main loop takes: those of its tensor cores, or of shared memory where
+    /// they are more.
+    pub step: u32,
 }
 
 impl Tile {
@@ -183,30 +189,45 @@ impl Tile {
 
     /// Estimated cycles for a whole product: tensor-core time of the busiest multiprocessor, and what a block spends
     /// before its first and after its last step, half hidden where another block runs beside it.
-    fn cycles(&self, chip: &Chip, rows: usize, columns: usize, depth: usize) -> u64 {
+    pub fn cycles(&self, chip: &Chip, rows: usize, columns: usize, depth: usize) -> u64 {
         let busiest = u64::from(self.blocks(rows, columns).div_ceil(chip.sms));
-        // 2048 multiply-adds an mma, 8 cycles in one of four tensor cores.
-        let step = u64::from(self.rows) * u64::from(self.columns) * STEP as u64 / 2048 * 8 / 4;
         let edge = EDGE_CYCLES / u64::from(self.resident(chip));
-        busiest * (depth.div_ceil(STEP) as u64 * step + edge)
+        busiest * (depth.div_ceil(STEP) as u64 * u64::from(self.step) + edge)
+    }
+
+    /// Share of the tensor cores' time on the whole chip that the product itself needs, if [`Tile::cycles`] is right.
+    pub fn efficiency(&self, chip: &Chip, rows: usize, columns: usize, depth: usize) -> f64 {
+        let work = rows as f64 * columns as f64 * depth as f64 / MULTIPLY_ADDS as f64;
+        work / (f64::from(chip.sms) * self.cycles(chip, rows, columns, depth) as f64)
     }
 }
 
 /// Inner elements of one step of the main loop.
 const STEP: usize = 32;
+/// Multiply-adds of the tensor cores of one sm_80 multiprocessor in a cycle: an mma of 2048 takes one of four 8 cycles.
+const MULTIPLY_ADDS: u32 = 1024;
 /// Cycles of a block outside its main loop: first operands from memory, epilogue.
 const EDGE_CYCLES: u64 = 3000;
+
+/// Cycles of the tensor cores for a step of `rows` × 128.
+const fn tensor_cycles(rows: u32) -> u32 {
+    rows * 128 * STEP as u32 / MULTIPLY_ADDS
+}
 
 const fn dense(kernel: &'static str, rows: u32, per_sm: u32) -> Tile {
     // Four steps of both operands.
     let shared = 4 * (rows + 128) * 64;
-    Tile { module: "linear", kernel, rows, columns: 128, shared, per_sm }
+    Tile { module: "linear", kernel, rows, columns: 128, shared, per_sm, step: tensor_cycles(rows) }
 }
 
 const fn packed(kernel: &'static str, rows: u32, per_sm: u32, rings: u32) -> Tile {
     // Three steps of x, two of decoded W, the rings of packed W and absmax.
     let shared = 3 * rows * 64 + 2 * 128 * 64 + rings;
-    Tile { module: "linear_nf4", kernel, rows, columns: 128, shared, per_sm }
+    // Decoding 4096 weights costs about 232 wavefronts, whatever the rows; the rest is ldmatrix and the copies of x.
+    let wavefronts = 2 * rows + rows / 2 + 232;
+    let tensor = tensor_cycles(rows);
+    let step = if wavefronts > tensor { wavefronts } else { tensor };
+    Tile { module: "linear_nf4", kernel, rows, columns: 128, shared, per_sm, step }
 }
 
 /// Two units of 64 columns of packed weights, two of eight blocks of absmax.
