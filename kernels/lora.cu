@@ -308,22 +308,23 @@ extern "C" __global__ void __launch_bounds__(256)
 // gradient[n][r] += scale·Σ partial[split][r][n]. A warp takes 8 n × 16 r: whole sectors on both sides.
 extern "C" __global__ void __launch_bounds__(256)
     lora_reduce_transposed(const float* __restrict__ partial, float* gradient, int splits, int rank, int depth, float scale) {
-    const int across = (rank + 15) / 16;
-    const int group = blockIdx.x * 8 + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const int n = group / across * 8 + lane / 4, r = group % across * 16 + lane % 4 * 4;
-    if (n >= depth || r >= rank) return;
-    float sum[4] = {};
-    for (int s = 0; s < splits; ++s) {
+    const int across = (rank + 15) / 16, groups = (depth + 7) / 8 * across, lane = threadIdx.x % WARP;
+    for (int group = blockIdx.x * 8 + threadIdx.x / WARP; group < groups; group += gridDim.x * 8) {
+        const int n = group / across * 8 + lane / 4, r = group % across * 16 + lane % 4 * 4;
+        if (n >= depth || r >= rank) continue;
+        float sum[4] = {};
+        for (int s = 0; s < splits; ++s) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sum[i] += partial[(size_t(s) * rank + r + i) * depth + n];
+            for (int i = 0; i < 4; ++i) sum[i] += partial[(size_t(s) * rank + r + i) * depth + n];
+        }
+        float4* const to = reinterpret_cast<float4*>(gradient + size_t(n) * rank + r);
+        float4 g = *to;
+        g.x += scale * sum[0];
+        g.y += scale * sum[1];
+        g.z += scale * sum[2];
+        g.w += scale * sum[3];
+        *to = g;
     }
-    float4* const to = reinterpret_cast<float4*>(gradient + size_t(n) * rank + r);
-    float4 g = *to;
-    g.x += scale * sum[0];
-    g.y += scale * sum[1];
-    g.z += scale * sum[2];
-    g.w += scale * sum[3];
-    *to = g;
 }
 
 // to[r][n] = from[n][r], eight columns of the rank a thread.

@@ -82,7 +82,8 @@ fn a_full_tile_costs_what_it_must() {
                 cost.shared / cost.mma,
                 cost.global_bytes / must
             );
-            assert!((1.0..1.05).contains(&(cost.global_bytes / must)));
+            // Below 1 backward: with 128 columns the absmax of four rows share a sector.
+            assert!((0.95..1.05).contains(&(cost.global_bytes / must)));
             let (issued, shared) = if tile.rows == 256 { (4.5, 1.75) } else { (6.5, 2.25) };
             assert!(cost.issued / cost.mma <= issued, "{}", cost.issued / cost.mma);
             assert!(cost.shared / cost.mma <= shared, "{}", cost.shared / cost.mma);

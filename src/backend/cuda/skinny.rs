@@ -81,6 +81,9 @@ fn pass(rank: usize) -> usize {
     if rank <= 16 { 16 } else { 32 }
 }
 
+// The kernels' own sizes.
+const _: () = assert!(size_of::<SkinnyPart>() == 48 && size_of::<Skinny>() == 208);
+
 /// How `shared` parts that read the same columns of x go through it: together, one read for all (z), or each its own
 /// columns (dy), side by side in the grid.
 fn kernel(name: &str, shared: bool, parts: usize, rank: usize) -> String {
@@ -121,7 +124,8 @@ pub fn partial_len(rows: usize, rank: usize, depth: usize) -> usize {
     rows.div_ceil(SPLIT_ROWS) * rank * depth
 }
 
-/// Adds up partial sums: `lora_reduce` (dA, [r, depth]) or `lora_reduce_transposed` (dB, [depth, r]).
+/// Adds up partial sums: `lora_reduce` (dA, [r, depth]) or `lora_reduce_transposed` (dB, [depth, r]), whose blocks go round
+/// as often as they must.
 pub fn reduce(transposed: bool, rank: usize, depth: usize) -> SkinnyLaunch {
     let kernel = if transposed { "lora_reduce_transposed" } else { "lora_reduce" };
     let threads = 256;
