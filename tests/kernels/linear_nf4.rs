@@ -82,13 +82,15 @@ fn a_full_tile_costs_what_it_must() {
                 cost.shared / cost.mma,
                 cost.global_bytes / must
             );
-            // Below 1 backward: with 128 columns the absmax of four rows share a sector.
-            assert!((0.95..1.05).contains(&(cost.global_bytes / must)));
+            // Backward with 128 columns in all, the absmax of four rows share a sector.
+            let shared_sectors = if direction == Direction::Backward { 2048.0 * 24.0 } else { 0.0 };
+            let share = cost.global_bytes / (must - shared_sectors);
+            assert!((1.0..1.05).contains(&share), "{share}");
             let (issued, shared) = if tile.rows == 256 { (4.5, 1.75) } else { (6.5, 2.25) };
             assert!(cost.issued / cost.mma <= issued, "{}", cost.issued / cost.mma);
             assert!(cost.shared / cost.mma <= shared, "{}", cost.shared / cost.mma);
             let estimate = f64::from(tile.step) * 64.0;
-            assert!((0.97..=1.01).contains(&(cost.cycles() / estimate)), "{} of {estimate}", cost.cycles());
+            assert!((0.97..=1.03).contains(&(cost.cycles() / estimate)), "{} of {estimate}", cost.cycles());
         }
         let least = least_efficiency(Stored::Packed, direction);
         assert!(least >= 0.8, "{least}");
