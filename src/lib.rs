@@ -13,6 +13,7 @@
 //! | [`data`] | lawqa, prompts, splits, records, chat template, tokenizer, packing |
 //! | [`backend`] | the set of operations, and the devices that implement it |
 //! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
+//! | [`simd`] | hot loops compiled for AVX2 besides the baseline, the exponential |
 //! | [`rng`] | Philox: every random number in irori |
 //! | [`error`] | the error type |
 
@@ -26,6 +27,7 @@ pub mod plan;
 pub mod quant;
 pub mod report;
 pub mod rng;
+pub mod simd;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -1,6 +1,14 @@
 //! Arguments and set-up that several commands share.
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    backend::{
+        Backend, DType, Sizes,
+        cpu::{CpuBackend, CpuSizes},
+    },
+    model::{Engine, LoraConfig, source::Opened},
+    plan::{self, Plan, Request, Speed, Unpack, device},
+};
 
 /// Parses a size such as `20GiB`, `9.5GiB`, `800MB` or a plain number of bytes (for clap's `value_parser`).
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -47,4 +55,196 @@ pub fn ensure_new_dir(path: &std::path::Path) -> Result<()> {
         }
         Err(e) => Err(Error::io("read", path)(e)),
     }
+}
+
+/// What the rooms below make of a training configuration: the model on its device and the samples as tokens.
+pub struct TrainingSetup {
+    /// The engine with its adapter: fresh (A uniform in ±1/√in, B zero), or that of `--init-adapter`.
+    pub learner: crate::train::EngineLearner,
+    /// Samples to train on, cut to `--max-seq-length`, those without a target dropped.
+    pub samples: Vec<crate::data::Sample>,
+    /// The answer's letter of each sample, where it is one.
+    pub answers: Vec<Option<char>>,
+    /// Samples to evaluate on.
+    pub eval_samples: Option<Vec<crate::data::Sample>>,
+    /// Training samples that were cut.
+    pub truncated: usize,
+    /// Training samples that were dropped, since nothing that carries loss was left of them.
+    pub dropped: usize,
+    /// Fingerprint of the base weights.
+    pub base: String,
+    /// What the run will take, in lines to print.
+    pub plan: Vec<String>,
+}
+
+/// Opens the model, reads and tokenises the data, plans the memory and loads the weights.
+///
+/// # Errors
+/// What is missing, malformed or does not fit, before the weights are loaded wherever that is possible.
+pub fn set_up_training(config: &crate::train::TrainConfig) -> Result<TrainingSetup> {
+    Err(Error::failed(format!("irori train cannot open {} yet: the model's set-up is not built", config.model)))
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// A GPU if there is one that irori can use, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// GPU number N.
+    Cuda(u32),
+}
+
+/// Parses `auto`, `cpu`, `cuda` or `cuda:N` (for clap's `value_parser`).
+pub fn parse_device(text: &str) -> Result<Device, String> {
+    match text {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda(0)),
+        _ => text
+            .strip_prefix("cuda:")
+            .and_then(|n| n.parse().ok())
+            .map(Device::Cuda)
+            .ok_or_else(|| format!("`{text}` is not a device; use auto, cpu, cuda or cuda:N")),
+    }
+}
+
+/// What the model is run on; the same flags for every command that runs one.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DeviceArgs {
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_parser = parse_device, default_value = "auto")]
+    pub device: Device,
+    /// Memory the run may take, such as 20GiB [default: what is free]
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    pub memory_limit: Option<u64>,
+    /// CPU threads [default: all]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+impl Default for DeviceArgs {
+    fn default() -> Self {
+        Self { device: Device::Auto, memory_limit: None, threads: None }
+    }
+}
+
+impl DeviceArgs {
+    /// The backend.
+    ///
+    /// # Errors
+    /// If the device asked for is not there, or the number of threads is absurd.
+    pub fn backend(&self) -> Result<Box<dyn Backend>> {
+        match self.device {
+            Device::Auto | Device::Cpu => {
+                if self.threads.is_some_and(|n| n == 0 || n > 1024) {
+                    return Err(Error::usage("--threads must be from 1 to 1024"));
+                }
+                Ok(Box::new(CpuBackend::new(self.threads)?))
+            }
+            Device::Cuda(n) => Err(Error::usage(format!(
+                "--device cuda:{n}: this version of irori computes on the CPU only; use --device cpu (`irori doctor` \
+                 tells what this machine has)"
+            ))),
+        }
+    }
+
+    /// Sizes of the backend, known without it.
+    pub fn sizes(&self) -> &'static dyn Sizes {
+        &CpuSizes
+    }
+
+    /// Bytes that the arena may take: the limit, or nine tenths of the free memory.
+    pub fn limit(&self) -> Option<u64> {
+        self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9))
+    }
+}
+
+/// Work that an engine is needed for.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The adapter's shape, if there is one.
+    pub lora: Option<LoraConfig>,
+    /// Whether it is trained.
+    pub training: bool,
+    /// Most rows of a micro-batch.
+    pub rows: usize,
+    /// Longest document.
+    pub max_len: usize,
+    /// False with --no-4bit.
+    pub four_bit: bool,
+    /// Type that quantised weights are rounded to: Bf16 or F32.
+    pub compute: DType,
+    /// Sequences generated at once; 0 without generation.
+    pub kv_slots: usize,
+    /// Most positions of a generated sequence.
+    pub kv_capacity: usize,
+    /// Whether NF4 weights may be held unpacked.
+    pub unpack: Unpack,
+}
+
+impl Job {
+    /// Inference over documents of up to `max_len` tokens, `rows` at a time, in NF4 with bf16 weights.
+    pub fn inference(rows: usize, max_len: usize) -> Self {
+        Self {
+            lora: None,
+            training: false,
+            rows: rows.max(max_len),
+            max_len,
+            four_bit: true,
+            compute: DType::Bf16,
+            kv_slots: 0,
+            kv_capacity: 0,
+            unpack: Unpack::Never,
+        }
+    }
+
+    /// What the planner is asked.
+    pub fn request(&self, opened: &Opened) -> Request {
+        Request {
+            model: opened.source.config().clone(),
+            lora: self.lora.clone(),
+            training: self.training,
+            rows: self.rows,
+            max_len: self.max_len,
+            logit_rows: LOGIT_ROWS,
+            four_bit: self.four_bit,
+            compute: self.compute,
+            dense: opened.source.dense_dtype(),
+            kv_slots: self.kv_slots,
+            kv_capacity: self.kv_capacity,
+            unpack: self.unpack,
+        }
+    }
+}
+
+/// Rows of a logits chunk on the CPU: enough to share one pass over the head, few enough to stay small.
+const LOGIT_ROWS: usize = 128;
+
+/// Speed that the planner assumes of a CPU when it orders its choices. They depend on the ratio only.
+pub const CPU_SPEED: Speed = Speed { flops: 5e10, bandwidth: 1e10 };
+
+/// Plans a job on a device.
+///
+/// # Errors
+/// If it does not fit; the message names the nearest setting that does.
+pub fn plan(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Plan> {
+    plan::plan(&job.request(opened), device.sizes(), &CPU_SPEED, device.limit())
+}
+
+/// Plans a job and loads the model for it, with a progress bar on a terminal.
+pub fn engine(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Engine> {
+    let plan = plan(opened, job, device)?;
+    let bar = indicatif::ProgressBar::new(0).with_style(
+        indicatif::ProgressStyle::with_template("loading {bar:30} {percent:>3}%  {elapsed}")
+            .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
+    );
+    let engine = Engine::new(device.backend()?, plan.spec, opened.source.as_ref(), &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    engine
 }

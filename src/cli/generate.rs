@@ -1,12 +1,73 @@
-//! `irori generate`.
+//! `irori generate`: continues prompts, greedily.
 
+use super::{
+    infer::{self, Layout, ModelArgs},
+    print,
+};
 use crate::{Error, Result};
+use serde_json::json;
+use std::{io::Read, path::PathBuf, time::Instant};
 
 /// Arguments of `irori generate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The prompt [default: standard input]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Continue the text as it is, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Most tokens to write
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    max_new_tokens: u32,
+    /// Print text, tokens and time as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> Result<()> {
-    Err(Error::failed("irori generate is not built yet"))
+pub fn run(args: Args) -> Result<()> {
+    args.model.name()?;
+    let prompt = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
+        (None, None) => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(Error::io("read", "standard input"))?;
+            text
+        }
+    };
+    if prompt.trim().is_empty() {
+        return Err(Error::usage("the prompt is empty: give --prompt, --prompt-file or standard input"));
+    }
+    let max_len = args.model.max_seq_length as usize;
+    let max_new = args.max_new_tokens as usize;
+    let mut session = infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 1, max_new })?;
+    let tokens = if args.raw { session.text.encode(&prompt)? } else { session.text.chat(&prompt)? };
+    if tokens.is_empty() || tokens.len() > max_len {
+        return Err(Error::failed(format!(
+            "the prompt is {} tokens long, and room was made for 1 to {max_len}: raise --max-seq-length",
+            tokens.len()
+        )));
+    }
+    let stop = session.text.stop();
+    let start = Instant::now();
+    let written = session.engine.generate(std::slice::from_ref(&tokens), max_new, &stop, &mut |_, _| ())?;
+    let seconds = start.elapsed().as_secs_f64();
+    let written = written.into_iter().next().unwrap_or_default();
+    let stopped = written.last().is_some_and(|t| stop.contains(t));
+    let text = session.text.decode(&written[..written.len() - usize::from(stopped)])?;
+    if args.json {
+        let out = json!({
+            "text": text, "tokens": written, "prompt_tokens": tokens.len(), "new_tokens": written.len(),
+            "stopped": stopped, "elapsed_seconds": seconds,
+        });
+        return print(&format!("{out}\n"));
+    }
+    print(&format!("{text}\n"))
 }

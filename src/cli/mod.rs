@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod infer;
 pub mod merge;
 pub mod plan;
 pub mod quantize;

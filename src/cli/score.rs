@@ -1,12 +1,138 @@
-//! `irori score`.
+//! `irori score`: log-probability of each token of given texts.
 
-use crate::{Error, Result};
+use super::{
+    common::note,
+    infer::{self, Layout, ModelArgs, Progress},
+    print,
+};
+use crate::{
+    Error, Result,
+    eval::{
+        result::{check_output, write_atomic},
+        score,
+    },
+};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 /// Arguments of `irori score`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// JSONL of {"text": …} or {"tokens": […]}
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// JSONL of {"tokens": […], "logprobs": [null, …]}, natural log [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Overwrite the output file
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, PartialEq)]
+enum Line {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
+        Error::content(path, format!("line {line}"), "is not UTF-8")
+    })?;
+    let mut out = Vec::new();
+    for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        let at = |field: &str| format!("line {}{field}", i + 1);
+        let value: Value =
+            serde_json::from_str(line).map_err(|e| Error::content(path, at(""), format!("not JSON: {e}")))?;
+        let parsed = match (&value["text"], &value["tokens"]) {
+            (Value::String(s), Value::Null) => Line::Text(s.clone()),
+            (Value::Null, Value::Array(list)) => {
+                let ids: Option<Vec<u32>> =
+                    list.iter().map(|v| v.as_u64().and_then(|t| u32::try_from(t).ok())).collect();
+                Line::Tokens(
+                    ids.ok_or_else(|| Error::content(path, at(", field `tokens`"), "expected whole numbers from 0"))?,
+                )
+            }
+            _ => return Err(Error::content(path, at(""), "expected {\"text\": \"…\"} or {\"tokens\": […]}")),
+        };
+        out.push((i + 1, parsed));
+    }
+    if out.is_empty() {
+        return Err(Error::content(path, "", "holds no line to score"));
+    }
+    Ok(out)
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> Result<()> {
-    Err(Error::failed("irori score is not built yet"))
+pub fn run(args: Args) -> Result<()> {
+    if let Some(path) = &args.output {
+        check_output(path, args.force)?;
+    }
+    let lines = read(&args.input)?;
+    let max_len = args.model.max_seq_length as usize;
+    let mut session = infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0 })?;
+    let vocab = session.engine.spec().model.vocab;
+    let mut texts = Vec::with_capacity(lines.len());
+    for (number, line) in &lines {
+        let tokens = match line {
+            Line::Text(text) => session.text.encode(text)?,
+            Line::Tokens(tokens) => tokens.clone(),
+        };
+        if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            let message = format!("token {t} is not in the vocabulary of {vocab}");
+            return Err(Error::content(&args.input, format!("line {number}, field `tokens`"), message));
+        }
+        texts.push(tokens);
+    }
+    let mut progress = Progress::new(texts.len(), "texts", args.output.is_none());
+    let name = |i: usize| format!("{}, line {}", args.input.display(), lines[i].0);
+    let scores = score::score(&mut session.engine, &texts, name, &mut |n| progress.set(n))?;
+    let seconds = progress.finish();
+    let mut out = String::new();
+    for (tokens, logprobs) in texts.iter().zip(&scores) {
+        out.push_str(&json!({"tokens": tokens, "logprobs": logprobs}).to_string());
+        out.push('\n');
+    }
+    match &args.output {
+        None => print(&out),
+        Some(path) => {
+            write_atomic(path, out.as_bytes(), args.force)?;
+            note(&format!("{} texts in {seconds:.1} s, written to {}", texts.len(), path.display()));
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_both_kinds_and_bad_ones() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("t.jsonl");
+        let check = |text: &[u8]| {
+            std::fs::write(&path, text).expect("written");
+            read(&path)
+        };
+        let ok = check("\u{feff}{\"text\":\"あ\"}\n\n{\"tokens\":[1,2]}\r\n".as_bytes()).expect("read");
+        assert_eq!(ok, [(1, Line::Text("あ".into())), (3, Line::Tokens(vec![1, 2]))]);
+        for (text, says) in [
+            (&b""[..], "holds no line"),
+            (b"{}\n", "line 1: expected"),
+            (b"{\"text\":\"a\"}\n{\"tokens\":[-1]}", "line 2, field `tokens`"),
+            (b"{\"tokens\":[4294967296]}", "field `tokens`"),
+            (b"{\"text\":\"a\",\"tokens\":[1]}", "line 1: expected"),
+            (b"[1]\n", "line 1: expected"),
+            (b"{\"text\":\"a\"}\n{\"te", "line 2: not JSON"),
+            (b"{\"text\":\"a\"}\n\xff\n", "line 2: is not UTF-8"),
+        ] {
+            let e = check(text).expect_err(says).to_string();
+            assert!(e.contains("t.jsonl") && e.contains(says), "{e} lacks {says}");
+        }
+    }
 }

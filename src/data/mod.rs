@@ -1,5 +1,24 @@
-//! From files to micro-batches: lawqa, prompts, splits, records, chat template, tokenizer, packing.
+//! From files to micro-batches. The way of a question through this room:
+//!
+//! [`lawqa`] reads it, [`split`] says where it belongs, [`permute`] makes variants of it, [`prompt`] words it, [`record`]
+//! is the line of JSONL it becomes; [`chat`] puts a record into the model's own conversation format, [`tokenizer`] and
+//! [`encode`] turn that into a [`Sample`], [`order`] and [`packing`] decide which samples share a [`MicroBatch`].
+//! [`balance`] and [`leak`] are the two questions to ask of any data set before training on it.
 
+pub mod balance;
 pub mod batch;
+pub mod chat;
+pub mod encode;
+pub mod lawqa;
+pub mod leak;
+pub mod order;
+pub mod packing;
+pub mod permute;
+pub mod prompt;
+pub mod record;
+#[cfg(test)]
+pub(crate) mod shared;
+pub mod split;
+pub mod tokenizer;
 
-pub use batch::{MicroBatch, Sample};
+pub use batch::{MicroBatch, NO_LOSS, Sample};

@@ -1,7 +1,10 @@
-//! `config.json` of a Qwen3 model, in both generations that transformers writes (FACTS: top-level `rope_theta` and
-//! `torch_dtype` in 4.x, `rope_parameters` and `dtype` in 5.x).
+//! `config.json` of a Qwen3 model, in both generations that transformers writes: top-level `rope_theta` and `torch_dtype`
+//! in version 4, `rope_parameters` and `dtype` in version 5.
 
-use crate::backend::Heads;
+use super::Module;
+use crate::{Error, Result, backend::Heads};
+use serde_json::{Value, json};
+use std::path::Path;
 
 /// Shape and constants of a Qwen3 dense model.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,12 +29,309 @@ pub struct ModelConfig {
     pub max_positions: usize,
 }
 
+/// That a checkpoint's linears are NF4 in bitsandbytes' format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantization {
+    /// Whether the absmax values are quantised too.
+    pub double_quant: bool,
+}
+
+/// Sizes that [`ModelConfig::preset`] knows.
+pub const PRESETS: [&str; 7] = ["tiny", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b"];
+
 impl ModelConfig {
+    /// A published size of Qwen3, or `tiny`: two layers of width 128 for trying things out.
+    pub fn preset(name: &str) -> Option<Self> {
+        let (hidden, intermediate, layers, q, kv, tied) = match name {
+            "tiny" => {
+                return Some(Self {
+                    hidden: 128,
+                    intermediate: 384,
+                    layers: 2,
+                    heads: Heads { q: 4, kv: 2, dim: 64 },
+                    vocab: 512,
+                    rope_theta: 1e6,
+                    rms_eps: 1e-6,
+                    tied: true,
+                    max_positions: 4096,
+                });
+            }
+            "qwen3-0.6b" => (1024, 3072, 28, 16, 8, true),
+            "qwen3-1.7b" => (2048, 6144, 28, 16, 8, true),
+            "qwen3-4b" => (2560, 9728, 36, 32, 8, true),
+            "qwen3-8b" => (4096, 12288, 36, 32, 8, false),
+            "qwen3-14b" => (5120, 17408, 40, 40, 8, false),
+            "qwen3-32b" => (5120, 25600, 64, 64, 8, false),
+            _ => return None,
+        };
+        Some(Self {
+            hidden,
+            intermediate,
+            layers,
+            heads: Heads { q, kv, dim: 128 },
+            vocab: 151_936,
+            rope_theta: 1e6,
+            rms_eps: 1e-6,
+            tied,
+            max_positions: 40_960,
+        })
+    }
+
     /// Number of weights, embedding and head included.
     pub fn parameters(&self) -> usize {
-        let linears: usize = super::Module::ALL.iter().map(|m| m.shape(self)).map(|(n, k)| n * k).sum();
+        let linears: usize = Module::ALL.iter().map(|m| m.shape(self)).map(|(n, k)| n * k).sum();
         let layer = linears + 2 * self.hidden + 2 * self.heads.dim;
         let ends = if self.tied { 1 } else { 2 };
         self.layers * layer + ends * self.vocab * self.hidden + self.hidden
+    }
+
+    /// Reads `path`, and how the checkpoint is quantised if it is.
+    ///
+    /// # Errors
+    /// If it is not JSON, not Qwen3 dense, or asks for something irori does not compute. Fields are named.
+    pub fn read(path: &Path) -> Result<(Self, Option<Quantization>)> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|e| Error::content(path, "", format!("is not JSON: {e}")))?;
+        let fields = Fields { path, json: &json };
+        Ok((fields.config()?, fields.quantization()?))
+    }
+
+    /// The file's content for transformers of both generations; `dtype` is "bfloat16" or "float32".
+    pub fn to_json(&self, dtype: &str) -> Value {
+        json!({
+            "architectures": ["Qwen3ForCausalLM"],
+            "attention_bias": false,
+            "attention_dropout": 0.0,
+            "dtype": dtype,
+            "head_dim": self.heads.dim,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden,
+            "initializer_range": 0.02,
+            "intermediate_size": self.intermediate,
+            "max_position_embeddings": self.max_positions,
+            "max_window_layers": self.layers,
+            "model_type": "qwen3",
+            "num_attention_heads": self.heads.q,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.heads.kv,
+            "rms_norm_eps": f64::from(self.rms_eps).to_string().parse::<f64>().map_or(1e-6, |e| round_to(e, 9)),
+            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
+            "rope_theta": self.rope_theta,
+            "sliding_window": null,
+            "tie_word_embeddings": self.tied,
+            "torch_dtype": dtype,
+            "use_cache": true,
+            "use_sliding_window": false,
+            "vocab_size": self.vocab,
+        })
+    }
+}
+
+/// `x` with `digits` significant decimal digits: 1e-6 as f32 is written as 1e-6 again.
+fn round_to(x: f64, digits: usize) -> f64 {
+    format!("{x:.*e}", digits - 2).parse().unwrap_or(x)
+}
+
+/// Fields of one config.json, with errors that name them.
+struct Fields<'a> {
+    path: &'a Path,
+    json: &'a Value,
+}
+
+impl Fields<'_> {
+    fn wrong(&self, field: &str, message: impl Into<String>) -> Error {
+        Error::content(self.path, format!("field `{field}`"), message)
+    }
+
+    /// A whole number in 1..=most.
+    fn size(&self, field: &str, most: u64) -> Result<usize> {
+        let value = self.json.get(field).ok_or_else(|| self.wrong(field, "is missing"))?;
+        match value.as_u64() {
+            Some(n) if (1..=most).contains(&n) => Ok(n as usize),
+            _ => Err(self.wrong(field, format!("is {value}, expected a whole number from 1 to {most}"))),
+        }
+    }
+
+    fn number(&self, object: &Value, field: &str) -> Result<Option<f64>> {
+        match object.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(v) => match v.as_f64() {
+                Some(x) if x.is_finite() && x > 0.0 => Ok(Some(x)),
+                _ => Err(self.wrong(field, format!("is {v}, expected a positive number"))),
+            },
+        }
+    }
+
+    fn truth(&self, field: &str) -> Result<bool> {
+        match self.json.get(field) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(v) => Err(self.wrong(field, format!("is {v}, expected true or false"))),
+        }
+    }
+
+    fn config(&self) -> Result<ModelConfig> {
+        if !self.json.is_object() {
+            return Err(Error::content(self.path, "", "is not a JSON object"));
+        }
+        self.architecture()?;
+        if self.truth("attention_bias")? {
+            return Err(self.wrong("attention_bias", "is true; irori's Qwen3 has no biases"));
+        }
+        if self.truth("use_sliding_window")? {
+            return Err(self.wrong("use_sliding_window", "is true; irori attends to the whole document"));
+        }
+        if let Some(act) = self.json.get("hidden_act").filter(|a| a.as_str() != Some("silu")) {
+            return Err(self.wrong("hidden_act", format!("is {act}; irori computes silu")));
+        }
+        let heads = Heads {
+            q: self.size("num_attention_heads", 1 << 10)?,
+            kv: match self.json.get("num_key_value_heads") {
+                None | Some(Value::Null) => self.size("num_attention_heads", 1 << 10)?,
+                Some(_) => self.size("num_key_value_heads", 1 << 10)?,
+            },
+            dim: match self.json.get("head_dim") {
+                None | Some(Value::Null) => 128,
+                Some(_) => self.size("head_dim", 1 << 10)?,
+            },
+        };
+        if heads.q % heads.kv != 0 {
+            let message = format!("is {}, which does not divide num_attention_heads = {}", heads.kv, heads.q);
+            return Err(self.wrong("num_key_value_heads", message));
+        }
+        if heads.dim % 2 != 0 {
+            return Err(self.wrong("head_dim", format!("is {}; RoPE needs an even one", heads.dim)));
+        }
+        Ok(ModelConfig {
+            hidden: self.size("hidden_size", 1 << 17)?,
+            intermediate: self.size("intermediate_size", 1 << 19)?,
+            layers: self.size("num_hidden_layers", 1 << 10)?,
+            heads,
+            vocab: self.size("vocab_size", 1 << 24)?,
+            rope_theta: self.rope_theta()?,
+            rms_eps: self.number(self.json, "rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            tied: self.truth("tie_word_embeddings")?,
+            max_positions: match self.json.get("max_position_embeddings") {
+                None => 40_960,
+                Some(_) => self.size("max_position_embeddings", 1 << 31)?,
+            },
+        })
+    }
+
+    fn architecture(&self) -> Result<()> {
+        let supported = "irori trains Qwen3 dense models (Qwen3ForCausalLM)";
+        if let Some(name) = self.json.pointer("/architectures/0") {
+            return match name.as_str() {
+                Some("Qwen3ForCausalLM") => Ok(()),
+                _ => Err(self.wrong("architectures", format!("is {name}; {supported}"))),
+            };
+        }
+        match self.json.get("model_type").and_then(Value::as_str) {
+            Some("qwen3") => Ok(()),
+            Some(other) => Err(self.wrong("model_type", format!("is `{other}`; {supported}"))),
+            None => Err(self.wrong("architectures", format!("is missing; {supported}"))),
+        }
+    }
+
+    fn rope_theta(&self) -> Result<f64> {
+        for (field, kind) in [("rope_parameters", "rope_type"), ("rope_scaling", "rope_type"), ("rope_scaling", "type")]
+        {
+            let scaling = self.json.get(field).and_then(|r| r.get(kind)).and_then(Value::as_str);
+            if let Some(other) = scaling.filter(|&s| s != "default") {
+                return Err(self.wrong(field, format!("asks for `{other}`; irori computes unscaled RoPE")));
+            }
+        }
+        let nested = match self.json.get("rope_parameters") {
+            Some(p) => self.number(p, "rope_theta")?,
+            None => None,
+        };
+        match nested {
+            Some(theta) => Ok(theta),
+            None => self
+                .number(self.json, "rope_theta")?
+                .ok_or_else(|| self.wrong("rope_theta", "is missing, also in `rope_parameters`")),
+        }
+    }
+
+    fn quantization(&self) -> Result<Option<Quantization>> {
+        let Some(q) = self.json.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(None) };
+        let text = |field: &str| q.get(field).and_then(Value::as_str).unwrap_or("");
+        let truth = |field: &str| q.get(field).and_then(Value::as_bool).unwrap_or(false);
+        let at = |field: &str| format!("quantization_config.{field}");
+        let nf4 = "irori reads bitsandbytes NF4";
+        if text("quant_method") != "bitsandbytes" {
+            return Err(self.wrong(&at("quant_method"), format!("is `{}`; {nf4}", text("quant_method"))));
+        }
+        if truth("load_in_8bit") || truth("_load_in_8bit") {
+            return Err(self.wrong(&at("load_in_8bit"), format!("is true; {nf4}")));
+        }
+        if text("bnb_4bit_quant_type") != "nf4" {
+            let found = text("bnb_4bit_quant_type");
+            return Err(self.wrong(&at("bnb_4bit_quant_type"), format!("is `{found}`; {nf4}")));
+        }
+        Ok(Some(Quantization { double_quant: truth("bnb_4bit_use_double_quant") }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &Value) -> Result<(ModelConfig, Option<Quantization>)> {
+        Fields { path: Path::new("config.json"), json }
+            .config()
+            .and_then(|c| Ok((c, Fields { path: Path::new("config.json"), json }.quantization()?)))
+    }
+
+    #[test]
+    fn both_generations_say_the_same() {
+        let config = ModelConfig::preset("qwen3-8b").expect("a preset");
+        let mut five = config.to_json("bfloat16");
+        five.as_object_mut().expect("an object").remove("rope_theta");
+        let mut four = config.to_json("bfloat16");
+        four.as_object_mut().expect("an object").remove("rope_parameters");
+        assert_eq!(read(&five).expect("version 5").0, config);
+        assert_eq!(read(&four).expect("version 4").0, config);
+        assert_eq!(four["rms_norm_eps"].to_string(), "1e-6");
+    }
+
+    /// Weights in the table of published sizes: 0.44, 1.41, 3.63, 6.946, 13.2 and 31.2 billion in the linears.
+    #[test]
+    fn presets_have_the_published_sizes() {
+        for (name, billions) in PRESETS[1..].iter().zip([0.44, 1.41, 3.63, 6.946, 13.2, 31.2]) {
+            let c = ModelConfig::preset(name).expect("a preset");
+            let linears: usize = Module::ALL.iter().map(|m| m.shape(&c)).map(|(n, k)| n * k).sum();
+            let found = (c.layers * linears) as f64 / 1e9;
+            assert!((found - billions).abs() < 0.006 * billions, "{name}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_irori_cannot_compute_is_refused_by_name() {
+        let good = ModelConfig::preset("tiny").expect("a preset").to_json("float32");
+        for (field, value) in [
+            ("architectures", json!(["LlamaForCausalLM"])),
+            ("architectures", json!(["Qwen3MoeForCausalLM"])),
+            ("hidden_size", json!(0)),
+            ("hidden_size", json!(-3)),
+            ("hidden_size", json!(1e300)),
+            ("num_hidden_layers", json!("two")),
+            ("num_key_value_heads", json!(3)),
+            ("head_dim", json!(63)),
+            ("attention_bias", json!(true)),
+            ("use_sliding_window", json!(true)),
+            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
+            ("hidden_act", json!("gelu")),
+            ("rms_norm_eps", json!(-1.0)),
+            ("quantization_config", json!({"quant_method": "gptq"})),
+            ("quantization_config", json!({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "fp4"})),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value.clone();
+            let error = read(&bad).expect_err("refused").to_string();
+            assert!(error.contains(field) && error.contains("config.json"), "{field} {value}: {error}");
+        }
+        assert!(read(&json!([1, 2])).is_err() && read(&json!({})).is_err());
     }
 }

@@ -3,9 +3,16 @@
 
 pub mod config;
 pub mod engine;
+pub mod export;
 pub mod lora;
+pub mod peft;
 pub mod source;
 
 pub use config::ModelConfig;
 pub use engine::Engine;
 pub use lora::{LoraConfig, Module};
+
+/// Lower-case hexadecimal digits of a digest.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

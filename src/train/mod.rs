@@ -1,1 +1,47 @@
-//! (being built)
+//! Training: the loop, its schedule, its checkpoints and its log.
+//!
+//! The semantics are those of transformers' `Trainer`, without its known mistakes: one denominator per step, counted
+//! before the first micro-batch; checkpoints that are whole or not there; a resumed run that is the undisturbed run, bit
+//! for bit.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`settings`] | what a user may set, by flag or by file, unresolved |
+//! | [`config`] | the resolved configuration, checked, and what of it a resume must find unchanged |
+//! | [`steps`] | which samples make up which step, and how they are packed |
+//! | [`schedule`] | the learning rate of each step |
+//! | [`labels`] | the answers trained on, counted |
+//! | [`learner`] | what the loop needs of a model |
+//! | [`trainer`] | the loop |
+//! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
+//! | [`state`] | what a checkpoint remembers beside the tensors; `trainer_state.json` |
+//! | [`checkpoint`] | directories that are written whole, verified and found again |
+//! | [`disk`] | the file operations they are made of, so that tests can make each of them fail |
+//! | [`output`] | the output directory: who may write there, and what is there already |
+//! | [`metrics`] | `metrics.jsonl` |
+//! | [`progress`] | what the user sees meanwhile |
+//! | [`stop`] | SIGINT and SIGTERM |
+
+pub mod checkpoint;
+pub mod config;
+pub mod disk;
+pub mod evaluate;
+pub mod labels;
+pub mod learner;
+pub mod metrics;
+pub mod output;
+pub mod progress;
+pub mod schedule;
+pub mod settings;
+pub mod state;
+pub mod steps;
+pub mod stop;
+pub mod trainer;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::TrainConfig;
+pub use learner::{EngineLearner, Learner};
+pub use settings::Settings;
+pub use trainer::{Outcome, Run, train};

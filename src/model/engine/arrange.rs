@@ -8,7 +8,7 @@ use crate::{
         Buffer, DType, HeadNormRope, Kind, KvCache, Layout, LoraPart, Rows, ScratchShape, Sizes, Weight, WeightStore,
     },
     model::{LoraConfig, Module, lora::LoraSlot},
-    quant,
+    quant::nf4,
 };
 
 /// Weights of one decoder layer.
@@ -224,7 +224,7 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
                 let store = match spec.residency[i] {
                     Residency::Nf4 => WeightStore::Nf4 {
                         packed: l.take(Kind::QuantizedWeights, DType::U8, n * k / 2),
-                        absmax: l.take(Kind::QuantizedWeights, DType::F32, n * k / quant::BLOCK),
+                        absmax: l.take(Kind::QuantizedWeights, DType::F32, n * k / nf4::BLOCK),
                         compute: spec.compute,
                     },
                     Residency::Unpacked => WeightStore::Dense(l.take(Kind::DenseWeights, act, n * k)),
@@ -238,7 +238,7 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
         let most = Module::ALL.iter().map(|m| m.shape(c)).map(|(n, k)| n * k).max().unwrap_or(0);
         (
             l.take(Kind::Scratch, DType::U8, most.div_ceil(2)),
-            l.take(Kind::Scratch, DType::F32, most.div_ceil(quant::BLOCK)),
+            l.take(Kind::Scratch, DType::F32, most.div_ceil(nf4::BLOCK)),
         )
     });
 
@@ -492,13 +492,13 @@ impl EngineSpec {
             )));
         }
         if self.residency.iter().any(|r| *r != Residency::Dense)
-            && let Some(m) = Module::ALL.iter().find(|m| m.shape(c).1 % quant::BLOCK != 0)
+            && let Some(m) = Module::ALL.iter().find(|m| m.shape(c).1 % nf4::BLOCK != 0)
         {
             return Err(Error::failed(format!(
                 "{} has {} input features; NF4 needs a multiple of {}: use --no-4bit",
                 m.name(),
                 m.shape(c).1,
-                quant::BLOCK
+                nf4::BLOCK
             )));
         }
         if self.kv_slots > self.max_rows {

@@ -246,7 +246,9 @@ impl Engine {
             let (x, dh) = (work.head_x.prefix(count * hidden), work.grad.head_dh.prefix(count * hidden));
             let loss = batch.stats.prefix(1);
             self.backend.cross_entropy(logits, vocab, batch.target_ids.slice(at, count), grad_scale, loss)?;
-            self.backend.linear_backward(logits, &self.arrangement.head, rows, &[], None, dh)?;
+            // Without adapters only the number of rows matters.
+            let chunk_rows = Rows { count, ..*rows };
+            self.backend.linear_backward(logits, &self.arrangement.head, &chunk_rows, &[], None, dh)?;
             self.backend.rmsnorm_backward(x, self.arrangement.final_norm, eps, dh, None, dh)?;
             self.backend.scatter_rows(dh, batch.target_rows.slice(at, count), hidden, dx)?;
         }

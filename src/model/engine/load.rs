@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     backend::{Backend, Buffer, DType, HostTensor, Weight, WeightStore},
     model::source::{LinearData, TensorData, WeightSource},
-    quant,
+    quant::nf4,
 };
 
 /// Called after each tensor with the parameters loaded so far and the parameters in all.
@@ -80,7 +80,7 @@ fn rows_of_weight(w: &Weight, first: usize, n: usize) -> Weight {
         WeightStore::Dense(d) => WeightStore::Dense(d.slice(at, len)),
         WeightStore::Nf4 { packed, absmax, compute } => WeightStore::Nf4 {
             packed: packed.slice(at / 2, len / 2),
-            absmax: absmax.slice(at / quant::BLOCK, len / quant::BLOCK),
+            absmax: absmax.slice(at / nf4::BLOCK, len / nf4::BLOCK),
             compute,
         },
     };
@@ -108,7 +108,7 @@ fn store(
         (WeightStore::Dense(dense), Residency::Unpacked) => {
             let (packed, absmax) = a.staging.ok_or_else(|| Error::failed("no room was planned to unpack weights"))?;
             let len = dst.n * dst.k;
-            let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / quant::BLOCK));
+            let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / nf4::BLOCK));
             to_nf4(b, packed, absmax)?;
             let nf4 = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
             b.dequantize(&nf4, dense)

@@ -37,6 +37,9 @@ impl WeightSource for Toy {
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
         Ok(LinearData::Dense(Self::make(path, &[n, k])))
     }
+    fn dense_dtype(&self) -> DType {
+        DType::F32
+    }
     fn fingerprint(&self) -> Result<String> {
         Ok("toy".into())
     }
@@ -84,7 +87,8 @@ fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
 /// An engine whose adapter is random in A and in B.
 fn engine(spec: EngineSpec) -> Engine {
     let source = Toy(spec.model.clone());
-    let mut e = Engine::new(Box::new(CpuBackend::new(2)), spec, &source, &mut |_, _| {}).expect("an engine");
+    let mut e = Engine::new(Box::new(CpuBackend::new(Some(2)).expect("a backend")), spec, &source, &mut |_, _| {})
+        .expect("an engine");
     if let Some(lora) = e.spec().lora.clone() {
         let mut rng = Rng::new(5, 5);
         let flat: Vec<f32> = (0..lora.parameters(&e.spec().model)).map(|_| 0.1 * rng.normal()).collect();

@@ -1,8 +1,17 @@
 //! Where base weights come from: a Hugging Face directory, the local cache, or made on the fly.
 
+mod bnb;
+mod hf;
+mod open;
+pub mod safetensors;
+mod synthetic;
+
 use super::ModelConfig;
-use crate::{Result, backend::DType};
+use crate::{Result, backend::DType, quant::host::Floats};
+pub use hf::HfDirectory;
+pub use open::{Opened, open};
 use std::borrow::Cow;
+pub use synthetic::Synthetic;
 
 /// A tensor as its source holds it, row-major little-endian.
 #[derive(Debug, Clone)]
@@ -13,6 +22,26 @@ pub struct TensorData<'a> {
     pub shape: Vec<usize>,
     /// Elements; borrowed from a mapped file where possible. Not necessarily aligned.
     pub bytes: Cow<'a, [u8]>,
+}
+
+impl TensorData<'_> {
+    /// The elements by type. A type that no weight comes in reads as nothing.
+    pub fn floats(&self) -> Floats<'_> {
+        match self.dtype {
+            DType::Bf16 => Floats::Bf16(&self.bytes),
+            DType::F16 => Floats::F16(&self.bytes),
+            DType::F32 => Floats::F32(&self.bytes),
+            DType::U8 | DType::U32 => Floats::F32(&[]),
+        }
+    }
+
+    /// The elements as f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let floats = self.floats();
+        let mut out = vec![0.0; floats.len()];
+        floats.read(0, &mut out);
+        out
+    }
 }
 
 /// The weight of a linear layer as its source holds it.
@@ -39,6 +68,14 @@ pub trait WeightSource: Send + Sync {
 
     /// The weight of the linear `path` (without ".weight"), [n, k].
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>>;
+
+    /// Type that dense weights are stored in: F32 where the embedding is, else Bf16 (F16 files are converted).
+    fn dense_dtype(&self) -> DType;
+
+    /// Whether the linears are quantised in the source already.
+    fn is_quantized(&self) -> bool {
+        false
+    }
 
     /// Identifies the weights in checkpoints: the same for the same bytes, cheap to get (sizes, headers and sampled
     /// content; not a pass over 16 GB).

@@ -1,0 +1,68 @@
+//! Leaks: a test question that the model was trained on, in whatever order of choices and whatever wording around it.
+
+use super::{
+    lawqa::{self, Question},
+    permute::{fold, identity},
+    record,
+};
+use crate::{Error, Result};
+use std::{collections::HashSet, path::Path};
+
+/// Places in `questions` of those that `others` have too, in any order of choices.
+pub fn shared_questions(questions: &[Question], others: &[Question]) -> Vec<usize> {
+    let ids: HashSet<String> = others.iter().map(identity).collect();
+    (0..questions.len()).filter(|&i| ids.contains(&identity(&questions[i]))).collect()
+}
+
+/// Places in `questions` of those that occur in the file `path`: lawqa JSON, or JSONL records, in which a question occurs
+/// if its text and all four choices do (white space, width and case do not count).
+///
+/// # Errors
+/// The file is neither.
+pub fn shared_with_file(questions: &[Question], path: &Path) -> Result<Vec<usize>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let as_lawqa = lawqa::parse(path, &bytes);
+    let records = match as_lawqa {
+        Ok(file) => return Ok(shared_questions(questions, &file.questions)),
+        // A file of several lines of JSON is not one JSON value: the error of the likelier reading is the useful one.
+        Err(e) if path.extension().is_some_and(|ext| ext == "json") => return Err(e),
+        Err(_) => record::parse(path, &bytes)?,
+    };
+    let texts: Vec<String> = records.iter().map(|r| fold(&r.text())).collect();
+    let ids: HashSet<&str> = records.iter().filter_map(|r| r.meta.get("question_id")?.as_str()).collect();
+    let occurs = |q: &Question| {
+        let needles: Vec<String> = std::iter::once(&q.text).chain(&q.choices).map(|t| fold(t)).collect();
+        ids.contains(identity(q).as_str()) || texts.iter().any(|t| needles.iter().all(|n| t.contains(n)))
+    };
+    Ok((0..questions.len()).filter(|&i| occurs(&questions[i])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{lawqa::sample_question, permute::Permutation};
+
+    #[test]
+    fn found_in_any_order_and_form() {
+        let known = sample_question("民法_1", "成年は何歳か。", 'b');
+        let other = sample_question("民法_2", "婚姻は何歳からか。", 'b');
+        let questions = [other, known.clone()];
+        let permuted = Permutation::all()[17].apply(&known);
+        assert_eq!(shared_questions(&questions, std::slice::from_ref(&permuted)), [1]);
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let json = write("q.json", format!("[{}]", serde_json::Value::Object(permuted.raw.clone())));
+        assert_eq!(shared_with_file(&questions, &json).unwrap(), [1]);
+        let input = format!("質問: 成年は　何歳か。\n{}", permuted.raw["選択肢"].as_str().unwrap());
+        let jsonl = write("q.jsonl", serde_json::json!({"prompt": input, "completion": "b"}).to_string());
+        assert_eq!(shared_with_file(&questions, &jsonl).unwrap(), [1]);
+        let jsonl = write("r.jsonl", "{\"prompt\": \"成年は何歳か。\", \"completion\": \"b\"}\n".into());
+        assert!(shared_with_file(&questions, &jsonl).unwrap().is_empty(), "without the choices it is another question");
+        let broken = write("s.json", "[".into());
+        assert!(shared_with_file(&questions, &broken).unwrap_err().to_string().contains("not valid JSON"));
+    }
+}

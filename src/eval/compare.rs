@@ -1,0 +1,286 @@
+//! Paired comparison of two result files: the same questions, answered twice.
+//!
+//! Questions are paired by file name, text and the *set* of their choices, so a file whose choices were permuted pairs with one
+//! whose choices were not: each result is judged by its own letter. Where a question occurs several times, entries with the same
+//! choice order pair first, the rest in order. What has no partner is counted, not dropped in silence.
+
+use super::{
+    label,
+    result::{EvalResult, Item},
+    stats::{Confusion, Labels, Paired, Proportion, mcnemar},
+};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// One of the two sides, over the paired questions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Side {
+    /// Its name, usually the file's.
+    pub name: String,
+    /// Accuracy on the pairs.
+    pub accuracy: Proportion,
+    /// What was predicted.
+    pub predicted: Labels,
+    /// What was right.
+    pub truth: Labels,
+    /// Right against predicted.
+    pub confusion: Confusion,
+    /// Questions of the file without a partner.
+    pub unpaired: u64,
+    /// A sentence, if the predictions have collapsed towards one letter.
+    pub warning: Option<String>,
+}
+
+/// The pairs of one law.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LawRow {
+    /// Its name.
+    pub law: String,
+    /// Right in the baseline.
+    pub baseline: Proportion,
+    /// Right in the candidate.
+    pub candidate: Proportion,
+    /// Right only in the candidate.
+    pub won: u64,
+    /// Right only in the baseline.
+    pub lost: u64,
+}
+
+/// A question on which the two differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// Where it comes from.
+    pub file_name: String,
+    /// Its law.
+    pub law: String,
+    /// The question.
+    pub question: String,
+    /// The choices as the candidate saw them.
+    pub choices: String,
+    /// The right letter in the candidate's order.
+    pub correct: &'static str,
+    /// The baseline's letter, in its own order.
+    pub baseline: &'static str,
+    /// The candidate's letter.
+    pub candidate: &'static str,
+    /// The baseline's response.
+    pub baseline_response: String,
+    /// The candidate's response.
+    pub candidate_response: String,
+}
+
+/// The whole comparison.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Number of pairs.
+    pub pairs: u64,
+    /// Pairs whose choices stand in another order on the two sides.
+    pub permuted: u64,
+    /// The first file.
+    pub baseline: Side,
+    /// The second file.
+    pub candidate: Side,
+    /// Candidate minus baseline accuracy, with the ends of its 95 % interval.
+    pub difference: [f64; 3],
+    /// Both, lost, won, neither.
+    pub table: Paired,
+    /// Exact two-sided McNemar probability.
+    pub p_value: f64,
+    /// By law, in order of appearance.
+    pub laws: Vec<LawRow>,
+    /// Wrong before, right now.
+    pub won: Vec<Change>,
+    /// Right before, wrong now.
+    pub lost: Vec<Change>,
+}
+
+impl Comparison {
+    /// What the numbers say, in one sentence.
+    pub fn verdict(&self) -> String {
+        let [d, low, high] = self.difference.map(|x| 100.0 * x);
+        let range = format!("95% interval {low:+.1} to {high:+.1}, exact McNemar p = {}", p_text(self.p_value));
+        if self.p_value < 0.05 {
+            let word = if d > 0.0 { "better" } else { "worse" };
+            format!("The candidate is {word} by {:.1} percentage points ({range}).", d.abs())
+        } else {
+            format!("No difference is shown: {d:+.1} percentage points ({range}).")
+        }
+    }
+}
+
+/// A probability as people read it: "0.031", "< 0.0001".
+pub fn p_text(p: f64) -> String {
+    if p < 1e-4 {
+        "< 0.0001".into()
+    } else if p < 0.01 {
+        format!("{p:.4}")
+    } else {
+        format!("{p:.3}")
+    }
+}
+
+/// What makes two results the same question; a file without names pairs by text alone.
+fn key(item: &Item, named: bool) -> (&str, &str, Vec<&str>) {
+    let mut choices = item.choice_texts();
+    choices.sort_unstable();
+    (if named { &item.file_name } else { "" }, item.question.trim(), choices)
+}
+
+/// Indices (baseline, candidate) of the pairs, in the baseline's order.
+fn pairs(baseline: &[Item], candidate: &[Item]) -> Vec<(usize, usize)> {
+    let named = baseline.iter().chain(candidate).all(|i| !i.file_name.is_empty());
+    let mut open: HashMap<_, Vec<usize>> = HashMap::new();
+    for (j, c) in candidate.iter().enumerate() {
+        open.entry(key(c, named)).or_default().push(j);
+    }
+    let mut partner = vec![None; baseline.len()];
+    for same_order in [true, false] {
+        for (i, b) in baseline.iter().enumerate().filter(|&(i, _)| partner[i].is_none()).collect::<Vec<_>>() {
+            if let Some(list) = open.get_mut(&key(b, named))
+                && let Some(at) = list.iter().position(|&j| !same_order || candidate[j].choices == b.choices)
+            {
+                partner[i] = Some(list.remove(at));
+            }
+        }
+    }
+    partner.into_iter().enumerate().filter_map(|(i, j)| Some((i, j?))).collect()
+}
+
+fn side(name: &str, all: &[Item], paired: &[&Item]) -> Side {
+    let right = paired.iter().filter(|i| i.is_correct()).count() as u64;
+    let predicted = Labels::count(paired.iter().map(|i| i.predicted));
+    let truth = Labels::count(paired.iter().map(|i| Some(i.correct)));
+    Side {
+        name: name.to_owned(),
+        accuracy: Proportion::new(right, paired.len() as u64),
+        predicted,
+        truth,
+        confusion: Confusion::count(paired.iter().map(|i| (i.correct, i.predicted))),
+        unpaired: (all.len() - paired.len()) as u64,
+        warning: predicted.collapse(&truth),
+    }
+}
+
+/// Compares `candidate` with `baseline`; the names are what the report calls them. Without a common question the comparison
+/// has no pairs: callers say so.
+pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) -> Comparison {
+    let index = pairs(&baseline.results, &candidate.results);
+    let paired: Vec<(&Item, &Item)> =
+        index.iter().map(|&(i, j)| (&baseline.results[i], &candidate.results[j])).collect();
+    let mut table = Paired::default();
+    let (mut won, mut lost, mut laws) = (Vec::new(), Vec::new(), Vec::<(String, [u64; 5])>::new());
+    for &(b, c) in &paired {
+        let change = || Change {
+            file_name: c.file_name.clone(),
+            law: c.law().to_owned(),
+            question: c.question.clone(),
+            choices: c.choices.clone(),
+            correct: label(Some(c.correct)),
+            baseline: label(b.predicted),
+            candidate: label(c.predicted),
+            baseline_response: b.response.clone(),
+            candidate_response: c.response.clone(),
+        };
+        match (b.is_correct(), c.is_correct()) {
+            (true, true) => table.both += 1,
+            (false, false) => table.neither += 1,
+            (true, false) => {
+                table.lost += 1;
+                lost.push(change());
+            }
+            (false, true) => {
+                table.won += 1;
+                won.push(change());
+            }
+        }
+        let at = laws.iter().position(|l| l.0 == c.law()).unwrap_or_else(|| {
+            laws.push((c.law().to_owned(), [0; 5]));
+            laws.len() - 1
+        });
+        let (rb, rc) = (u64::from(b.is_correct()), u64::from(c.is_correct()));
+        for (sum, add) in laws[at].1.iter_mut().zip([1, rb, rc, rc * (1 - rb), rb * (1 - rc)]) {
+            *sum += add;
+        }
+    }
+    let (d, low, high) = table.difference();
+    Comparison {
+        pairs: table.total(),
+        permuted: paired.iter().filter(|(b, c)| b.choices.trim() != c.choices.trim()).count() as u64,
+        baseline: side(names[0], &baseline.results, &paired.iter().map(|p| p.0).collect::<Vec<_>>()),
+        candidate: side(names[1], &candidate.results, &paired.iter().map(|p| p.1).collect::<Vec<_>>()),
+        difference: [d, low, high],
+        table,
+        p_value: mcnemar(table.won, table.lost),
+        laws: laws
+            .into_iter()
+            .map(|(law, [n, b, c, won, lost])| LawRow {
+                law,
+                baseline: Proportion::new(b, n),
+                candidate: Proportion::new(c, n),
+                won,
+                lost,
+            })
+            .collect(),
+        won,
+        lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::result::tests::{item, recorded};
+
+    fn result(items: Vec<Item>) -> EvalResult {
+        EvalResult { results: items, ..EvalResult::default() }
+    }
+
+    #[test]
+    fn pairs_by_question_even_when_permuted() {
+        let mut turned = item("金商法_1", 1, Some(1));
+        turned.choices = "a 四\nb 一\nc 二\nd 三".into();
+        let base = result(vec![item("金商法_1", 0, Some(2)), item("薬機法_2", 3, Some(3)), item("only", 0, None)]);
+        let cand = result(vec![item("薬機法_2", 3, Some(0)), turned, item("other", 0, None)]);
+        let c = compare(["x", "y"], &base, &cand);
+        assert_eq!((c.pairs, c.permuted, c.baseline.unpaired, c.candidate.unpaired), (2, 1, 1, 1));
+        assert_eq!(c.table, Paired { both: 0, lost: 1, won: 1, neither: 0 });
+        assert_eq!((c.won[0].file_name.as_str(), c.won[0].correct), ("金商法_1", "b"));
+        assert_eq!(c.lost[0].law, "薬機法");
+        assert_eq!(c.laws.len(), 2);
+        assert_eq!(c.p_value, 1.0);
+    }
+
+    #[test]
+    fn repeated_questions_pair_once_each_and_same_orders_first() {
+        let mut turned = item("x", 1, Some(1));
+        turned.choices = "a 四\nb 一\nc 二\nd 三".into();
+        let a = result(vec![item("x", 0, Some(0)), turned.clone()]);
+        let b = result(vec![turned, item("x", 0, Some(0))]);
+        assert_eq!(pairs(&a.results, &b.results), [(0, 1), (1, 0)]);
+        assert_eq!(compare(["a", "b"], &a, &b).permuted, 0);
+        let other = {
+            let mut o = item("x", 0, None);
+            o.choices = "a 別\nb 二\nc 三\nd 四".into();
+            result(vec![o])
+        };
+        assert_eq!(compare(["a", "b"], &a, &other).pairs, 0, "other choices make another question");
+    }
+
+    #[test]
+    fn the_recorded_pair() {
+        let (Some(small), Some(large)) =
+            (recorded("qwen3_8b_norag_direct_dev27.json"), recorded("qwen3_8b_rag_cot_140.json"))
+        else {
+            return;
+        };
+        let c = compare(["direct", "rag"], &small, &large);
+        assert_eq!((c.pairs, c.baseline.unpaired, c.candidate.unpaired, c.permuted), (27, 0, 113, 0));
+        assert_eq!(c.baseline.accuracy.count, 13);
+        assert_eq!(c.table.total(), 27);
+        assert_eq!(c.candidate.accuracy.count, c.table.both + c.table.won);
+        eprintln!("{:?} {} {}", c.table, c.p_value, c.verdict());
+        assert_eq!(c.laws.iter().map(|l| l.law.as_str()).collect::<Vec<_>>(), ["金商法", "薬機法", "借地借家法"]);
+        let whole = compare(["rag", "rag"], &large, &large);
+        assert_eq!((whole.pairs, whole.table.won, whole.table.lost), (140, 0, 0));
+    }
+}

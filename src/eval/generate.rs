@@ -1,0 +1,105 @@
+//! Greedy generation and the answer parser: the model writes until its end-of-turn token, and [`answer::parse`] reads the
+//! letter. A response that runs into the token limit is still parsed, and says so (`stopped: false`).
+
+use super::{
+    answer,
+    ask::{Model, Prompter, Question},
+    result::Item,
+};
+use crate::{Error, Result};
+
+/// Answers every question; at most `max_new` tokens each. `done(n)` counts finished questions.
+pub fn evaluate(
+    model: &mut dyn Model,
+    prompter: &dyn Prompter,
+    questions: &[Question],
+    max_new: usize,
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<Item>> {
+    let prompts: Vec<Vec<u32>> = questions.iter().map(|q| prompter.prompt(q, [0, 1, 2, 3])).collect::<Result<_>>()?;
+    let (_, max_len) = model.limits();
+    if let Some((q, p)) = questions.iter().zip(&prompts).find(|(_, p)| p.is_empty() || p.len() > max_len) {
+        return Err(Error::failed(format!(
+            "{} is {} tokens long, and this evaluation was laid out for 1 to {max_len}: raise --max-seq-length",
+            q.name(),
+            p.len()
+        )));
+    }
+    let stop = prompter.stop();
+    let start = std::time::Instant::now();
+    let mut finished = 0;
+    let mut ended = vec![0.0; prompts.len()];
+    let written = model.generate(&prompts, max_new, &stop, &mut |i, _| {
+        finished += 1;
+        if let Some(t) = ended.get_mut(i) {
+            *t = start.elapsed().as_secs_f64();
+        }
+        done(finished);
+    })?;
+    if written.len() != questions.len() {
+        return Err(Error::failed("the model returned the wrong number of responses"));
+    }
+    let mut items = Vec::with_capacity(questions.len());
+    for (i, (q, tokens)) in questions.iter().zip(&written).enumerate() {
+        let stopped = tokens.last().is_some_and(|t| stop.contains(t));
+        let text = prompter.decode(&tokens[..tokens.len() - usize::from(stopped)])?;
+        let mut item = q.item();
+        item.predicted = answer::parse(&text);
+        item.response = text;
+        item.extra.insert("prompt_tokens".into(), prompts[i].len().into());
+        item.extra.insert("new_tokens".into(), tokens.len().into());
+        item.extra.insert("stopped".into(), stopped.into());
+        item.extra.insert("finished_after_seconds".into(), ended[i].into());
+        items.push(item);
+    }
+    Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::MicroBatch,
+        eval::ask::tests::{Fake, question},
+    };
+
+    /// Says "Answer: c" for even questions and stops; rambles to the limit for odd ones.
+    struct Writer;
+
+    impl Model for Writer {
+        fn limits(&self) -> (usize, usize) {
+            (100, 8)
+        }
+        fn choice_logprobs(&mut self, _: &MicroBatch, _: &[u32], _: &[u32]) -> Result<Vec<f32>> {
+            Err(Error::failed("not here"))
+        }
+        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
+            Err(Error::failed("not here"))
+        }
+        fn generate(
+            &mut self,
+            prompts: &[Vec<u32>],
+            max_new: usize,
+            stop: &[u32],
+            on_done: &mut dyn FnMut(usize, &[u32]),
+        ) -> Result<Vec<Vec<u32>>> {
+            let out: Vec<Vec<u32>> =
+                prompts.iter().map(|p| if p[0] % 2 == 0 { vec![9, 102, stop[0]] } else { vec![9; max_new] }).collect();
+            out.iter().enumerate().for_each(|(i, t)| on_done(i, t));
+            Ok(out)
+        }
+    }
+
+    #[test]
+    fn responses_are_parsed_and_runaways_are_marked() {
+        let mut seen = Vec::new();
+        let items =
+            evaluate(&mut Writer, &Fake, &[question(2), question(3)], 4, &mut |n| seen.push(n)).expect("generated");
+        assert_eq!(seen, [1, 2]);
+        assert_eq!((items[0].response.as_str(), items[0].predicted), ("Answer: c", Some(2)));
+        assert!(items[0].is_correct());
+        assert_eq!(items[0].extra["stopped"], true);
+        assert_eq!((items[1].predicted, &items[1].extra["stopped"]), (None, &false.into()));
+        assert_eq!(items[1].extra["new_tokens"], 4);
+    }
+}

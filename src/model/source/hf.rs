@@ -1,0 +1,160 @@
+//! A model directory as Hugging Face libraries write it: config.json and safetensors, single or in shards, dense or
+//! quantised by bitsandbytes.
+
+use super::{
+    LinearData, ModelConfig, TensorData, WeightSource, bnb,
+    safetensors::{MappedFile, Stored},
+};
+use crate::{Error, Result, backend::DType, model::config::Quantization};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path, PathBuf},
+};
+
+/// Weights of a mapped directory.
+#[derive(Debug)]
+pub struct HfDirectory {
+    dir: PathBuf,
+    config: ModelConfig,
+    quantization: Option<Quantization>,
+    files: Vec<MappedFile>,
+    place: BTreeMap<String, usize>,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl HfDirectory {
+    /// Maps every weight file of `dir` and checks their headers.
+    ///
+    /// # Errors
+    /// If config.json is not a model irori knows, or a weight file is missing or malformed.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (config, quantization) = ModelConfig::read(&dir.join("config.json"))?;
+        let files: Vec<MappedFile> = weight_files(dir)?.iter().map(|p| MappedFile::open(p)).collect::<Result<_>>()?;
+        let mut place = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for (name, _) in file.entries() {
+                if let Some(before) = place.insert(name.to_owned(), i) {
+                    let other: &MappedFile = &files[before];
+                    let message = format!("is also in {}", other.path().display());
+                    return Err(Error::content(file.path(), format!("tensor `{name}`"), message));
+                }
+            }
+        }
+        Ok(Self { dir: dir.to_path_buf(), config, quantization, files, place })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn file_of(&self, name: &str) -> Result<&MappedFile> {
+        self.place.get(name).map(|&i| &self.files[i]).ok_or_else(|| {
+            Error::content(&self.dir, format!("tensor `{name}`"), "is in none of the model's weight files")
+        })
+    }
+}
+
+/// The weight files, in order. Shards are named by the index and must lie in the directory itself.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join(SINGLE);
+    let index = dir.join(INDEX);
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    if !index.is_file() {
+        let message = format!("holds neither {SINGLE} nor {INDEX}; irori reads safetensors, not pickled .bin files");
+        return Err(Error::content(dir, "", message));
+    }
+    let text = std::fs::read_to_string(&index).map_err(Error::io("read", &index))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::content(&index, "", format!("is not JSON: {e}")))?;
+    let map = json
+        .get("weight_map")
+        .and_then(|m| m.as_object())
+        .ok_or_else(|| Error::content(&index, "field `weight_map`", "is missing or not an object"))?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        let at = || format!("field `weight_map.{tensor}`");
+        let name = file.as_str().ok_or_else(|| Error::content(&index, at(), "is not a file name"))?;
+        let plain = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+        if !plain || !name.ends_with(".safetensors") {
+            let message = format!("`{name}` is not the name of a safetensors file in this directory");
+            return Err(Error::content(&index, at(), message));
+        }
+        names.insert(name.to_owned());
+    }
+    if names.is_empty() {
+        return Err(Error::content(&index, "field `weight_map`", "names no file"));
+    }
+    for name in &names {
+        if !dir.join(name).is_file() {
+            return Err(Error::content(&index, "field `weight_map`", format!("names {name}, which is not there")));
+        }
+    }
+    Ok(names.into_iter().map(|n| dir.join(n)).collect())
+}
+
+impl WeightSource for HfDirectory {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+        self.file_of(name)?.floats(name, shape)
+    }
+
+    fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
+        let weight = format!("{path}.weight");
+        let file = self.file_of(&weight)?;
+        let packed = file.entry(&weight).is_some_and(|e| e.stored == Stored::U8);
+        if packed && self.quantization.is_some() {
+            return bnb::linear(path, n, k, &|name| self.file_of(name));
+        }
+        file.floats(&weight, &[n, k]).map(LinearData::Dense)
+    }
+
+    fn dense_dtype(&self) -> DType {
+        let embedding = "model.embed_tokens.weight";
+        match self.file_of(embedding).ok().and_then(|f| f.entry(embedding)).map(|e| e.stored) {
+            Some(Stored::Float(DType::F32)) => DType::F32,
+            _ => DType::Bf16,
+        }
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.quantization.is_some()
+    }
+
+    /// SHA-256 over the configuration and, of every tensor, its name, type, shape and up to 4 KiB from its beginning,
+    /// middle and end.
+    fn fingerprint(&self) -> Result<String> {
+        const SPAN: usize = 4096;
+        let mut hash = Sha256::new();
+        hash.update(format!("{:?}", self.config));
+        for (name, &i) in &self.place {
+            let file = &self.files[i];
+            let Some(entry) = file.entry(name) else { continue };
+            hash.update(format!("\n{name} {:?} {:?}\n", entry.stored, entry.shape));
+            let bytes = file.bytes(entry);
+            let last = bytes.len().saturating_sub(SPAN);
+            for start in [0, last / 2, last] {
+                hash.update(&bytes[start..(start + SPAN).min(bytes.len())]);
+            }
+        }
+        Ok(crate::model::hex(&hash.finalize()))
+    }
+
+    fn describe(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn release(&self, name: &str) {
+        if let Ok(file) = self.file_of(name) {
+            file.release(name);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What `--model` may be: a directory, a Hugging Face id in the local cache, or `synthetic:SIZE[@SEED]`.
+
+use super::{HfDirectory, ModelConfig, Synthetic, WeightSource};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// A model ready to be read.
+pub struct Opened {
+    /// Its weights.
+    pub source: Box<dyn WeightSource>,
+    /// Where its tokenizer and templates lie; a synthetic model has none.
+    pub dir: Option<PathBuf>,
+}
+
+/// Opens the model called `name`. irori never downloads.
+///
+/// # Errors
+/// If there is no such model (the message says where it was looked for), or it is malformed or unsupported.
+pub fn open(name: &str) -> Result<Opened> {
+    if let Some(size) = name.strip_prefix("synthetic:") {
+        return synthetic(size);
+    }
+    let path = Path::new(name);
+    if path.is_dir() {
+        return directory(path.to_path_buf());
+    }
+    if path.exists() {
+        return Err(Error::usage(format!("--model {name} is a file; give the directory that holds config.json")));
+    }
+    let looked = match cached(name) {
+        Ok(snapshot) => return directory(snapshot),
+        Err(looked) => looked,
+    };
+    Err(Error::usage(format!(
+        "no model `{name}`: it is neither a directory nor in the Hugging Face cache ({looked}); irori does not download, \
+         use `huggingface-cli download` or wget, or try synthetic:tiny"
+    )))
+}
+
+fn directory(dir: PathBuf) -> Result<Opened> {
+    Ok(Opened { source: Box::new(HfDirectory::open(&dir)?), dir: Some(dir) })
+}
+
+fn synthetic(text: &str) -> Result<Opened> {
+    let (size, seed) = match text.split_once('@') {
+        None => (text, 0),
+        Some((size, seed)) => {
+            let seed = seed.parse().map_err(|_| Error::usage(format!("synthetic:{text}: `{seed}` is not a seed")))?;
+            (size, seed)
+        }
+    };
+    let config = ModelConfig::preset(size).ok_or_else(|| {
+        let known = crate::model::config::PRESETS.join(", ");
+        Error::usage(format!("synthetic:{text}: no such size; known are {known}"))
+    })?;
+    Ok(Opened { source: Box::new(Synthetic::new(size, config, seed)), dir: None })
+}
+
+/// The snapshot of a Hugging Face id, or the place that was searched.
+fn cached(id: &str) -> std::result::Result<PathBuf, String> {
+    let hub = hub_cache();
+    let Some(hub) = hub else { return Err("HF_HOME and HOME are not set".into()) };
+    let plain = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && part != ".."
+    };
+    let parts: Vec<&str> = id.split('/').collect();
+    let repository = hub.join(format!("models--{}", parts.join("--")));
+    let looked = repository.display().to_string();
+    if parts.len() > 2 || !parts.iter().all(|p| plain(p)) {
+        return Err(format!("`{id}` is not an id of the form organisation/name"));
+    }
+    let revision = std::fs::read_to_string(repository.join("refs/main")).map_err(|_| looked.clone())?;
+    let snapshot = repository.join("snapshots").join(revision.trim());
+    if plain(revision.trim()) && snapshot.is_dir() { Ok(snapshot) } else { Err(looked) }
+}
+
+fn hub_cache() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    variable("HF_HUB_CACHE")
+        .or_else(|| variable("HF_HOME").map(|h| h.join("hub")))
+        .or_else(|| variable("HOME").map(|h| h.join(".cache/huggingface/hub")))
+}

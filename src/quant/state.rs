@@ -1,0 +1,101 @@
+//! The record that bitsandbytes stores as `quant_state.bitsandbytes__nf4`: JSON in a tensor of bytes.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// What a packed tensor is. Field order is that of bitsandbytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantState {
+    /// "nf4".
+    pub quant_type: String,
+    /// 64.
+    pub blocksize: usize,
+    /// Type of the values before quantisation: "bfloat16", "float16", "float32".
+    pub dtype: String,
+    /// Shape before packing.
+    pub shape: Vec<usize>,
+    /// 256 with double quantisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested_blocksize: Option<usize>,
+    /// "float32" with double quantisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested_dtype: Option<String>,
+    /// Mean of the absmax values, with double quantisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested_offset: Option<f64>,
+}
+
+impl QuantState {
+    /// Of an NF4 tensor; `offset` with double quantisation.
+    pub fn nf4(dtype: &str, shape: &[usize], offset: Option<f32>) -> Self {
+        Self {
+            quant_type: "nf4".into(),
+            blocksize: super::nf4::BLOCK,
+            dtype: dtype.into(),
+            shape: shape.to_vec(),
+            nested_blocksize: offset.map(|_| super::nested::BLOCK),
+            nested_dtype: offset.map(|_| "float32".into()),
+            nested_offset: offset.map(f64::from),
+        }
+    }
+
+    /// Reads and checks the record.
+    ///
+    /// # Errors
+    /// If it is not JSON of this form, or not NF4 in blocks of 64 (256 for the absmax values).
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let state: Self =
+            serde_json::from_slice(bytes).map_err(|e| Error::failed(format!("quantisation record: {e}")))?;
+        let wrong = |field: &str, found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display| {
+            Err(Error::failed(format!("quantisation record: `{field}` is {found}, irori reads {expected}")))
+        };
+        if state.quant_type != "nf4" {
+            return wrong("quant_type", &state.quant_type, &"nf4");
+        }
+        if state.blocksize != super::nf4::BLOCK {
+            return wrong("blocksize", &state.blocksize, &super::nf4::BLOCK);
+        }
+        match state.nested_blocksize {
+            Some(n) if n != super::nested::BLOCK => wrong("nested_blocksize", &n, &super::nested::BLOCK),
+            Some(_) if state.nested_offset.is_none() => wrong("nested_offset", &"missing", &"a number"),
+            _ => Ok(state),
+        }
+    }
+
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_round_trips_and_has_the_usual_fields() {
+        let state = QuantState::nf4("bfloat16", &[128, 64], Some(0.125));
+        let json = state.to_json();
+        assert_eq!(
+            json,
+            "{\"quant_type\":\"nf4\",\"blocksize\":64,\"dtype\":\"bfloat16\",\"shape\":[128,64],\
+             \"nested_blocksize\":256,\"nested_dtype\":\"float32\",\"nested_offset\":0.125}"
+        );
+        assert_eq!(QuantState::parse(json.as_bytes()).unwrap(), state);
+        let plain = QuantState::nf4("float32", &[64], None);
+        assert_eq!(QuantState::parse(plain.to_json().as_bytes()).unwrap(), plain);
+    }
+
+    #[test]
+    fn other_formats_are_refused_by_field() {
+        let message = |text: &str| QuantState::parse(text.as_bytes()).unwrap_err().to_string();
+        let record = |kind: &str, size: usize, more: &str| {
+            format!("{{\"quant_type\":\"{kind}\",\"blocksize\":{size},\"dtype\":\"bfloat16\",\"shape\":[64]{more}}}")
+        };
+        assert!(message("{").starts_with("quantisation record: "));
+        assert_eq!(message(&record("fp4", 64, "")), "quantisation record: `quant_type` is fp4, irori reads nf4");
+        assert_eq!(message(&record("nf4", 128, "")), "quantisation record: `blocksize` is 128, irori reads 64");
+        assert!(message(&record("nf4", 64, ",\"nested_blocksize\":128")).contains("`nested_blocksize` is 128"));
+        assert!(message(&record("nf4", 64, ",\"nested_blocksize\":256")).contains("`nested_offset` is missing"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Directories `checkpoint-N` that are whole or not there.
+//!
+//! A checkpoint is made as `checkpoint-N.tmp-PID`: every file is written and synced, then [`MANIFEST`] with the size and
+//! SHA-256 of each, then the directory is synced and renamed into place, and the parent is synced. So a process killed
+//! at any instant leaves either a whole checkpoint or a directory under a name that is never taken for one; and whatever
+//! happens to a file afterwards shows when the manifest is checked.
+
+use super::{
+    config::hex,
+    disk::{Disk, beside},
+    learner::NamedFile,
+};
+use crate::{Error, Result, error::ResultExt};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// Name of the list of a checkpoint's files; written last.
+pub const MANIFEST: &str = "MANIFEST.json";
+
+/// The files of a checkpoint, with what they must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the layout: 1.
+    pub format: u32,
+    /// The step after which it was written.
+    pub step: u64,
+    /// By name.
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+/// What a file must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+/// The directory of the checkpoint after `step`.
+pub fn directory(output: &Path, step: u64) -> PathBuf {
+    output.join(format!("checkpoint-{step}"))
+}
+
+/// Writes a checkpoint and returns its directory. If it fails, no partial directory is left and whatever was there
+/// before is untouched.
+///
+/// # Errors
+/// Any failure of the disk (full, read-only, …), naming the file.
+pub fn save(disk: &dyn Disk, output: &Path, step: u64, files: &[NamedFile]) -> Result<PathBuf> {
+    let place = directory(output, step);
+    let tmp = beside(&place);
+    if tmp.exists() {
+        disk.remove_dir(&tmp)?;
+    }
+    let done = write(disk, &tmp, step, files).and_then(|()| put_in_place(disk, output, &tmp, &place));
+    if let Err(e) = done {
+        let _ = disk.remove_dir(&tmp);
+        return Err(e);
+    }
+    Ok(place)
+}
+
+fn write(disk: &dyn Disk, tmp: &Path, step: u64, files: &[NamedFile]) -> Result<()> {
+    disk.create_dir(tmp)?;
+    let mut digests = BTreeMap::new();
+    for file in files {
+        disk.write(&tmp.join(&file.name), &file.bytes)?;
+        let digest = FileDigest { bytes: file.bytes.len() as u64, sha256: hex(&Sha256::digest(&file.bytes)) };
+        digests.insert(file.name.clone(), digest);
+    }
+    let manifest = Manifest { format: 1, step, files: digests };
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::failed(format!("{MANIFEST}: {e}")))?;
+    disk.write(&tmp.join(MANIFEST), &text)?;
+    disk.sync_dir(tmp)
+}
+
+/// Renames into place. A directory that has the name already (a broken one that a resume passed over) is moved aside
+/// first: rename does not replace directories.
+fn put_in_place(disk: &dyn Disk, output: &Path, tmp: &Path, place: &Path) -> Result<()> {
+    if !place.exists() {
+        disk.rename(tmp, place)?;
+        return disk.sync_dir(output);
+    }
+    let old = beside(&place.with_extension("old"));
+    disk.rename(place, &old)?;
+    if let Err(e) = disk.rename(tmp, place) {
+        let _ = disk.rename(&old, place);
+        return Err(e);
+    }
+    disk.sync_dir(output)?;
+    disk.remove_dir(&old)
+}
+
+/// Reads the manifest of `dir` and checks every file against it.
+///
+/// # Errors
+/// What is wrong first: a missing, shortened or changed file, or the manifest itself.
+pub fn verify(dir: &Path) -> Result<Manifest> {
+    let path = dir.join(MANIFEST);
+    let text = fs::read(&path).map_err(Error::io("read", &path))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::content(&path, "", e.to_string()))?;
+    if manifest.format != 1 {
+        let message = format!("format {} is not one that this irori knows (1)", manifest.format);
+        return Err(Error::content(&path, "field `format`", message));
+    }
+    if step_of(dir) != Some(manifest.step) {
+        let message = format!("{} is not the step of this directory", manifest.step);
+        return Err(Error::content(&path, "field `step`", message));
+    }
+    for (name, want) in &manifest.files {
+        let path = dir.join(name);
+        let size = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        if size != want.bytes {
+            return Err(Error::content(&path, "", format!("has {size} bytes, the manifest says {}", want.bytes)));
+        }
+        if digest(&path)? != want.sha256 {
+            return Err(Error::content(&path, "", "its SHA-256 is not that of the manifest: the content changed"));
+        }
+    }
+    Ok(manifest)
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk).map_err(Error::io("read", path))? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&chunk[..n]),
+        }
+    }
+}
+
+/// N of a directory called `checkpoint-N`.
+fn step_of(dir: &Path) -> Option<u64> {
+    let digits = dir.file_name()?.to_str()?.strip_prefix("checkpoint-")?;
+    let plain =
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    plain.then(|| digits.parse().ok()).flatten()
+}
+
+/// All directories `checkpoint-N`, whole or not, ascending by N.
+///
+/// # Errors
+/// If the output directory cannot be read.
+pub fn list(output: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(output).map_err(Error::io("read", output))? {
+        let path = entry.map_err(Error::io("read", output))?.path();
+        if let Some(step) = step_of(&path)
+            && path.is_dir()
+        {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The newest whole checkpoint; `note` hears of each broken one that is passed over, and why.
+///
+/// # Errors
+/// If there are checkpoints but none is whole.
+pub fn newest(output: &Path, note: &mut dyn FnMut(&str)) -> Result<Option<(u64, PathBuf)>> {
+    let all = list(output)?;
+    for (step, dir) in all.iter().rev() {
+        match verify(dir) {
+            Ok(_) => return Ok(Some((*step, dir.clone()))),
+            Err(e) => note(&format!("warning: {} is broken and passed over: {}", dir.display(), chain(&e))),
+        }
+    }
+    match all.len() {
+        0 => Ok(None),
+        n => Err(Error::failed(format!(
+            "cannot resume: none of the {n} checkpoints in {} is whole; to start again, choose another --output-dir",
+            output.display()
+        ))),
+    }
+}
+
+/// An error and its causes on one line.
+pub fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(c) = cause {
+        text.push_str(&format!(": {c}"));
+        cause = c.source();
+    }
+    text
+}
+
+/// Removes the oldest checkpoints until at most `limit` are left. The newest and those in `keep` stay, even if that is
+/// more than `limit`. Each is renamed first, so that a kill half-way leaves nothing that looks like a checkpoint.
+///
+/// # Errors
+/// If one cannot be removed.
+pub fn rotate(disk: &dyn Disk, output: &Path, limit: usize, newest: u64, keep: Option<u64>) -> Result<()> {
+    let all: Vec<_> = list(output)?.into_iter().filter(|(step, _)| *step <= newest).collect();
+    let mut excess = all.len().saturating_sub(limit.max(1));
+    for (step, dir) in all {
+        if excess == 0 {
+            break;
+        }
+        if step == newest || Some(step) == keep {
+            continue;
+        }
+        let gone = beside(&dir.with_extension("old"));
+        disk.rename(&dir, &gone).and_then(|()| disk.remove_dir(&gone)).with_context(|| {
+            format!("--save-total-limit {limit}: the old checkpoint {} was not removed", dir.display())
+        })?;
+        excess -= 1;
+    }
+    Ok(())
+}
+
+/// Removes what killed processes left half-done (`….tmp-PID`), telling `note`. Call it only with the directory locked.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn sweep(disk: &dyn Disk, output: &Path, note: &mut dyn FnMut(&str)) -> Result<()> {
+    for entry in fs::read_dir(output).map_err(Error::io("read", output))? {
+        let path = entry.map_err(Error::io("read", output))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let Some((stem, pid)) = name.rsplit_once(".tmp-") else { continue };
+        let ours = stem.starts_with("checkpoint-") || super::output::OWN.contains(&stem);
+        if pid.is_empty() || !pid.bytes().all(|b| b.is_ascii_digit()) || !ours {
+            continue;
+        }
+        note(&format!("removing {}, left half-written by a run that was cut off", path.display()));
+        if path.is_dir() { disk.remove_dir(&path)? } else { disk.remove_file(&path)? }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! The output directory of a run: who may write into it, and what is there already.
+
+use super::{checkpoint, disk::Disk};
+use crate::{Error, Result};
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+};
+
+/// Files that a run writes at the top of its output directory.
+pub const OWN: [&str; 5] =
+    ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", METRICS, RUN_CONFIG];
+/// The log.
+pub const METRICS: &str = "metrics.jsonl";
+/// The resolved configuration.
+pub const RUN_CONFIG: &str = "run.toml";
+
+/// What `--resume` and `--resume-anyway` ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// A new run in an empty directory.
+    No,
+    /// Go on from the newest whole checkpoint; start afresh if there never was one.
+    Yes,
+    /// The same, even if configuration, data or base are no longer what they were.
+    Anyway,
+}
+
+/// An output directory that this process alone writes to.
+#[derive(Debug)]
+pub struct OutputDir {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The newest whole checkpoint, if the run is to go on from one: its step and directory.
+    pub checkpoint: Option<(u64, PathBuf)>,
+    /// How it was opened.
+    pub resume: Resume,
+    /// An advisory lock on the directory, held until the end of the process or of this value.
+    _lock: File,
+}
+
+impl OutputDir {
+    /// Creates or opens the directory and looks for what to resume. Cheap: call it before the model is loaded.
+    ///
+    /// # Errors
+    /// - [`Error::Usage`] if it is not empty and nothing is to be resumed: nothing is ever overwritten;
+    /// - if another run is writing to it, if no checkpoint is whole, or if it cannot be written.
+    pub fn open(disk: &dyn Disk, path: &Path, resume: Resume, note: &mut dyn FnMut(&str)) -> Result<Self> {
+        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        let lock = File::open(path).map_err(Error::io("open", path))?;
+        // A file system without locks (some network ones) is no reason not to train.
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::failed(format!("another irori is training in {}", path.display())));
+        }
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+            names.push(entry.map_err(Error::io("read", path))?.file_name());
+        }
+        let shown = path.display();
+        if resume == Resume::No {
+            if let Some(name) = names.first() {
+                return Err(Error::usage(format!(
+                    "--output-dir {shown} is not empty (it has {}): add --resume to go on with the run in it, or choose \
+                     another directory",
+                    name.to_string_lossy()
+                )));
+            }
+            return Ok(Self { path: path.into(), checkpoint: None, resume, _lock: lock });
+        }
+        checkpoint::sweep(disk, path, note)?;
+        let checkpoint = checkpoint::newest(path, note)?;
+        if checkpoint.is_none() {
+            if names.iter().any(|n| n == "adapter_model.safetensors") {
+                return Err(Error::usage(format!(
+                    "cannot resume: {shown} has an adapter but no checkpoint; to train it further, give \
+                     --init-adapter {shown} and another --output-dir"
+                )));
+            }
+            note(&format!("nothing to resume in {shown}: starting from the beginning"));
+        }
+        Ok(Self { path: path.into(), checkpoint, resume, _lock: lock })
+    }
+}
