@@ -1,0 +1,1 @@
+fn main() { for f in std::env::args().skip(1) { match ptxvm::Module::parse(&std::fs::read_to_string(&f).unwrap()) { Ok(m) => println!("{f}: {:?}", m.kernels().collect::<Vec<_>>()), Err(e) => println!("{f}: {e}") } } }
