@@ -57,34 +57,6 @@ pub fn ensure_new_dir(path: &std::path::Path) -> Result<()> {
     }
 }
 
-/// What the rooms below make of a training configuration: the model on its device and the samples as tokens.
-pub struct TrainingSetup {
-    /// The engine with its adapter: fresh (A uniform in ±1/√in, B zero), or that of `--init-adapter`.
-    pub learner: crate::train::EngineLearner,
-    /// Samples to train on, cut to `--max-seq-length`, those without a target dropped.
-    pub samples: Vec<crate::data::Sample>,
-    /// The answer's letter of each sample, where it is one.
-    pub answers: Vec<Option<char>>,
-    /// Samples to evaluate on.
-    pub eval_samples: Option<Vec<crate::data::Sample>>,
-    /// Training samples that were cut.
-    pub truncated: usize,
-    /// Training samples that were dropped, since nothing that carries loss was left of them.
-    pub dropped: usize,
-    /// Fingerprint of the base weights.
-    pub base: String,
-    /// What the run will take, in lines to print.
-    pub plan: Vec<String>,
-}
-
-/// Opens the model, reads and tokenises the data, plans the memory and loads the weights.
-///
-/// # Errors
-/// What is missing, malformed or does not fit, before the weights are loaded wherever that is possible.
-pub fn set_up_training(config: &crate::train::TrainConfig) -> Result<TrainingSetup> {
-    Err(Error::failed(format!("irori train cannot open {} yet: the model's set-up is not built", config.model)))
-}
-
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {

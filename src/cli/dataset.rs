@@ -5,7 +5,7 @@ use crate::{
     cli::{common::note, print},
     data::{
         balance,
-        encode::{Encoder, LossOn, TextStyle},
+        encode::{Encoder, Limits, LossOn, TextStyle},
         lawqa::{self, Letter, Question},
         leak,
         permute::Permutation,
@@ -276,7 +276,8 @@ fn run_inspect(args: &Inspect) -> Result<()> {
     let encoder = Encoder::load(&args.model, args.style)?;
     let records = record::read(&args.file)?;
     let vocab = encoder.tokenizer.vocab_size();
-    let encoded = encoder.encode(&args.file, &records, vocab, args.max_seq_length as usize, args.loss_on)?;
+    let encoded =
+        encoder.encode(&args.file, &records, Limits { vocab, max_len: args.max_seq_length as usize }, args.loss_on)?;
     let report = &encoded.report;
     if args.json {
         let text = serde_json::to_string_pretty(report).map_err(|e| Error::failed(e.to_string()))?;

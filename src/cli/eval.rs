@@ -2,11 +2,12 @@
 
 use super::{
     common::note,
-    infer::{self, Layout, ModelArgs, Progress, PromptChoice, Style},
+    infer::{self, Layout, ModelArgs, Progress, PromptChoice},
     print,
 };
 use crate::{
     Error, Result,
+    data::{encode::TextStyle, prompt::Context},
     eval::{
         generate, label, loglik,
         result::{EvalResult, check_output},
@@ -24,14 +25,6 @@ enum Method {
     Loglik,
     /// Let the model write, and read the letter from its text
     Generate,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Context {
-    /// The question alone
-    None,
-    /// The question's own statutes
-    Gold,
 }
 
 /// Arguments of `irori eval`.
@@ -77,7 +70,7 @@ pub struct Args {
     context: Context,
     /// Conversation format around the prompt
     #[arg(long, value_enum, default_value = "chat")]
-    style: Style,
+    style: TextStyle,
     /// Most tokens of a response (generate) [default: 32; 1024 with reasoning]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: Option<u32>,
@@ -166,7 +159,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
             note("with --method loglik no reasoning is written: the letter is read right after the prompt");
         }
     }
-    let mut questions = infer::questions(data)?;
+    let mut questions = infer::questions(data, gold)?;
     if let Some(n) = args.samples {
         let n = usize::try_from(n).unwrap_or(usize::MAX);
         if n > questions.len() {
@@ -177,12 +170,14 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
     let max_len = args.model.max_seq_length as usize;
     let layout = match method {
-        Method::Loglik => Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0 },
-        Method::Generate => Layout { max_len, max_rows: max_len, kv_slots: args.batch_size as usize, max_new },
+        Method::Loglik => Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0, style: args.style },
+        Method::Generate => {
+            Layout { max_len, max_rows: max_len, kv_slots: args.batch_size as usize, max_new, style: args.style }
+        }
     };
     let fingerprint = args.model.adapter_fingerprint()?;
     let mut session = infer::open(&args.model, layout)?;
-    let choice = PromptChoice { prompt, few_shot: args.few_shot, gold, style: args.style };
+    let choice = PromptChoice { prompt, few_shot: args.few_shot, gold };
     let prompter = infer::prompter(&session, &choice)?;
     let (total, what) = match method {
         Method::Loglik => (loglik::prompt_count(questions.len(), permute), "prompts"),
@@ -200,7 +195,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
         "few_shot_enabled": choice.few_shot, "cot_enabled": choice.prompt == "cot", "reranker_enabled": false,
         "reranker_model": null, "rerank_top_n": null, "ensemble_runs": if permute { json!(4) } else { Value::Null },
         "top_k": args.top_k, "total_samples": results.len(), "method": if method == Method::Loglik { "loglik" } else { "generate" },
-        "permute": permute, "prompt": choice.prompt, "style": if choice.style == Style::Raw { "raw" } else { "chat" },
+        "permute": permute, "prompt": choice.prompt, "style": if args.style == TextStyle::Raw { "raw" } else { "chat" },
         "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()), "adapter_sha256": fingerprint,
         "four_bit": !args.model.no_4bit, "device": session.description, "data": data.display().to_string(),
         "max_new_tokens": if method == Method::Generate { json!(max_new) } else { Value::Null },

@@ -4,7 +4,10 @@ use super::{
     infer::{self, Layout, ModelArgs},
     print,
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    data::{chat::Message, encode::TextStyle},
+};
 use serde_json::json;
 use std::{io::Read, path::PathBuf, time::Instant};
 
@@ -47,21 +50,35 @@ pub fn run(args: Args) -> Result<()> {
     }
     let max_len = args.model.max_seq_length as usize;
     let max_new = args.max_new_tokens as usize;
-    let mut session = infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 1, max_new })?;
-    let tokens = if args.raw { session.text.encode(&prompt)? } else { session.text.chat(&prompt)? };
+    let mut session =
+        infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 1, max_new, style: TextStyle::Chat })?;
+    let encoder = session.encoder.clone();
+    let tokens =
+        if args.raw { encoder.tokenizer.encode(&prompt)? } else { encoder.prompt(&[Message::new("user", prompt)])? };
     if tokens.is_empty() || tokens.len() > max_len {
         return Err(Error::failed(format!(
             "the prompt is {} tokens long, and room was made for 1 to {max_len}: raise --max-seq-length",
             tokens.len()
         )));
     }
-    let stop = session.text.stop();
+    let stop = encoder.stops();
     let start = Instant::now();
-    let written = session.engine.generate(std::slice::from_ref(&tokens), max_new, &stop, &mut |_, _| ())?;
+    let mut stream = encoder.tokenizer.stream();
+    let mut shown = Ok(());
+    let written = session.engine.generate(std::slice::from_ref(&tokens), max_new, &stop, &mut |_, text, _| {
+        if let Some(&token) = text.last()
+            && !args.json
+            && shown.is_ok()
+            && !stop.contains(&token)
+        {
+            shown = stream.push(token).and_then(|piece| print(&piece));
+        }
+    })?;
+    shown?;
     let seconds = start.elapsed().as_secs_f64();
     let written = written.into_iter().next().unwrap_or_default();
     let stopped = written.last().is_some_and(|t| stop.contains(t));
-    let text = session.text.decode(&written[..written.len() - usize::from(stopped)])?;
+    let text = encoder.tokenizer.decode(&written[..written.len() - usize::from(stopped)], true)?;
     if args.json {
         let out = json!({
             "text": text, "tokens": written, "prompt_tokens": tokens.len(), "new_tokens": written.len(),
@@ -69,5 +86,5 @@ pub fn run(args: Args) -> Result<()> {
         });
         return print(&format!("{out}\n"));
     }
-    print(&format!("{text}\n"))
+    print(&format!("{}\n", stream.finish()?))
 }

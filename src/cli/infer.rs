@@ -1,14 +1,23 @@
 //! What `eval`, `score` and `generate` share: which model, how it is opened, and progress.
 
+use super::common::{DeviceArgs, Job};
 use crate::{
     Error, Result,
+    data::{
+        encode::{Encoder, TextStyle},
+        lawqa::{self, Letter},
+        prompt::{self, Context, PromptTemplate},
+        record,
+    },
     eval::ask::{Prompter, Question},
-    model::Engine,
+    model::{Engine, peft, source},
 };
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -27,12 +36,12 @@ pub struct ModelArgs {
     /// Keep the base weights as they are
     #[arg(long, help_heading = "Model")]
     pub no_4bit: bool,
-    /// auto, cpu or cuda[:N]
-    #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Model")]
-    pub device: String,
-    /// Most memory to take, such as 9.5GiB
-    #[arg(long, value_name = "SIZE", value_parser = super::common::parse_bytes, help_heading = "Model")]
-    pub memory_limit: Option<u64>,
+    /// Tokenizer, if the model has none of its own: a directory or tokenizer.json
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceArgs,
     /// Longest prompt (with its answer) in tokens
     #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Model")]
     pub max_seq_length: u32,
@@ -59,25 +68,13 @@ impl ModelArgs {
     }
 }
 
-/// A tokenizer with the model's chat template.
-pub trait Text {
-    /// Tokens of plain text.
-    fn encode(&self, text: &str) -> Result<Vec<u32>>;
-    /// Tokens of one user message in the chat template, up to where the model's turn begins; thinking off.
-    fn chat(&self, message: &str) -> Result<Vec<u32>>;
-    /// Text of tokens, special ones left out.
-    fn decode(&self, tokens: &[u32]) -> Result<String>;
-    /// Tokens that end the model's turn.
-    fn stop(&self) -> Vec<u32>;
-}
-
 /// A model ready for inference.
 pub struct Session {
     /// The model with its adapter on its device.
     pub engine: Engine,
-    /// Its tokenizer.
-    pub text: Box<dyn Text>,
-    /// For messages and results: model and device in words.
+    /// Its tokenizer and chat template.
+    pub encoder: Rc<Encoder>,
+    /// For messages and results: the device in words.
     pub description: String,
 }
 
@@ -92,15 +89,33 @@ pub struct Layout {
     pub kv_slots: usize,
     /// Most tokens that are generated after a prompt.
     pub max_new: usize,
+    /// Conversation format around a prompt.
+    pub style: TextStyle,
 }
 
 /// Opens model, adapter and tokenizer and lays the engine out.
 pub fn open(args: &ModelArgs, layout: Layout) -> Result<Session> {
     let name = args.name()?;
-    Err(Error::failed(format!(
-        "cannot open {name} for documents of {} tokens: inference is not connected to the model loader yet",
-        layout.max_len
-    )))
+    let opened = source::open(name)?;
+    let text = args.tokenizer.as_deref().or(opened.dir.as_deref()).ok_or_else(|| {
+        Error::usage(format!("{name} has no tokenizer: name a directory or tokenizer.json with --tokenizer"))
+    })?;
+    let encoder = Rc::new(Encoder::load(text, layout.style)?);
+    let adapter = args.adapter.as_deref().map(|dir| peft::load(dir, opened.source.config())).transpose()?;
+    let kv_capacity = if layout.kv_slots > 0 { layout.max_len + layout.max_new } else { 0 };
+    let job = Job {
+        lora: adapter.as_ref().map(|a| a.lora.clone()),
+        four_bit: !args.no_4bit,
+        kv_slots: layout.kv_slots,
+        kv_capacity,
+        ..Job::inference(layout.max_rows, layout.max_len)
+    };
+    let mut engine = super::common::engine(&opened, &job, &args.device)?;
+    if let Some(adapter) = &adapter {
+        engine.set_adapter(&adapter.flat)?;
+    }
+    let description = engine.describe();
+    Ok(Session { engine, encoder, description })
 }
 
 /// How questions are put to the model.
@@ -112,30 +127,108 @@ pub struct PromptChoice {
     pub few_shot: bool,
     /// Show the question's own statutes.
     pub gold: bool,
-    /// Chat template or raw `<USER>…<ASSISTANT>…`.
-    pub style: Style,
 }
 
-/// The conversation format around a prompt.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Style {
-    /// The model's own chat template, thinking off.
-    #[default]
-    Chat,
-    /// `<USER>…<ASSISTANT>…` as the user's script wrote it.
-    Raw,
+/// A template over a tokenizer.
+struct Templated {
+    template: PromptTemplate,
+    encoder: Rc<Encoder>,
+    examples: Vec<lawqa::Question>,
+    context: Context,
 }
 
 /// The prompter of a template over a session's tokenizer.
 pub fn prompter(session: &Session, choice: &PromptChoice) -> Result<Box<dyn Prompter>> {
-    let _ = session;
-    Err(Error::failed(format!("prompt `{}` is not connected to the templates yet", choice.prompt)))
+    Ok(Box::new(Templated {
+        template: PromptTemplate::load(&choice.prompt)?,
+        encoder: session.encoder.clone(),
+        examples: if choice.few_shot { vec![prompt::worked_example()?] } else { Vec::new() },
+        context: if choice.gold { Context::Gold } else { Context::None },
+    }))
 }
 
-/// Reads lawqa JSON or JSONL records with a question in their meta.
-pub fn questions(path: &Path) -> Result<Vec<Question>> {
-    std::fs::File::open(path).map_err(Error::io("read", path))?;
-    Err(Error::failed(format!("{}: reading questions is not connected to the data room yet", path.display())))
+impl Prompter for Templated {
+    fn prompt(&self, q: &Question, order: [usize; 4]) -> Result<Vec<u32>> {
+        let place = order.iter().position(|&c| c == q.correct).unwrap_or_default();
+        let shown = lawqa::Question {
+            raw: serde_json::Map::new(),
+            file_name: q.file_name.clone(),
+            law: q.law.clone(),
+            context: (!q.context.is_empty()).then(|| q.context.clone()),
+            text: q.question.clone(),
+            choices: order.map(|c| q.choices[c].clone()),
+            answer: Letter::ALL[place],
+            reasoning: None,
+            references: q.references.clone(),
+        };
+        self.encoder.prompt(&self.template.messages(&shown, self.context, &self.examples)?)
+    }
+
+    fn answer(&self, letter: usize) -> Result<Vec<u32>> {
+        self.encoder.tokenizer.encode(&self.template.answer.answer(Letter::ALL[letter], None))
+    }
+
+    fn stop(&self) -> Vec<u32> {
+        self.encoder.stops()
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.encoder.tokenizer.decode(tokens, true)
+    }
+}
+
+/// Reads the questions of a lawqa JSON file, or of JSONL records whose meta holds them (those of `irori dataset`). Records
+/// do not hold the statute by itself, so `gold` needs the lawqa JSON.
+pub fn questions(path: &Path, gold: bool) -> Result<Vec<Question>> {
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
+        let file = lawqa::read(path)?;
+        return Ok(file.questions.into_iter().map(of_lawqa).collect());
+    }
+    if gold {
+        return Err(Error::usage(format!(
+            "--context gold needs the statutes, which {} does not hold by themselves: give the lawqa JSON of the split",
+            path.display()
+        )));
+    }
+    record::read(path)?.iter().map(|r| of_record(path, r)).collect()
+}
+
+fn of_lawqa(q: lawqa::Question) -> Question {
+    Question {
+        question: q.text,
+        choices: q.choices,
+        correct: q.answer.index(),
+        file_name: q.file_name,
+        law: q.law,
+        context: q.context.unwrap_or_default(),
+        references: q.references,
+    }
+}
+
+fn of_record(path: &Path, record: &record::Record) -> Result<Question> {
+    let text = |field: &str| record.meta.get(field).and_then(Value::as_str).map(str::to_owned);
+    let missing = |field: &str, what: &str| {
+        let at = format!("line {}, field `meta.{field}`", record.line);
+        Error::content(
+            path,
+            at,
+            format!("expected {what}: evaluation needs records made by `irori dataset`, or lawqa JSON"),
+        )
+    };
+    let list = |field: &str| -> Option<Vec<String>> {
+        record.meta.get(field)?.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    Ok(Question {
+        question: text("question").ok_or_else(|| missing("question", "the question"))?,
+        choices: list("choices")
+            .and_then(|c| c.try_into().ok())
+            .ok_or_else(|| missing("choices", "a list of four choices"))?,
+        correct: record.answer().ok_or_else(|| missing("answer", "a, b, c or d"))?.index(),
+        file_name: text("file_name").unwrap_or_default(),
+        law: text("law").unwrap_or_default(),
+        context: String::new(),
+        references: list("references").unwrap_or_default(),
+    })
 }
 
 /// A progress bar on a terminal, a line now and then elsewhere; silent if `quiet`.

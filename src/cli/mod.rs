@@ -15,6 +15,7 @@ pub mod quantize;
 pub mod score;
 pub mod synth;
 pub mod train;
+pub mod training;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    data::encode::TextStyle,
     eval::{
         result::{check_output, write_atomic},
         score,
@@ -74,17 +75,24 @@ pub fn run(args: Args) -> Result<()> {
     }
     let lines = read(&args.input)?;
     let max_len = args.model.max_seq_length as usize;
-    let mut session = infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0 })?;
+    let mut session = infer::open(
+        &args.model,
+        Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0, style: TextStyle::Chat },
+    )?;
     let vocab = session.engine.spec().model.vocab;
     let mut texts = Vec::with_capacity(lines.len());
     for (number, line) in &lines {
         let tokens = match line {
-            Line::Text(text) => session.text.encode(text)?,
+            Line::Text(text) => session.encoder.tokenizer.encode(text)?,
             Line::Tokens(tokens) => tokens.clone(),
         };
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            let message = format!("token {t} is not in the vocabulary of {vocab}");
-            return Err(Error::content(&args.input, format!("line {number}, field `tokens`"), message));
+            let (field, why) = match line {
+                Line::Text(_) => ("text", ": the tokenizer is not this model's"),
+                Line::Tokens(_) => ("tokens", ""),
+            };
+            let message = format!("token {t} is not in the vocabulary of {vocab}{why}");
+            return Err(Error::content(&args.input, format!("line {number}, field `{field}`"), message));
         }
         texts.push(tokens);
     }

@@ -3,14 +3,18 @@
 //! Exit code 0 means that the run is done (also by early stopping). A run that a signal ended has exit code 1: it is
 //! whole on disk, but it is not done, and a script must not go on to evaluate it.
 
-use super::common::{TrainingSetup, note, parse_bytes, set_up_training};
+use super::{
+    common::note,
+    training::{self, Prepared},
+};
 use crate::{
-    Error, Result,
+    Result, report,
     train::{
         Run, Settings, TrainConfig,
         disk::RealDisk,
+        evaluate::AccuracyHook,
         labels::Labels,
-        learner::Learner,
+        learner::EngineLearner,
         metrics::EndReason,
         output::{OutputDir, Resume},
         progress::Console,
@@ -45,27 +49,31 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
     let config = args.settings.or(file).resolve()?;
-    check(&config)?;
     let resume = match (args.resume, args.resume_anyway) {
         (_, true) => Resume::Anyway,
         (true, false) => Resume::Yes,
         (false, false) => Resume::No,
     };
+    let prepared = training::prepare(&config)?;
     let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(text))?;
-    let mut setup = set_up_training(&config)?;
-    for line in summary(&config, &setup) {
+    for line in summary(&config, &prepared) {
         note(&line);
     }
-    let total = StepPlan::new(&config, setup.samples.len())?.total();
+    let total = StepPlan::new(&config, prepared.train.samples.len())?.total();
     let stop = Stop::install()?;
+    let mut learner = prepared.load()?;
+    let accuracy: Option<AccuracyHook<EngineLearner>> = match prepared.questions.as_slice() {
+        [] => None,
+        questions => Some(Box::new(move |learner| training::accuracy(learner.engine(), questions))),
+    };
     let outcome = train(Run {
         config: &config,
         output: &output,
-        learner: &mut setup.learner,
-        samples: &setup.samples,
-        eval_samples: setup.eval_samples.as_deref(),
-        accuracy: None,
-        base: setup.base,
+        learner: &mut learner,
+        samples: &prepared.train.samples,
+        eval_samples: prepared.eval.as_ref().map(|e| e.samples.as_slice()),
+        accuracy,
+        base: prepared.opened.source.fingerprint()?,
         disk: &RealDisk,
         stop: &stop,
         observer: &mut Console::new(total),
@@ -73,42 +81,44 @@ pub fn run(args: Args) -> Result<()> {
     if outcome.reason == EndReason::Interrupted {
         return Err(interrupted(&outcome, &output));
     }
-    // The report of the run (report.html) is made here, from metrics.jsonl and trainer_state.json.
+    report::run_report(&output.path)?;
     super::print(&format!("{}\n", output.path.display()))
 }
 
-/// What can be known to be wrong before anything is opened.
-fn check(config: &TrainConfig) -> Result<()> {
-    if let Some(limit) = &config.memory_limit {
-        parse_bytes(limit).map_err(|e| Error::usage(format!("--memory-limit: {e}")))?;
-    }
-    for file in [Some(&config.train_file), config.eval_file.as_ref()].into_iter().flatten() {
-        std::fs::File::open(file).map_err(Error::io("open", file))?;
-    }
-    Ok(())
-}
-
 /// What is trained on, for the user to look at before it starts.
-fn summary(config: &TrainConfig, setup: &TrainingSetup) -> Vec<String> {
-    let tokens: usize = setup.samples.iter().map(|s| s.tokens.len()).sum();
-    let targets: usize = setup.samples.iter().map(|s| s.targets()).sum();
-    let n = setup.samples.len().max(1);
+fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
+    let report = &prepared.train.report;
     let mut lines = vec![format!(
-        "{}: {} samples, {tokens} tokens ({} on average), loss on {targets} of them",
+        "{}: {} samples, {} tokens ({} on average), loss on {} of them",
         config.train_file.display(),
-        setup.samples.len(),
-        tokens / n
+        report.samples,
+        report.tokens,
+        report.tokens / report.samples.max(1),
+        report.targets
     )];
-    if setup.truncated > 0 {
-        lines.push(format!("{} samples are cut to --max-seq-length {}", setup.truncated, config.max_seq_length));
+    if report.truncated > 0 {
+        lines.push(format!(
+            "{} samples are cut to --max-seq-length {} ({} prompt tokens lost; the answers are whole)",
+            report.truncated, config.max_seq_length, report.cut_tokens
+        ));
     }
-    if setup.dropped > 0 {
-        lines.push(format!("warning: {} samples dropped: nothing that carries loss was left of them", setup.dropped));
+    if !report.dropped.is_empty() {
+        lines.push(format!(
+            "warning: {} samples dropped, nothing that carries loss was left of them (lines {})",
+            report.dropped.len(),
+            some(&report.dropped)
+        ));
     }
-    let labels = Labels::count(setup.answers.iter().copied());
+    let labels = Labels::count(prepared.answers.iter().copied());
     lines.extend(labels.line().map(|l| format!("answers: {l}")));
     lines.extend(labels.warning());
-    lines.extend(setup.plan.iter().cloned());
-    lines.push(format!("{} parameters are trained: {}", setup.learner.parameters(), config.target_modules.join(", ")));
+    lines.extend(prepared.plan_lines());
+    lines.push(format!("{} parameters are trained: {}", prepared.adapter.len(), config.target_modules.join(", ")));
     lines
+}
+
+/// The first few of many numbers.
+fn some(lines: &[usize]) -> String {
+    let shown: Vec<String> = lines.iter().take(8).map(usize::to_string).collect();
+    if lines.len() > shown.len() { shown.join(", ") + ", …" } else { shown.join(", ") }
 }

@@ -23,7 +23,8 @@ use rayon::prelude::*;
 use std::path::Path;
 
 /// How a conversation becomes text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TextStyle {
     /// The model's own chat template.
     #[default]
@@ -155,91 +156,9 @@ impl Encoder {
         self.tokenizer.encode(&self.prompt_text(messages, false)?)
     }
 
-    /// Encodes a file's records in parallel; `path` is for messages, `vocab` the model's number of embedding rows.
-    ///
-    /// # Errors
-    /// A record the template refuses, a token id outside `vocab`, or no sample with a target at all.
-    pub fn encode(
-        &self,
-        path: &Path,
-        records: &[Record],
-        vocab: usize,
-        max_len: usize,
-        loss: LossOn,
-    ) -> Result<Encoded> {
-        let one = |record: &Record| self.record(path, record, vocab, max_len, loss).map(|made| (record.line, made));
-        let all: Vec<(usize, Vec<Made>)> = records.par_iter().map(one).collect::<Result<_>>()?;
-        let mut out = Encoded::default();
-        out.report.records = records.len();
-        for letter in records.iter().filter_map(Record::answer) {
-            out.report.answers[letter.index()] += 1;
-        }
-        for (line, made) in all.into_iter().flat_map(|(line, made)| made.into_iter().map(move |m| (line, m))) {
-            let Some(sample) = made.sample else {
-                out.report.dropped.push(line);
-                continue;
-            };
-            out.report.truncated += usize::from(made.cut > 0);
-            out.report.cut_tokens += made.cut;
-            out.report.tokens += sample.tokens.len();
-            out.report.targets += sample.targets();
-            out.report.lengths.push(sample.tokens.len());
-            out.lines.push(line);
-            out.samples.push(sample);
-        }
-        out.report.samples = out.samples.len();
-        if out.samples.is_empty() {
-            return Err(Error::content(
-                path,
-                "",
-                format!(
-                    "none of its {} records has a target left within {max_len} tokens: raise --max-seq-length",
-                    records.len()
-                ),
-            ));
-        }
-        Ok(out)
-    }
-
-    fn record(&self, path: &Path, record: &Record, vocab: usize, max_len: usize, loss: LossOn) -> Result<Vec<Made>> {
-        let at = format!("line {}", record.line);
-        match &record.content {
-            Content::Tokens { input_ids, labels } => {
-                let outside = |field: &str, i: usize, id: i64| {
-                    let message = format!("token {id} is outside the model's vocabulary of {vocab}");
-                    Error::content(path, format!("{at}, field `{field}[{i}]`"), message)
-                };
-                if let Some(i) = input_ids.iter().position(|&id| id as usize >= vocab) {
-                    return Err(outside("input_ids", i, input_ids[i].into()));
-                }
-                if let Some(i) = labels.iter().position(|&l| l != NO_LOSS && l as usize >= vocab) {
-                    return Err(outside("labels", i, labels[i].into()));
-                }
-                let cut = input_ids.len().saturating_sub(max_len);
-                let sample = Sample { tokens: input_ids[cut..].to_vec(), labels: labels[cut..].to_vec() };
-                Ok(vec![Made { sample: (sample.targets() > 0).then_some(sample), cut }])
-            }
-            Content::Messages(messages) => {
-                let last = messages.len() - 1;
-                let turns = (0..messages.len())
-                    .filter(|&i| messages[i].role == "assistant" && i > 0)
-                    .filter(|&i| i == last || loss == LossOn::AllTurns);
-                let made: Vec<Made> = turns
-                    .map(|i| self.turn(&messages[..i], &messages[i].content, max_len, loss))
-                    .collect::<Result<_>>()
-                    .map_err(|e| e.context(format!("{}: {at}", path.display())))?;
-                let largest = made.iter().filter_map(|m| m.sample.as_ref()?.tokens.iter().max()).max();
-                match largest {
-                    Some(&id) if id as usize >= vocab => {
-                        let message = format!(
-                            "the tokenizer gives token {id}, outside the model's vocabulary of {vocab}: it is another model's"
-                        );
-                        Err(Error::content(path, at, message))
-                    }
-                    _ => Ok(made),
-                }
-            }
-        }
+    /// [`encode`] with this tokenizer.
+    pub fn encode(&self, path: &Path, records: &[Record], limits: Limits, loss: LossOn) -> Result<Encoded> {
+        encode(Some(self), path, records, limits, loss)
     }
 
     fn turn(&self, history: &[Message], answer: &str, max_len: usize, loss: LossOn) -> Result<Made> {
@@ -268,6 +187,114 @@ impl Encoder {
         prompt.append(&mut target);
         let sample = Sample { tokens: prompt, labels };
         Ok(Made { sample: (sample.targets() > 0).then_some(sample), cut })
+    }
+}
+
+/// What a sample must keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of the model's embedding.
+    pub vocab: usize,
+    /// Most tokens of a sample.
+    pub max_len: usize,
+}
+
+/// Encodes a file's records in parallel; `path` is for messages. Without an encoder every record must be tokens already.
+///
+/// # Errors
+/// A record the template refuses, text where there is no tokenizer, a token id outside the vocabulary, or no sample with
+/// a target at all.
+pub fn encode(
+    encoder: Option<&Encoder>,
+    path: &Path,
+    records: &[Record],
+    limits: Limits,
+    loss: LossOn,
+) -> Result<Encoded> {
+    let one = |record: &Record| encode_one(encoder, path, record, limits, loss).map(|made| (record.line, made));
+    let all: Vec<(usize, Vec<Made>)> = records.par_iter().map(one).collect::<Result<_>>()?;
+    let mut out = Encoded::default();
+    out.report.records = records.len();
+    for letter in records.iter().filter_map(Record::answer) {
+        out.report.answers[letter.index()] += 1;
+    }
+    for (line, made) in all.into_iter().flat_map(|(line, made)| made.into_iter().map(move |m| (line, m))) {
+        let Some(sample) = made.sample else {
+            out.report.dropped.push(line);
+            continue;
+        };
+        out.report.truncated += usize::from(made.cut > 0);
+        out.report.cut_tokens += made.cut;
+        out.report.tokens += sample.tokens.len();
+        out.report.targets += sample.targets();
+        out.report.lengths.push(sample.tokens.len());
+        out.lines.push(line);
+        out.samples.push(sample);
+    }
+    out.report.samples = out.samples.len();
+    if out.samples.is_empty() {
+        return Err(Error::content(
+            path,
+            "",
+            format!(
+                "none of its {} records has a target left within {} tokens: raise --max-seq-length",
+                records.len(),
+                limits.max_len
+            ),
+        ));
+    }
+    Ok(out)
+}
+
+fn encode_one(
+    encoder: Option<&Encoder>,
+    path: &Path,
+    record: &Record,
+    limits: Limits,
+    loss: LossOn,
+) -> Result<Vec<Made>> {
+    let Limits { vocab, max_len } = limits;
+    let at = format!("line {}", record.line);
+    match &record.content {
+        Content::Tokens { input_ids, labels } => {
+            let outside = |field: &str, i: usize, id: i64| {
+                let message = format!("token {id} is outside the model's vocabulary of {vocab}");
+                Error::content(path, format!("{at}, field `{field}[{i}]`"), message)
+            };
+            if let Some(i) = input_ids.iter().position(|&id| id as usize >= vocab) {
+                return Err(outside("input_ids", i, input_ids[i].into()));
+            }
+            if let Some(i) = labels.iter().position(|&l| l != NO_LOSS && l as usize >= vocab) {
+                return Err(outside("labels", i, labels[i].into()));
+            }
+            let cut = input_ids.len().saturating_sub(max_len);
+            let sample = Sample { tokens: input_ids[cut..].to_vec(), labels: labels[cut..].to_vec() };
+            Ok(vec![Made { sample: (sample.targets() > 0).then_some(sample), cut }])
+        }
+        Content::Messages(messages) => {
+            let Some(encoder) = encoder else {
+                let message = "is text, and the model brings no tokenizer: name one with --tokenizer DIR";
+                return Err(Error::content(path, at, message));
+            };
+            let last = messages.len() - 1;
+            let turns = (0..messages.len())
+                .filter(|&i| messages[i].role == "assistant" && i > 0)
+                .filter(|&i| i == last || loss == LossOn::AllTurns);
+            let made: Vec<Made> = turns
+                .map(|i| encoder.turn(&messages[..i], &messages[i].content, max_len, loss))
+                .collect::<Result<_>>()
+                .map_err(|e| e.context(format!("{}: {at}", path.display())))?;
+            let largest = made.iter().filter_map(|m| m.sample.as_ref()?.tokens.iter().max()).max();
+            match largest {
+                Some(&id) if id as usize >= vocab => {
+                    let message = format!(
+                        "the tokenizer gives token {id}, outside the model's vocabulary of {vocab}: it is another model's"
+                    );
+                    Err(Error::content(path, at, message))
+                }
+                _ => Ok(made),
+            }
+        }
     }
 }
 
@@ -306,7 +333,7 @@ mod tests {
 
     fn encode(e: &Encoder, lines: &str, max_len: usize, loss: LossOn) -> Result<Encoded> {
         let path = Path::new("f.jsonl");
-        e.encode(path, &record::parse(path, lines.as_bytes())?, 261, max_len, loss)
+        e.encode(path, &record::parse(path, lines.as_bytes())?, Limits { vocab: 261, max_len }, loss)
     }
 
     /// (whole text, text of what carries loss)
@@ -405,7 +432,7 @@ mod tests {
             })
             .collect();
         let records = record::parse(&file, lines.join("\n").as_bytes()).unwrap();
-        let out = e.encode(&file, &records, 151_936, 1024, LossOn::Answer).unwrap();
+        let out = e.encode(&file, &records, Limits { vocab: 151_936, max_len: 1024 }, LossOn::Answer).unwrap();
         assert_eq!((out.report.samples, out.report.truncated, out.report.answers), (140, 0, [23, 37, 48, 32]));
         for s in &out.samples {
             let targets: Vec<u32> = s.labels.iter().filter(|&&l| l != NO_LOSS).map(|&l| l as u32).collect();

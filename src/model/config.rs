@@ -196,11 +196,11 @@ impl Fields<'_> {
                 Some(_) => self.size("head_dim", 1 << 10)?,
             },
         };
-        if heads.q % heads.kv != 0 {
+        if !heads.q.is_multiple_of(heads.kv) {
             let message = format!("is {}, which does not divide num_attention_heads = {}", heads.kv, heads.q);
             return Err(self.wrong("num_key_value_heads", message));
         }
-        if heads.dim % 2 != 0 {
+        if !heads.dim.is_multiple_of(2) {
             return Err(self.wrong("head_dim", format!("is {}; RoPE needs an even one", heads.dim)));
         }
         Ok(ModelConfig {

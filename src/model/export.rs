@@ -234,7 +234,8 @@ impl ModelWriter {
     /// # Errors
     /// If the disk is full, or the bytes do not fit the shape.
     pub fn tensor(&mut self, name: &str, element: Element, shape: &[usize], bytes: &[u8]) -> Result<()> {
-        if let Some(shard) = self.current.take_if(|s| s.header.end > 0 && s.header.end + bytes.len() > self.shard_bytes) {
+        if let Some(shard) = self.current.take_if(|s| s.header.end > 0 && s.header.end + bytes.len() > self.shard_bytes)
+        {
             self.done.push(shard.finish()?);
         }
         if self.current.is_none() {

@@ -6,7 +6,7 @@
 use super::schedule::{Schedule, Shape, warmup_steps};
 use crate::{
     Error, Result,
-    data::order::DataOrder,
+    data::{encode::TextStyle, order::DataOrder},
     model::{LoraConfig, Module},
 };
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,9 @@ pub struct TrainConfig {
 
     pub train_mode: TrainMode,
     pub loss_on_output_only: bool,
+    pub text_style: TextStyle,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
 
     pub logging_steps: u64,
     pub save_steps: u64,
@@ -129,11 +132,13 @@ pub struct TrainConfig {
     pub device: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
 }
 
 /// Settings that change neither a weight nor the order of anything: a resumed run may have others. Paths are here
 /// because contents are compared instead: the tokens of the data set and the fingerprint of the base.
-const FREE: [&str; 15] = [
+const FREE: [&str; 17] = [
     "model",
     "train-file",
     "eval-file",
@@ -148,6 +153,8 @@ const FREE: [&str; 15] = [
     "load-best-model-at-end",
     "device",
     "memory-limit",
+    "threads",
+    "tokenizer",
     "train-mode",
 ];
 
@@ -160,6 +167,9 @@ impl TrainConfig {
         real("num-epochs", self.num_epochs, "above 0 and at most 100000", |v| v > 0.0 && v <= 1e5)?;
         whole("batch-size", self.batch_size as u64, 1, 65_536)?;
         whole("gradient-accumulation-steps", self.gradient_accumulation_steps as u64, 1, 65_536)?;
+        if let Some(n) = self.threads {
+            whole("threads", n as u64, 1, 1024)?;
+        }
         whole("max-seq-length", self.max_seq_length as u64, 2, 1 << 20)?;
         if self.token_budget() > 1 << 26 {
             return Err(Error::usage(format!(

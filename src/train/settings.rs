@@ -8,7 +8,7 @@ use super::{
     config::{BestBy, ComputeDtype, QuantType, TrainConfig, TrainMode},
     schedule::Shape,
 };
-use crate::{Error, Result, data::order::DataOrder, model::Module};
+use crate::{Error, Result, data::encode::TextStyle, data::order::DataOrder, model::Module};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -123,6 +123,12 @@ pub struct Settings {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
           help_heading = "Text")]
     pub loss_on_output_only: Option<bool>,
+    /// How a conversation becomes text: the model's chat template, or <USER>…<ASSISTANT>… [default: chat]
+    #[arg(long, value_name = "STYLE", help_heading = "Text")]
+    pub text_style: Option<TextStyle>,
+    /// Tokenizer and chat template, where the model's directory has none
+    #[arg(long, value_name = "DIR", help_heading = "Text")]
+    pub tokenizer: Option<PathBuf>,
 
     /// Log every N steps [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Log and checkpoints")]
@@ -153,6 +159,9 @@ pub struct Settings {
     /// Most memory to use: 20GiB, 9.5GiB, …
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory_limit: Option<String>,
+    /// CPU threads; they change no result [default: all]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Machine")]
+    pub threads: Option<usize>,
 }
 
 /// `first` where it is set, else `second`, field by field.
@@ -224,6 +233,8 @@ impl Settings {
             bnb_4bit_compute_dtype,
             train_mode,
             loss_on_output_only,
+            text_style,
+            tokenizer,
             logging_steps,
             save_steps,
             save_total_limit,
@@ -233,6 +244,7 @@ impl Settings {
             load_best_model_at_end,
             device,
             memory_limit,
+            threads,
         )
     }
 
@@ -275,6 +287,8 @@ impl Settings {
             bnb_4bit_compute_dtype: self.bnb_4bit_compute_dtype.unwrap_or(ComputeDtype::Bfloat16),
             train_mode: self.train_mode.unwrap_or(TrainMode::Auto),
             loss_on_output_only: self.loss_on_output_only.unwrap_or(true),
+            text_style: self.text_style.unwrap_or_default(),
+            tokenizer: self.tokenizer,
             logging_steps: self.logging_steps.unwrap_or(1),
             save_steps: self.save_steps.unwrap_or(500),
             save_total_limit: self.save_total_limit,
@@ -284,6 +298,7 @@ impl Settings {
             load_best_model_at_end: self.load_best_model_at_end.unwrap_or(false),
             device: self.device.unwrap_or_else(|| "auto".into()),
             memory_limit: self.memory_limit,
+            threads: self.threads,
         };
         config.validate()?;
         Ok(config)

@@ -18,7 +18,7 @@ fn irori(args: &[&str]) -> (i32, String, String) {
 fn questions(path: &Path) {
     let one = |i: usize| {
         serde_json::json!({"ファイル名": format!("法{}_{i}", i % 2), "コンテキスト": "条文", "問題文": format!("問{i}はどれか。"),
-            "選択肢": format!("a 一{i}\nb 二{i}\nc 三{i}\nd 四{i}"), "output": ["a", "b", "c", "d"][i / 2 % 4], "備考": i})
+            "選択肢": format!("a 一{i}\nb 二{i}\nc 三{i}\nd 四{i}"), "output": (["a", "b", "c", "d"][i / 2 % 4]), "備考": i})
     };
     let all: Vec<Value> = (0..40).map(one).collect();
     fs::write(path, serde_json::json!({"samples": all}).to_string()).unwrap();

@@ -126,7 +126,7 @@ fn double_quantized_bytes_are_equal() {
         let name = |part: &str| format!("{}.double.{part}", case.name);
         let (packed, absmax) = case.quantized();
         let offset = golden.f32(&name("offset"))[0];
-        let found = nested::encode_with(&absmax, offset);
+        let found = nested::encode_with(&absmax, offset, nested::Search::Table);
         assert_same(&name("absmax"), &found.codes, &golden.bytes(&name("absmax")));
         assert_same(&name("nested_absmax"), bytes(&found.absmax), &golden.bytes(&name("nested_absmax")));
         let decoded = nested::decode(&found, &map);
@@ -167,7 +167,7 @@ fn checkpoint_bytes_are_what_irori_makes_of_the_dense_weights() {
             match state.nested_offset {
                 None => assert_same(&name, bytes(&absmax), &checkpoint.bytes(&format!("{name}.absmax"))),
                 Some(offset) => {
-                    let found = nested::encode_with(&absmax, offset as f32);
+                    let found = nested::encode_with(&absmax, offset as f32, nested::Search::Table);
                     assert_same(&name, bytes(&found.absmax), &checkpoint.bytes(&format!("{name}.nested_absmax")));
                     let map = bytes(&nested::dynamic_map()).to_vec();
                     assert_same(&name, &map, &checkpoint.bytes(&format!("{name}.nested_quant_map")));
