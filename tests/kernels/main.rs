@@ -2,6 +2,16 @@
 //!
 //! In a build without nvcc there is nothing to run: the tests say so and pass.
 
+mod attention;
+mod decode;
 #[allow(dead_code)]
 mod harness;
+mod launches;
+mod loss;
+mod nf4;
+mod norm;
+mod optim;
 mod resources;
+mod rope;
+mod rows;
+mod swiglu;

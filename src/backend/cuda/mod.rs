@@ -2,8 +2,11 @@
 //!
 //! Present so far: the sizes that the planner works with, and the table of compiled kernels, which is empty.
 
+pub mod attention;
+pub mod launch;
 pub mod modules;
 pub mod probe;
+pub mod rows;
 mod sizes;
 
 pub use sizes::CudaSizes;
