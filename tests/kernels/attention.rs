@@ -1,7 +1,7 @@
 //! attention.cu, attention_backward.cu.
 //!
 //! Tolerances. The kernels and the reference get the same bf16 inputs (the backward pass also the same o and lse), so what
-//! differs is: P or dS rounded to bf16 before the second product (relative error U = 2⁻⁹ a term), the result rounded to
+//! differs is: P or dS rounded to bf16 before the second product (relative error U = 2⁻⁸ a term), the result rounded to
 //! bf16 (U), and f32 rounding in scores of 128 terms. A result Σ a·b with `a` rounded is off by at most
 //! U·Σ|a|·|b| + U·|result|; the sums of magnitudes are computed beside the reference. dS = P·(dP − Δ) is a difference
 //! of sums of 128 products, each with an f32 error of about 2⁻²²·(Σ|do·v| + |Δ|): that much is added to |dS|·U.

@@ -4,8 +4,8 @@ use crate::harness::{Gpu, module};
 use irori::backend::cuda::launch::Launch;
 use ptxvm::Counters;
 
-/// Half a unit in the last place of bf16, relative: the error of one rounding to nearest.
-pub const U: f32 = 1.0 / 512.0;
+/// Half a unit in the last place of bf16 (8 significant bits), relative: the error of one rounding to nearest.
+pub const U: f32 = 1.0 / 256.0;
 
 /// Runs one launch; a fault fails the test with the machine's words.
 #[track_caller]
@@ -20,6 +20,11 @@ pub fn run(gpu: &mut Gpu, l: &Launch) -> Counters {
 pub struct Traffic {
     pub loads: usize,
     pub stores: usize,
+}
+
+/// Bytes of the sectors under `rows` rows of `width` bf16 that lie one after the other but are moved one by one.
+pub fn in_sectors(rows: usize, width: usize) -> usize {
+    rows * (width * 2).next_multiple_of(32)
 }
 
 /// Fails unless the kernel moved, in whole sectors, at most 5 % more than it must, and stayed out of local memory.

@@ -1,13 +1,13 @@
 //! nf4.cu: bit for bit what `src/quant` makes, which is bit for bit what bitsandbytes makes.
 
 use crate::{
-    harness::{Gpu, Noise, SEEDS},
+    harness::{Gpu, Noise, SEEDS, round},
     launches::{Traffic, assert_no_conflicts, assert_traffic, run},
 };
 use half::bf16;
 use irori::{
     backend::cuda::rows::{self as launches, Elements},
-    quant::nf4,
+    quant::{host::Floats, nf4},
 };
 
 /// Weights of several sizes, with a block of zeros, ties between codewords, and tiny blocks.
@@ -20,14 +20,14 @@ fn weights(count: usize) -> Vec<f32> {
         for (i, x) in x[64..192].iter_mut().enumerate() {
             *x = (i as f32 - 64.0) / 64.0;
         }
-        x[192..256].iter_mut().for_each(|x| *x *= 1e-30);
+        x[192..256].iter_mut().for_each(|x| *x = round(*x * 1e-30));
     }
     x
 }
 
 fn host(x: &[f32]) -> (Vec<u8>, Vec<f32>, Vec<bf16>) {
     let (mut packed, mut absmax) = (vec![0; x.len() / 2], vec![0.0; x.len() / 64]);
-    nf4::quantize(x.into(), &mut packed, &mut absmax);
+    nf4::quantize(Floats::F32(bytemuck::cast_slice(x)), &mut packed, &mut absmax);
     let mut dense = vec![bf16::ZERO; x.len()];
     nf4::dequantize_to_bf16(&packed, &absmax, &mut dense);
     (packed, absmax, dense)

@@ -76,7 +76,17 @@ fn adamw() {
         for seed in SEEDS {
             let Some(got) = update(seed, &p, norm, &grad, &state) else { return };
             for (i, name) in ["m", "v", "master"].into_iter().enumerate() {
-                assert_near(name, &got[i], &want[i], 1e-6, |_| 1e-9);
+                // m is a weighted mean of g and m, which may cancel: its error is relative to their size, up to 0.4. The
+                // same relative error goes into the step that is taken off the weight.
+                let error = |j: usize| match name {
+                    "m" => 4e-8,
+                    "v" => 1e-12,
+                    _ => {
+                        let step = (want[2][j] - state[2][j]).abs();
+                        1e-6 * step + 1.2e-7 * state[2][j].abs() + step * 4e-8 / want[0][j].abs().max(1e-9)
+                    }
+                };
+                assert_near(name, &got[i], &want[i], 1e-6, error);
             }
             let rounded: Vec<f32> = got[2].iter().map(|&x| round(x)).collect();
             assert_bits("working", &got[3], &rounded);

@@ -2,7 +2,7 @@
 
 use crate::{
     harness::{Cpu, Gpu, Noise, SEEDS, assert_bits},
-    launches::{Traffic, assert_traffic, run},
+    launches::{Traffic, assert_traffic, in_sectors, run},
 };
 use irori::backend::{Backend, DType, cuda::rows as launches};
 
@@ -29,7 +29,8 @@ fn gather_and_scatter() {
             assert_bits("gathered", &gpu.get_bf16(out, want.len()), &want);
             assert_bits("scattered", &gpu.get_bf16(gx, want_x.len()), &want_x);
             // The index: one sector for each warp of the row's block.
-            let least = Traffic { loads: count * (width * 2 + 4 * 32), stores: count * width * 2 };
+            let bytes = in_sectors(count, width);
+            let least = Traffic { loads: bytes + count * 4 * 32, stores: bytes };
             assert_traffic("gather_rows", &gather, least);
             assert_traffic("scatter_rows", &scatter, least);
         }

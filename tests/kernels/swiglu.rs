@@ -2,7 +2,7 @@
 
 use crate::{
     harness::{Cpu, Gpu, Noise, SEEDS, assert_bits, assert_near},
-    launches::{Traffic, U, assert_traffic, run},
+    launches::{Traffic, U, assert_traffic, in_sectors, run},
 };
 use irori::backend::{Backend, DType, cuda::rows as launches};
 
@@ -32,7 +32,7 @@ fn forward_and_backward() {
             let first = first.get_or_insert(got.clone());
             assert_bits("s under another schedule", &got[0], &first[0]);
             assert_bits("dgu under another schedule", &got[1], &first[1]);
-            let one = rows * inter * 2;
+            let one = in_sectors(rows, inter);
             assert_traffic("swiglu", &forward, Traffic { loads: 2 * one, stores: one });
             assert_traffic("swiglu_backward", &backward, Traffic { loads: 3 * one, stores: 2 * one });
         }
