@@ -15,3 +15,5 @@ mod resources;
 mod rope;
 mod rows;
 mod swiglu;
+#[allow(dead_code)]
+mod vm_driver;
