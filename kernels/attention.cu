@@ -31,7 +31,7 @@ struct Params {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const Params p) {
-    extern __shared__ __align__(128) char memory[];
+    extern __shared__ __align__(256) char memory[];
     const Document doc = document(p.cu_seqlens, blockIdx.y);
     const int start = (gridDim.z - 1 - blockIdx.z) * QUERIES;
     if (start >= doc.rows()) return;

@@ -43,23 +43,33 @@ __device__ __forceinline__ void load_tile(uint32_t tile, const bf16* from, int s
     }
 }
 
+// Where a lane points ldmatrix in a tile. Rows a multiple of eight further down keep the same places, and chunk pairs
+// further along are one exclusive or away if the tile lies at a multiple of 256 bytes: what remains in a loop is one
+// operation for an inner step, and constants for rows.
+__device__ __forceinline__ uint32_t lane_a() {
+    const int lane = threadIdx.x % WARP;
+    return place(lane % 16, lane / 16);
+}
+
+__device__ __forceinline__ uint32_t lane_b() {
+    const int lane = threadIdx.x % WARP;
+    return place(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+}
+
 // Operand A (16 rows from `row`, 16 columns from `16·step`) of a row-major tile.
 __device__ __forceinline__ void load_a(uint32_t (&a)[4], uint32_t tile, int row, int step) {
-    const int lane = threadIdx.x % WARP;
-    load_matrices(a, tile + place(row + lane % 16, step * 2 + lane / 16));
+    load_matrices(a, ((tile + lane_a()) ^ (step * 32)) + row * ROW_BYTES);
 }
 
 // Operand B twice over for X·Yᵀ, Y row-major in the tile: eight columns from `row` (b[0], b[1]) and the next eight (b[2],
 // b[3]); inner indices from 16·step.
 __device__ __forceinline__ void load_b(uint32_t (&b)[4], uint32_t tile, int row, int step) {
-    const int lane = threadIdx.x % WARP;
-    load_matrices(b, tile + place(row + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
+    load_matrices(b, ((tile + lane_b()) ^ (step * 32)) + row * ROW_BYTES);
 }
 
 // Operand B twice over for X·Y, Y row-major in the tile: inner indices are 16 rows from `row`; columns from 16·pair.
 __device__ __forceinline__ void load_b_transposed(uint32_t (&b)[4], uint32_t tile, int row, int pair) {
-    const int lane = threadIdx.x % WARP;
-    load_matrices_transposed(b, tile + place(row + lane % 16, pair * 2 + lane / 16));
+    load_matrices_transposed(b, ((tile + lane_a()) ^ (pair * 32)) + row * ROW_BYTES);
 }
 
 // Two neighbouring products of 16×8 as operand A of the next product: accumulator and A have the same layout.

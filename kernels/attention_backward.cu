@@ -100,7 +100,7 @@ __device__ __forceinline__ void scores(float (&c)[N / 8][4], const uint32_t (&a)
 #pragma unroll
         for (int n = 0; n < N / 16; ++n) {
             uint32_t b[4];
-            load_b(b, tile, row + n * 16, step);
+            load_b(b, tile + row * ROW_BYTES, n * 16, step);
             mma(c[2 * n], a[step], b[0], b[1]);
             mma(c[2 * n + 1], a[step], b[2], b[3]);
         }
@@ -117,7 +117,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[D / 8][4], const float (
 #pragma unroll
         for (int n = 0; n < D / 16; ++n) {
             uint32_t b[4];
-            load_b_transposed(b, tile, row + step * 16, n);
+            load_b_transposed(b, tile + row * ROW_BYTES, step * 16, n);
             mma(sum[2 * n], a, b[0], b[1]);
             mma(sum[2 * n + 1], a, b[2], b[3]);
         }
@@ -128,7 +128,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[D / 8][4], const float (
 
 // Grid (Hq, documents, tiles of the longest document), the last tiles first.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Params p) {
-    extern __shared__ __align__(128) char memory[];
+    extern __shared__ __align__(256) char memory[];
     const Document doc = document(p.cu_seqlens, blockIdx.y);
     const int start = (gridDim.z - 1 - blockIdx.z) * ROWS;
     if (start >= doc.rows()) return;
@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Para
 
 // Grid (Hk, documents, tiles of the longest document), the first tiles, which most queries see, first.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const Params p) {
-    extern __shared__ __align__(128) char memory[];
+    extern __shared__ __align__(256) char memory[];
     const Document doc = document(p.cu_seqlens, blockIdx.y);
     const int start = blockIdx.z * ROWS;
     if (start >= doc.rows()) return;

@@ -147,8 +147,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_cached(const Par
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int j = i % 2 * 4, c = i / 2;
-            const float4 four = {o[h][j][c], o[h][j + 1][c], o[h][j + 2][c], o[h][j + 3][c]};
-            *reinterpret_cast<float4*>(sums[warp] + g * HEAD_PLACES + spread(h * 64 + t * 16 + i / 2 * 8 + j)) = four;
+            const float* at = sums[warp] + g * HEAD_PLACES + spread(h * 64 + t * 16 + i / 2 * 8 + j);
+            store4(shared_address(at), o[h][j][c], o[h][j + 1][c], o[h][j + 2][c], o[h][j + 3][c]);
         }
     }
     __syncthreads();

@@ -18,6 +18,11 @@ __device__ __forceinline__ void copy8(uint32_t shared, const void* global, bool 
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 
+// Four f32 in one access. (Assigned as a float4, nvcc may split the access, which then conflicts.)
+__device__ __forceinline__ void store4(uint32_t shared, float a, float b, float c, float d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
 // Ends a group of copies.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

@@ -120,8 +120,11 @@ impl Case {
     fn magnitudes(&self, reference: &Outputs) -> Magnitudes {
         let (h, t) = (self.h, self.docs.rows());
         let (group, scale) = (h.q / h.kv, 1.0 / (D as f32).sqrt());
-        let mut m =
-            Magnitudes { o: vec![0.0; t * h.q_width()], dqk: vec![0.0; t * h.qk_width()], dv: vec![0.0; t * h.kv_width()] };
+        let mut m = Magnitudes {
+            o: vec![0.0; t * h.q_width()],
+            dqk: vec![0.0; t * h.qk_width()],
+            dv: vec![0.0; t * h.kv_width()],
+        };
         for w in self.docs.bounds.windows(2) {
             let (first, last) = (w[0] as usize, w[1] as usize);
             for (i, head) in (first..last).flat_map(|i| (0..h.q).map(move |head| (i, head))) {
@@ -225,11 +228,7 @@ fn costs_are_those_stated() {
     let group = h.q / h.kv;
     let out = n * h.q * row;
     // lse has heads innermost: a block of one head writes a sector a row.
-    assert_traffic(
-        "attention",
-        &forward,
-        Traffic { loads: h.q * (n + 2 * seen) * row, stores: out + n * h.q * 32 },
-    );
+    assert_traffic("attention", &forward, Traffic { loads: h.q * (n + 2 * seen) * row, stores: out + n * h.q * 32 });
     assert_traffic("stats", &stats, Traffic { loads: 2 * out + n * h.q * 4, stores: n * h.q * 8 });
     // lse and Δ of 16 rows for each warp: two accesses of eight rows of 8 bytes.
     assert_traffic("dq", &dq, Traffic { loads: h.q * (2 * n + 2 * seen) * row + n * h.q * 8, stores: out });

@@ -37,8 +37,7 @@ fn cross_entropy_in_place() {
             let Some(mut gpu) = Gpu::new("loss", seed) else { return };
             let (gx, gt, gloss) = (gpu.bf16(&x), gpu.u32(&targets), gpu.f32(&[1.5]));
             let nll = gpu.fresh(rows * 4);
-            let [c, _] =
-                launches::cross_entropy(rows, vocab, gx, gt, scale, nll, gloss).map(|l| run(&mut gpu, &l));
+            let [c, _] = launches::cross_entropy(rows, vocab, gx, gt, scale, nll, gloss).map(|l| run(&mut gpu, &l));
             let got = [gpu.get_bf16(gx, want.len()), gpu.get_f32(gloss, 1)];
             // p − 1 of the target: relative to its terms.
             assert_near("dlogits", &got[0], &want, 1.02 * U, |_| scale * 4e-6);

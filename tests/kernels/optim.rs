@@ -63,8 +63,11 @@ fn adamw() {
     for (count, step, max_norm) in [(1, 1, None), (1030, 1, Some(1.0)), (5003, 1000, Some(1.0)), (300, 7, Some(1e9))] {
         let mut noise = Noise::new(count as u64);
         let grad = noise.normal_f32(count, 0.1);
-        let state =
-            [noise.normal_f32(count, 0.1), noise.normal_f32(count, 0.1).iter().map(|x| x * x).collect(), noise.normal_f32(count, 1.0)];
+        let state = [
+            noise.normal_f32(count, 0.1),
+            noise.normal_f32(count, 0.1).iter().map(|x| x * x).collect(),
+            noise.normal_f32(count, 1.0),
+        ];
         let (p, norm) = (rule(step, max_norm), 3.25);
         let mut cpu = Cpu::new();
         let (cnorm, cgrad) = (cpu.f32(&[norm]), cpu.f32(&grad));
@@ -111,7 +114,8 @@ fn a_norm_that_is_not_finite_leaves_everything() {
 /// Ties, subnormal results, infinities.
 #[test]
 fn convert_rounds_to_nearest_even() {
-    let mut x = vec![0.0, -0.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::INFINITY, f32::MAX, 1e-40, f32::MIN_POSITIVE];
+    let mut x =
+        vec![0.0, -0.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::INFINITY, f32::MAX, 1e-40, f32::MIN_POSITIVE];
     x.extend(Noise::new(3).normal_f32(1000, 10.0));
     let mut cpu = Cpu::new();
     let (src, dst) = (cpu.f32(&x), cpu.out(DType::Bf16, x.len()));

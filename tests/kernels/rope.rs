@@ -81,7 +81,11 @@ fn forward_and_backward() {
             // Norm weights, angles and positions come from L2: every warp reads 512 + 512 + 4 bytes (one sector).
             let (vectors, small) = (t * h.qk_width() * 2, t * (h.q + h.kv) * (1024 + 32));
             assert_traffic("headnorm_rope", &forward, Traffic { loads: vectors + small, stores: vectors });
-            assert_traffic("headnorm_rope_backward", &backward, Traffic { loads: 2 * vectors + small, stores: vectors });
+            assert_traffic(
+                "headnorm_rope_backward",
+                &backward,
+                Traffic { loads: 2 * vectors + small, stores: vectors },
+            );
             assert_no_conflicts("headnorm_rope", &forward);
         }
     }

@@ -100,7 +100,8 @@ impl Driver for VmDriver {
 
     fn load(&mut self, module: &'static CompiledModule) -> Result<()> {
         if !self.modules.contains_key(module.name) {
-            let decoded = Module::parse(module.ptx).map_err(|e| refused(e).context(format!("kernels/{}.cu", module.name)))?;
+            let decoded =
+                Module::parse(module.ptx).map_err(|e| refused(e).context(format!("kernels/{}.cu", module.name)))?;
             self.modules.insert(module.name, decoded);
         }
         Ok(())

@@ -30,11 +30,37 @@ macro_rules! symbols {
 }
 
 symbols!(
-    cuCtxSetCurrent, cuDeviceGet, cuDeviceGetAttribute, cuDeviceGetCount, cuDeviceGetName, cuDevicePrimaryCtxRelease_v2,
-    cuDevicePrimaryCtxRetain, cuDeviceTotalMem_v2, cuDriverGetVersion, cuEventCreate, cuEventDestroy_v2,
-    cuEventElapsedTime, cuEventRecord, cuEventSynchronize, cuFuncSetAttribute, cuInit, cuLaunchKernel, cuMemAlloc_v2,
-    cuMemFreeHost, cuMemFree_v2, cuMemGetInfo_v2, cuMemHostAlloc, cuMemcpyAsync, cuMemsetD8Async, cuModuleGetFunction,
-    cuModuleLoadData, cuModuleUnload, cuStreamCreate, cuStreamDestroy_v2, cuStreamSynchronize, cuStreamWaitEvent,
+    cuCtxSetCurrent,
+    cuDeviceGet,
+    cuDeviceGetAttribute,
+    cuDeviceGetCount,
+    cuDeviceGetName,
+    cuDevicePrimaryCtxRelease_v2,
+    cuDevicePrimaryCtxRetain,
+    cuDeviceTotalMem_v2,
+    cuDriverGetVersion,
+    cuEventCreate,
+    cuEventDestroy_v2,
+    cuEventElapsedTime,
+    cuEventRecord,
+    cuEventSynchronize,
+    cuFuncSetAttribute,
+    cuInit,
+    cuLaunchKernel,
+    cuMemAlloc_v2,
+    cuMemFreeHost,
+    cuMemFree_v2,
+    cuMemGetInfo_v2,
+    cuMemHostAlloc,
+    cuMemcpyAsync,
+    cuMemsetD8Async,
+    cuModuleGetFunction,
+    cuModuleLoadData,
+    cuModuleUnload,
+    cuStreamCreate,
+    cuStreamDestroy_v2,
+    cuStreamSynchronize,
+    cuStreamWaitEvent,
 );
 
 /// Calls a function of libcuda and turns its CUresult into an error that names both.
@@ -225,8 +251,12 @@ impl Driver for CudaDriver {
         self.bind()?;
         let mut pointer: *mut c_void = ptr::null_mut();
         // With unified addressing, which every 64-bit system has, the pointer is the device's address too.
-        call!(cuMemHostAlloc(&mut pointer, bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP))
-            .map_err(|e| e.context(format!("cannot take {bytes} bytes of pinned host memory")))?;
+        call!(cuMemHostAlloc(
+            &mut pointer,
+            bytes.max(1),
+            sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP
+        ))
+        .map_err(|e| e.context(format!("cannot take {bytes} bytes of pinned host memory")))?;
         self.pinned.push(pointer as Address);
         Ok(pointer as Address)
     }
@@ -319,7 +349,17 @@ impl Driver for CudaDriver {
         let [x, y, z] = launch.grid;
         let (threads, shared) = (launch.threads, launch.shared);
         call!(cuLaunchKernel(
-            function.handle, x, y, z, threads, 1, 1, shared, stream, ptr::null_mut(), extra.as_mut_ptr()
+            function.handle,
+            x,
+            y,
+            z,
+            threads,
+            1,
+            1,
+            shared,
+            stream,
+            ptr::null_mut(),
+            extra.as_mut_ptr()
         ))
         .map_err(|e| {
             let what = format!("{} of {x}×{y}×{z} blocks of {threads} threads, {shared} bytes", launch.kernel);
@@ -405,7 +445,8 @@ mod tests {
         let mut driver = match CudaDriver::open(0) {
             Ok(driver) => driver,
             Err(e) => {
-                let usable = matches!(&found, Probe::Driver { devices, .. } if devices.iter().any(|d| d.capability >= 80));
+                let usable =
+                    matches!(&found, Probe::Driver { devices, .. } if devices.iter().any(|d| d.capability >= 80));
                 assert!(!usable, "a device is there: {e}");
                 assert!(e.to_string().contains("driver") || e.to_string().contains("CUDA"), "{e}");
                 eprintln!("SKIP: {e}");

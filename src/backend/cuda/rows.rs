@@ -146,8 +146,9 @@ pub fn global_norm(count: usize, grad: Address, partial: Address, norm: Address)
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct AdamWParams {
-    beta1: f32,
+    one_minus_beta1: f32,
     beta2: f32,
+    one_minus_beta2: f32,
     eps: f32,
     keep: f32,
     step_size: f32,
@@ -168,16 +169,22 @@ pub struct OptimizerBuffers {
     pub working: Address,
 }
 
+/// The shortest decimal that reads back as `x`: the number that the user wrote (0.9, not the f32 beside it), as on the CPU.
+fn decimal(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
 /// One AdamW update of `count` parameters.
 pub fn adamw(p: &AdamW, count: usize, b: &OptimizerBuffers) -> Launch {
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(p.step as f64);
+    let (lr, beta1, beta2, step) = (decimal(p.lr), decimal(p.beta1), decimal(p.beta2), p.step as f64);
     let params = AdamWParams {
-        beta1: p.beta1,
+        one_minus_beta1: (1.0 - beta1) as f32,
         beta2: p.beta2,
+        one_minus_beta2: (1.0 - beta2) as f32,
         eps: p.eps,
-        keep: (1.0 - f64::from(p.lr) * f64::from(p.weight_decay)) as f32,
-        step_size: (f64::from(p.lr) / correction(p.beta1)) as f32,
-        correction2: correction(p.beta2).sqrt() as f32,
+        keep: (1.0 - lr * decimal(p.weight_decay)) as f32,
+        step_size: (lr / (1.0 - beta1.powf(step))) as f32,
+        correction2: (1.0 - beta2.powf(step)).sqrt() as f32,
         max_norm: p.max_norm.unwrap_or(0.0),
     };
     let args = Args::new()
