@@ -240,6 +240,11 @@ fn costs_are_those_stated() {
     for (what, c) in [("attention", &forward), ("dq", &dq), ("dkv", &dkv)] {
         assert_no_conflicts(what, c);
     }
+    // Instructions of the PTX an mma, prologue and epilogue included. An SM's quarter issues eight in the time of one mma.
+    for (what, c, most) in [("attention", &forward, 6.8), ("dq", &dq, 5.8), ("dkv", &dkv, 4.8)] {
+        let each = c.instructions() as f64 / c.mma as f64;
+        assert!(each <= most, "{what}: {each:.2} instructions an mma");
+    }
     // Pairs of 16 rows and 16 columns that are not skipped, by hand: forward in units of 32 queries × 64 keys, dq of
     // 16 × 32, dk/dv of 16 × 16. A product of 16 × 16 with 128 is 16 mma.
     let forward_pairs: usize = (0..n / 32).map(|i| (32 * i + 31) / 64 + 1).sum::<usize>() * 8;
