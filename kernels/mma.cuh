@@ -10,12 +10,20 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 
 // Starts a copy of 16 bytes to shared memory, past L1. Outside, zeros are stored and `from` is not read.
 __device__ __forceinline__ void copy16(uint32_t to, const void* from, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0)
+                 : "memory");
+}
+
+// The same with 8 bytes.
+__device__ __forceinline__ void copy8(uint32_t to, const void* from, bool inside) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(inside ? 8 : 0)
+                 : "memory");
 }
 
 // The same with 4 bytes.
 __device__ __forceinline__ void copy4(uint32_t to, const void* from, bool inside) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(inside ? 4 : 0));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(inside ? 4 : 0)
+                 : "memory");
 }
 
 // Ends a group of copies; every thread has its own.
@@ -32,14 +40,16 @@ __device__ __forceinline__ void copies_wait() {
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(row));
+                 : "r"(row)
+                 : "memory");
 }
 
 // The same, each matrix transposed on the way.
 __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(row));
+                 : "r"(row)
+                 : "memory");
 }
 
 // c += a·b for a 16×16 (row-major fragment), b 16×8 (column-major fragment), bf16 in, f32 out. Lane l holds of c the
@@ -79,4 +89,16 @@ __device__ __forceinline__ void store_shared16(uint32_t at, const Bf16x8& v) {
     asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(v.pair[0]), "r"(v.pair[1]), "r"(v.pair[2]),
                  "r"(v.pair[3])
                  : "memory");
+}
+
+// Four f32 in one access. (Assigned as a float4, nvcc may split the access, which then conflicts.)
+__device__ __forceinline__ void store4(uint32_t shared, float a, float b, float c, float d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
+// 2^x, to 2 ulp; 2^−∞ = 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }

@@ -5,7 +5,7 @@
 //
 // One block of 256 threads for a row, which stays in registers between its one read and its one write (eight elements a
 // vector, up to four vectors a thread: H ≤ 8192, a multiple of 8). Traffic: forward 2·T·H·2 B + 4·H B of weight a block
-// (from L2), backward three or four times T·H·2 B. No bank conflicts: shared memory holds eight partial sums.
+// (from L1 and L2), backward three or four times T·H·2 B. No bank conflicts: shared memory holds eight partial sums.
 #include "common.cuh"
 
 constexpr int THREADS = 256;

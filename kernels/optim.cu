@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(1024)
 
 // Constants of one update, made on the host in f64: bias corrections and the decayed learning rate.
 struct AdamW {
-    float beta1, beta2, eps;
+    float one_minus_beta1, beta2, one_minus_beta2, eps;
     // 1 − lr·weight_decay
     float keep;
     // lr / (1 − beta1^step)
@@ -55,8 +55,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const uint64_t i = uint64_t(blockIdx.x) * THREADS + threadIdx.x;
     if (i >= count) return;
     const float g = grad[i] * clip;
-    const float first = m[i] + (g - m[i]) * (1.0f - p.beta1);
-    const float second = v[i] * p.beta2 + (1.0f - p.beta2) * g * g;
+    const float first = m[i] + (g - m[i]) * p.one_minus_beta1;
+    const float second = v[i] * p.beta2 + p.one_minus_beta2 * g * g;
     const float weight = master[i] * p.keep - p.step_size * (first / (sqrtf(second) / p.correction2 + p.eps));
     m[i] = first;
     v[i] = second;

@@ -2,10 +2,22 @@
 //!
 //! In a build without nvcc there is nothing to run: the tests say so and pass.
 
+mod attention;
+mod decode;
 mod gemv;
 #[allow(dead_code)]
 mod harness;
+mod launches;
 mod linear;
 mod linear_nf4;
 mod lora;
+mod loss;
+mod nf4;
+mod norm;
+mod optim;
 mod resources;
+mod rope;
+mod rows;
+mod swiglu;
+#[allow(dead_code)]
+mod vm_driver;

@@ -1,10 +1,20 @@
 //! The CUDA backend: kernels compiled by build.rs, launched through the driver API.
 //!
-//! Present so far: the sizes that the planner works with, and the table of compiled kernels, which is empty.
+//! | file | what is in it |
+//! |---|---|
+//! | [`driver`], [`cudarc_driver`], [`probe`] | what is asked of a device; libcuda; what this machine has |
+//! | [`modules`], [`launch`] | the compiled kernels; a launch as data |
+//! | [`attention`], [`linear`], [`rows`], [`skinny`] | the launches of each kernel file: grids, shared memory, parameters |
+//! | `sizes` | element types and scratch, for the planner |
 
+pub mod attention;
+pub mod cudarc_driver;
+pub mod driver;
+pub mod launch;
 pub mod linear;
 pub mod modules;
 pub mod probe;
+pub mod rows;
 mod sizes;
 pub mod skinny;
 

@@ -1,6 +1,6 @@
 //! Element types and scratch of the CUDA backend, known without a device.
 
-use super::skinny::SPLIT_ROWS;
+use super::{attention, rows, skinny::SPLIT_ROWS};
 use crate::backend::{DType, ScratchShape, Sizes};
 
 /// Sizes of the CUDA backend: activations in bf16; scratch for one dequantised weight matrix and for the partial sums of
@@ -23,12 +23,16 @@ impl Sizes for CudaSizes {
         if !s.training {
             return weight;
         }
-        // D = rowsum(do∘o) of the attention backward pass, f32 [T, Hq].
-        let delta = s.rows * s.heads.q * DType::F32.size();
+        // Statistics of the attention backward pass.
+        let stats = attention::backward_scratch(s.rows, s.heads);
         // Partial dA and dB of one fused linear, f32, one for each block of rows.
         let partials = s.rows.div_ceil(SPLIT_ROWS) * s.rank * s.widest * DType::F32.size();
+        // The transposed B of one fused linear's adapters, before the partial sums need the place.
+        let transposed = s.rank * s.widest * DType::Bf16.size();
         // Partial sums of squares of the gradient norm, f32, one for each 1024 parameters.
-        let norm = s.adapter.div_ceil(1024) * DType::F32.size();
-        weight.max(delta).max(partials).max(norm)
+        let norm = rows::global_norm_scratch(s.adapter);
+        // Losses of the rows of a chunk of logits.
+        let losses = s.logit_rows * DType::F32.size();
+        weight.max(stats).max(partials).max(transposed).max(norm).max(losses)
     }
 }

@@ -1,0 +1,479 @@
+//! [`Driver`] over libcuda, through cudarc's raw bindings.
+//!
+//! The bindings load libcuda and look up each symbol at the first call, and panic if one is missing; formatting cudarc's
+//! own error type calls libcuda as well. So [`CudaDriver::open`] first makes sure that the library is there and has every
+//! symbol used here (stub libraries in containers lack some), and results stay plain CUresults.
+
+use super::{
+    driver::{Attributes, Driver, Event, Image, Stream, choose_image},
+    launch::{Address, Launch},
+    modules::CompiledModule,
+};
+use crate::{Error, Result};
+use cudarc::driver::sys;
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    ptr,
+};
+
+/// Dynamic shared memory that a kernel may have without opting in.
+const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
+
+/// `CU_STREAM_NON_BLOCKING`: no implicit order with other users of the context.
+const NON_BLOCKING: u32 = 1;
+
+macro_rules! symbols {
+    ($($name:ident),* $(,)?) => {
+        const SYMBOLS: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+symbols!(
+    cuCtxSetCurrent,
+    cuDeviceGet,
+    cuDeviceGetAttribute,
+    cuDeviceGetCount,
+    cuDeviceGetName,
+    cuDevicePrimaryCtxRelease_v2,
+    cuDevicePrimaryCtxRetain,
+    cuDeviceTotalMem_v2,
+    cuDriverGetVersion,
+    cuEventCreate,
+    cuEventDestroy_v2,
+    cuEventElapsedTime,
+    cuEventRecord,
+    cuEventSynchronize,
+    cuFuncSetAttribute,
+    cuInit,
+    cuLaunchKernel,
+    cuMemAlloc_v2,
+    cuMemFreeHost,
+    cuMemFree_v2,
+    cuMemGetInfo_v2,
+    cuMemHostAlloc,
+    cuMemcpyAsync,
+    cuMemsetD8Async,
+    cuModuleGetFunction,
+    cuModuleLoadData,
+    cuModuleUnload,
+    cuStreamCreate,
+    cuStreamDestroy_v2,
+    cuStreamSynchronize,
+    cuStreamWaitEvent,
+);
+
+/// Calls a function of libcuda and turns its CUresult into an error that names both.
+macro_rules! call {
+    ($name:ident($($argument:expr),* $(,)?)) => {{
+        debug_assert!(SYMBOLS.contains(&stringify!($name)), "{} is not checked for at the start", stringify!($name));
+        // SAFETY: libcuda is present and has the symbol (`CudaDriver::open` checked). Handles were made by the driver and
+        // are destroyed only when `CudaDriver` is dropped; pointers are to live variables or slices of the stated size.
+        // Device addresses are the backend's duty: out of its arena, checked there.
+        check(stringify!($name), unsafe { sys::$name($($argument),*) })
+    }};
+}
+
+fn check(call: &str, result: sys::CUresult) -> Result<()> {
+    if result == sys::CUresult::CUDA_SUCCESS { Ok(()) } else { Err(failure(call, result)) }
+}
+
+fn failure(call: &str, result: sys::CUresult) -> Error {
+    Error::failed(format!("CUDA: {call}: {result:?} ({})", result as u32))
+}
+
+struct Module {
+    handle: sys::CUmodule,
+    functions: HashMap<&'static str, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory that it may have so far.
+    shared: u32,
+}
+
+/// A device under libcuda. Everything it made goes when it is dropped.
+pub struct CudaDriver {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    attributes: Attributes,
+    streams: Vec<sys::CUstream>,
+    events: Vec<sys::CUevent>,
+    modules: HashMap<&'static str, Module>,
+    /// Addresses of pinned memory, which is freed by another call.
+    pinned: Vec<Address>,
+}
+
+// SAFETY: libcuda's handles may be used from any thread as long as the context is current there, which every method sees
+// to; `&mut self` keeps uses apart.
+unsafe impl Send for CudaDriver {}
+
+impl CudaDriver {
+    /// Opens device `index`, as the driver counts those it shows.
+    ///
+    /// # Errors
+    /// If there is no libcuda, it lacks functions (a stub), it refuses to work, or has no such device.
+    pub fn open(index: u32) -> Result<Self> {
+        require_library()?;
+        let (mut count, mut version) = (0, 0);
+        call!(cuDriverGetVersion(&mut version))?;
+        call!(cuInit(0))?;
+        call!(cuDeviceGetCount(&mut count))?;
+        if i64::from(index) >= i64::from(count) {
+            return Err(Error::usage(format!("--device cuda:{index}: the driver shows {count} CUDA devices")));
+        }
+        let (mut device, mut context) = (0, ptr::null_mut());
+        call!(cuDeviceGet(&mut device, index as i32))?;
+        let attributes = attributes(device)?;
+        if attributes.capability < 80 {
+            return Err(Error::failed(format!(
+                "{} has compute capability {}.{}; irori's kernels need 8.0 or newer (A100, RTX 30 and later)",
+                attributes.name,
+                attributes.capability / 10,
+                attributes.capability % 10
+            )));
+        }
+        call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
+        // From here on dropping gives the context back.
+        let mut driver = Self {
+            device,
+            context,
+            attributes,
+            streams: Vec::new(),
+            events: Vec::new(),
+            modules: HashMap::new(),
+            pinned: Vec::new(),
+        };
+        let main = driver.stream()?;
+        debug_assert_eq!(main, Stream::MAIN);
+        Ok(driver)
+    }
+
+    fn bind(&self) -> Result<()> {
+        call!(cuCtxSetCurrent(self.context))
+    }
+
+    fn raw_stream(&self, stream: Stream) -> Result<sys::CUstream> {
+        self.streams.get(stream.0 as usize).copied().ok_or_else(|| Error::failed(format!("CUDA: no {stream:?}")))
+    }
+
+    fn raw_event(&self, event: Event) -> Result<sys::CUevent> {
+        self.events.get(event.0 as usize).copied().ok_or_else(|| Error::failed(format!("CUDA: no {event:?}")))
+    }
+
+    fn function(&mut self, launch: &Launch) -> Result<Function> {
+        let unknown = || Error::failed(format!("CUDA: kernel file {} is not loaded", launch.file));
+        let module = self.modules.get_mut(launch.file).ok_or_else(unknown)?;
+        if !module.functions.contains_key(launch.kernel) {
+            let name = CString::new(launch.kernel).map_err(|_| Error::failed("CUDA: a kernel's name has a NUL"))?;
+            let mut handle = ptr::null_mut();
+            call!(cuModuleGetFunction(&mut handle, module.handle, name.as_ptr()))
+                .map_err(|e| e.context(format!("cannot find kernel {}", launch.kernel)))?;
+            module.functions.insert(launch.kernel, Function { handle, shared: SHARED_WITHOUT_OPT_IN });
+        }
+        let function = module.functions.get_mut(launch.kernel).expect("it was inserted above");
+        if launch.shared > function.shared {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            call!(cuFuncSetAttribute(function.handle, attribute, launch.shared as i32))?;
+            function.shared = launch.shared;
+        }
+        Ok(*function)
+    }
+}
+
+/// Fails, in words, unless libcuda can be loaded and has every symbol that this file uses.
+fn require_library() -> Result<()> {
+    // SAFETY: tries to open libcuda and closes it again; no symbol is used.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::failed(
+            "no NVIDIA driver on this machine (libcuda.so.1 cannot be loaded); use --device cpu, or install the driver",
+        ));
+    }
+    // SAFETY: libcuda is present, so this does not panic; opening it runs its initialisers, which is what it is for.
+    let library = unsafe { sys::culib() };
+    // SAFETY: the symbols are looked up, never called by this type.
+    let lacks = |name: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err();
+    match SYMBOLS.iter().find(lacks) {
+        Some(name) => Err(Error::failed(format!(
+            "libcuda on this machine lacks {name}: a stub library, or a driver older than r525; use --device cpu"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn attributes(device: sys::CUdevice) -> Result<Attributes> {
+    use sys::CUdevice_attribute as A;
+    let mut name = [0 as std::ffi::c_char; 256];
+    let mut memory = 0usize;
+    call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device))?;
+    call!(cuDeviceTotalMem_v2(&mut memory, device))?;
+    let attribute = |a: A| -> Result<u32> {
+        let mut value = 0;
+        call!(cuDeviceGetAttribute(&mut value, a, device))?;
+        Ok(value.unsigned_abs())
+    };
+    let name: Vec<u8> = name.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
+    Ok(Attributes {
+        name: String::from_utf8_lossy(&name).into_owned(),
+        capability: attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
+            + attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        sms: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        shared_per_block: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        memory: memory as u64,
+    })
+}
+
+impl Driver for CudaDriver {
+    fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    fn free_memory(&self) -> Result<u64> {
+        self.bind()?;
+        let (mut free, mut total) = (0usize, 0usize);
+        call!(cuMemGetInfo_v2(&mut free, &mut total))?;
+        Ok(free as u64)
+    }
+
+    fn alloc(&mut self, bytes: usize) -> Result<Address> {
+        self.bind()?;
+        let mut address = 0;
+        call!(cuMemAlloc_v2(&mut address, bytes.max(1))).map_err(|e| {
+            let free = self.free_memory().map_or_else(|_| String::new(), |free| format!(", {free} bytes are free"));
+            e.context(format!("cannot take {bytes} bytes of device memory{free}"))
+        })?;
+        Ok(address)
+    }
+
+    fn alloc_pinned(&mut self, bytes: usize) -> Result<Address> {
+        self.bind()?;
+        let mut pointer: *mut c_void = ptr::null_mut();
+        // With unified addressing, which every 64-bit system has, the pointer is the device's address too.
+        call!(cuMemHostAlloc(
+            &mut pointer,
+            bytes.max(1),
+            sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP
+        ))
+        .map_err(|e| e.context(format!("cannot take {bytes} bytes of pinned host memory")))?;
+        self.pinned.push(pointer as Address);
+        Ok(pointer as Address)
+    }
+
+    fn free(&mut self, address: Address) -> Result<()> {
+        self.bind()?;
+        match self.pinned.iter().position(|&p| p == address) {
+            Some(i) => {
+                self.pinned.swap_remove(i);
+                call!(cuMemFreeHost(address as *mut c_void))
+            }
+            None => call!(cuMemFree_v2(address)),
+        }
+    }
+
+    fn write(&mut self, dst: Address, data: &[u8], stream: Stream) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // From pageable memory the driver returns when the bytes are staged, so `data` may change afterwards.
+        call!(cuMemcpyAsync(dst, data.as_ptr() as Address, data.len(), self.raw_stream(stream)?))
+    }
+
+    fn read(&mut self, src: Address, out: &mut [u8], stream: Stream) -> Result<()> {
+        if out.is_empty() {
+            return self.synchronize(stream);
+        }
+        self.bind()?;
+        let stream = self.raw_stream(stream)?;
+        let queued = call!(cuMemcpyAsync(out.as_mut_ptr() as Address, src, out.len(), stream));
+        // Waits even if the copy was refused: nothing may write to `out` after the return.
+        queued.and(call!(cuStreamSynchronize(stream)))
+    }
+
+    fn copy(&mut self, src: Address, dst: Address, bytes: usize, stream: Stream) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        call!(cuMemcpyAsync(dst, src, bytes, self.raw_stream(stream)?))
+    }
+
+    fn zero(&mut self, dst: Address, bytes: usize, stream: Stream) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        call!(cuMemsetD8Async(dst, 0, bytes, self.raw_stream(stream)?))
+    }
+
+    fn load(&mut self, module: &'static CompiledModule) -> Result<()> {
+        if self.modules.contains_key(module.name) {
+            return Ok(());
+        }
+        self.bind()?;
+        let mut handle = ptr::null_mut();
+        let said = |e: Error| e.context(format!("cannot load kernels/{}.cu on {}", module.name, self.attributes.name));
+        match choose_image(self.attributes.capability, module.cubins.iter().map(|(sm, _)| *sm)) {
+            Image::Machine(sm) => {
+                let (_, code) = module.cubins.iter().find(|(s, _)| *s == sm).expect("it was chosen from these");
+                call!(cuModuleLoadData(&mut handle, code.as_ptr().cast())).map_err(said)?;
+            }
+            Image::Ptx => {
+                let text = CString::new(module.ptx).map_err(|_| Error::failed("CUDA: a PTX text has a NUL"))?;
+                call!(cuModuleLoadData(&mut handle, text.as_ptr().cast())).map_err(said)?;
+            }
+            Image::TooOld => return Err(said(Error::failed("the device is too old"))),
+        }
+        self.modules.insert(module.name, Module { handle, functions: HashMap::new() });
+        Ok(())
+    }
+
+    fn launch(&mut self, launch: &Launch, stream: Stream) -> Result<()> {
+        if launch.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        let stream = self.raw_stream(stream)?;
+        let function = self.function(launch)?;
+        let arguments = launch.args.bytes();
+        let mut size = arguments.len();
+        let mut extra = [
+            sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT as usize as *mut c_void,
+            arguments.as_ptr().cast_mut().cast(),
+            sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT as usize as *mut c_void,
+            ptr::from_mut(&mut size).cast(),
+            sys::CU_LAUNCH_PARAM_END_AS_INT as usize as *mut c_void,
+        ];
+        let [x, y, z] = launch.grid;
+        let (threads, shared) = (launch.threads, launch.shared);
+        call!(cuLaunchKernel(
+            function.handle,
+            x,
+            y,
+            z,
+            threads,
+            1,
+            1,
+            shared,
+            stream,
+            ptr::null_mut(),
+            extra.as_mut_ptr()
+        ))
+        .map_err(|e| {
+            let what = format!("{} of {x}×{y}×{z} blocks of {threads} threads, {shared} bytes", launch.kernel);
+            e.context(format!("cannot launch {what} of shared memory"))
+        })
+    }
+
+    fn stream(&mut self) -> Result<Stream> {
+        self.bind()?;
+        let mut stream = ptr::null_mut();
+        call!(cuStreamCreate(&mut stream, NON_BLOCKING))?;
+        self.streams.push(stream);
+        Ok(Stream(self.streams.len() as u32 - 1))
+    }
+
+    fn event(&mut self) -> Result<Event> {
+        self.bind()?;
+        let mut event = ptr::null_mut();
+        call!(cuEventCreate(&mut event, 0))?;
+        self.events.push(event);
+        Ok(Event(self.events.len() as u32 - 1))
+    }
+
+    fn record(&mut self, event: Event, stream: Stream) -> Result<()> {
+        self.bind()?;
+        call!(cuEventRecord(self.raw_event(event)?, self.raw_stream(stream)?))
+    }
+
+    fn wait(&mut self, stream: Stream, event: Event) -> Result<()> {
+        self.bind()?;
+        call!(cuStreamWaitEvent(self.raw_stream(stream)?, self.raw_event(event)?, 0))
+    }
+
+    fn elapsed_ms(&mut self, from: Event, to: Event) -> Result<f32> {
+        self.bind()?;
+        let (from, to) = (self.raw_event(from)?, self.raw_event(to)?);
+        let mut ms = 0.0;
+        call!(cuEventSynchronize(to))?;
+        call!(cuEventElapsedTime(&mut ms, from, to))?;
+        Ok(ms)
+    }
+
+    fn synchronize(&mut self, stream: Stream) -> Result<()> {
+        self.bind()?;
+        call!(cuStreamSynchronize(self.raw_stream(stream)?))
+    }
+}
+
+impl Drop for CudaDriver {
+    fn drop(&mut self) {
+        // A failure here (the process is ending, or the device is lost) has nobody left to tell.
+        let _ = self.bind();
+        for &stream in &self.streams {
+            let _ = call!(cuStreamSynchronize(stream));
+            let _ = call!(cuStreamDestroy_v2(stream));
+        }
+        for &event in &self.events {
+            let _ = call!(cuEventDestroy_v2(event));
+        }
+        for module in self.modules.values() {
+            let _ = call!(cuModuleUnload(module.handle));
+        }
+        for &address in &self.pinned {
+            let _ = call!(cuMemFreeHost(address as *mut c_void));
+        }
+        let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::{
+        modules::MODULES,
+        probe::{Probe, probe},
+        rows,
+    };
+
+    /// On a machine without a driver: an error in words, no panic. With one: memory, copies, a kernel, events.
+    #[test]
+    fn a_device_works_or_says_why_not() {
+        let found = probe();
+        let mut driver = match CudaDriver::open(0) {
+            Ok(driver) => driver,
+            Err(e) => {
+                let usable =
+                    matches!(&found, Probe::Driver { devices, .. } if devices.iter().any(|d| d.capability >= 80));
+                assert!(!usable, "a device is there: {e}");
+                assert!(e.to_string().contains("driver") || e.to_string().contains("CUDA"), "{e}");
+                eprintln!("SKIP: {e}");
+                return;
+            }
+        };
+        assert!(driver.free_memory().unwrap() <= driver.attributes().memory);
+        let Some(optim) = MODULES.iter().find(|m| m.name == "optim") else { return };
+        driver.load(optim).unwrap();
+        let (src, dst) = (driver.alloc(4000).unwrap(), driver.alloc_pinned(2000).unwrap());
+        driver.write(src, bytemuck::cast_slice(&[1.5f32; 1000]), Stream::MAIN).unwrap();
+        let (from, to) = (driver.event().unwrap(), driver.event().unwrap());
+        driver.record(from, Stream::MAIN).unwrap();
+        driver.launch(&rows::convert(1000, src, dst), Stream::MAIN).unwrap();
+        driver.record(to, Stream::MAIN).unwrap();
+        let mut out = vec![0; 2000];
+        driver.read(dst, &mut out, Stream::MAIN).unwrap();
+        assert!(bytemuck::cast_slice::<u8, half::bf16>(&out).iter().all(|x| x.to_f32() == 1.5));
+        assert!(driver.elapsed_ms(from, to).unwrap() >= 0.0);
+        driver.free(src).unwrap();
+        driver.free(dst).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_device_is_a_usage_error() {
+        if let Err(e) = CudaDriver::open(9999) {
+            assert!(!e.to_string().is_empty());
+        }
+    }
+}
