@@ -7,6 +7,7 @@ mod examples;
 mod golden;
 mod hostile;
 mod mutations;
+mod packing;
 mod program;
 mod resume;
 mod shared;
