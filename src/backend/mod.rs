@@ -205,6 +205,17 @@ pub struct AdamW {
     pub max_norm: Option<f32>,
 }
 
+/// Time spent in one operation.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct OperationTime {
+    /// The method of [`Backend`].
+    pub operation: &'static str,
+    /// Calls.
+    pub calls: u64,
+    /// Seconds in all of them.
+    pub seconds: f64,
+}
+
 /// The sizes that decide how much scratch an operation can need.
 #[derive(Debug, Clone, Copy)]
 pub struct ScratchShape {
@@ -249,6 +260,11 @@ pub trait Backend: Send {
 
     /// A name for people: "CPU, 2 threads, AVX2".
     fn describe(&self) -> String;
+
+    /// Time spent in each operation since the last call, the longest first. Empty where operations are only queued.
+    fn take_times(&mut self) -> Vec<OperationTime> {
+        Vec::new()
+    }
 
     /// Takes the arena, all bytes zero, and remembers `scratch` for the operations' own use. Called once.
     ///

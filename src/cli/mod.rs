@@ -36,9 +36,9 @@ enum Command {
     /// Turn law questions into training and evaluation records, or inspect records as tokens
     Dataset(dataset::Args),
     /// Say what a run will take before it starts: memory by item, steps, tokens, time
-    Plan(plan::Args),
+    Plan(Box<plan::Args>),
     /// Fine-tune an adapter
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Answer multiple-choice questions and score the answers
     Eval(eval::Args),
     /// Compare two evaluation results question by question
@@ -80,11 +80,18 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = match cli.command {
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => report(&e),
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Demo(a) => demo::run(a),
         Command::Dataset(a) => dataset::run(a),
-        Command::Plan(a) => plan::run(a),
-        Command::Train(a) => train::run(a),
+        Command::Plan(a) => plan::run(*a),
+        Command::Train(a) => train::run(*a),
         Command::Eval(a) => eval::run(a),
         Command::Compare(a) => compare::run(a),
         Command::Score(a) => score::run(a),
@@ -94,11 +101,17 @@ pub fn main() -> ExitCode {
         Command::Synth(a) => synth::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Doctor(a) => doctor::run(a),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => report(&e),
     }
+}
+
+/// Runs a command line (the words after `irori`) in this process, as if it had been typed.
+fn invoke(words: &[String]) -> Result<()> {
+    parse(words).and_then(|cli| run(cli.command))
+}
+
+fn parse(words: &[String]) -> Result<Cli> {
+    let line = std::iter::once("irori").chain(words.iter().map(String::as_str));
+    Cli::try_parse_from(line).map_err(|e| Error::usage(e.to_string().trim_end().to_owned()))
 }
 
 /// Prints an error and its causes on standard error; a reader that went away (`| head`) is no error.

@@ -257,7 +257,7 @@ fn kana_tokenizer() -> (Value, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::source::{WeightSource, open};
+    use crate::model::source::open;
 
     fn args(output: PathBuf, dtype: &str, shard_size: u64) -> Args {
         Args { arch: "tiny".into(), output, seed: 7, tokenizer: None, dtype: dtype.into(), shard_size }

@@ -59,10 +59,10 @@ pub fn run(args: Args) -> Result<()> {
     for line in summary(&config, &prepared) {
         note(&line);
     }
-    let total = StepPlan::new(&config, prepared.train.samples.len())?.total();
+    let total = StepPlan::new(&config, prepared.inputs.train.samples.len())?.total();
     let stop = Stop::install()?;
     let mut learner = prepared.load()?;
-    let accuracy: Option<AccuracyHook<EngineLearner>> = match prepared.questions.as_slice() {
+    let accuracy: Option<AccuracyHook<EngineLearner>> = match prepared.inputs.questions.as_slice() {
         [] => None,
         questions => Some(Box::new(move |learner| training::accuracy(learner.engine(), questions))),
     };
@@ -70,10 +70,10 @@ pub fn run(args: Args) -> Result<()> {
         config: &config,
         output: &output,
         learner: &mut learner,
-        samples: &prepared.train.samples,
-        eval_samples: prepared.eval.as_ref().map(|e| e.samples.as_slice()),
+        samples: &prepared.inputs.train.samples,
+        eval_samples: prepared.inputs.eval.as_ref().map(|e| e.samples.as_slice()),
         accuracy,
-        base: prepared.opened.source.fingerprint()?,
+        base: prepared.inputs.opened.source.fingerprint()?,
         disk: &RealDisk,
         stop: &stop,
         observer: &mut Console::new(total),
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What is trained on, for the user to look at before it starts.
 fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
-    let report = &prepared.train.report;
+    let report = &prepared.inputs.train.report;
     let mut lines = vec![format!(
         "{}: {} samples, {} tokens ({} on average), loss on {} of them",
         config.train_file.display(),
@@ -109,11 +109,15 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
             some(&report.dropped)
         ));
     }
-    let labels = Labels::count(prepared.answers.iter().copied());
+    let labels = Labels::count(prepared.inputs.answers.iter().copied());
     lines.extend(labels.line().map(|l| format!("answers: {l}")));
     lines.extend(labels.warning());
     lines.extend(prepared.plan_lines());
-    lines.push(format!("{} parameters are trained: {}", prepared.adapter.len(), config.target_modules.join(", ")));
+    lines.push(format!(
+        "{} parameters are trained: {}",
+        prepared.inputs.adapter.len(),
+        config.target_modules.join(", ")
+    ));
     lines
 }
 

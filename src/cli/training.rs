@@ -4,14 +4,13 @@
 use super::common::{self, DeviceArgs, Job, parse_bytes, parse_device};
 use crate::{
     Error, Result,
-    backend::DType,
     data::{
-        MicroBatch,
         encode::{self, Encoded, Encoder, Limits, LossOn},
         lawqa::Letter,
-        packing, prompt,
+        prompt,
         record::{self, Content, Record},
     },
+    eval::loglik,
     model::{
         Engine, LoraConfig, ModelConfig, peft,
         source::{Opened, open},
@@ -19,14 +18,14 @@ use crate::{
     plan::{Plan, Unpack},
     train::{
         TrainConfig,
-        config::{ComputeDtype, TrainMode},
+        config::TrainMode,
         learner::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFormat, EngineLearner, NamedFile},
     },
 };
 use std::{collections::BTreeMap, path::Path};
 
 /// A training configuration with everything it names opened and read, and nothing loaded yet.
-pub struct Prepared {
+pub struct Inputs {
     /// The model.
     pub opened: Opened,
     /// The adapter's shape.
@@ -41,6 +40,12 @@ pub struct Prepared {
     pub eval: Option<Encoded>,
     /// Multiple-choice questions among the records to evaluate on.
     pub questions: Vec<ChoiceQuestion>,
+}
+
+/// Inputs and the plan to run them.
+pub struct Prepared {
+    /// What was opened and read.
+    pub inputs: Inputs,
     /// What the run will take.
     pub plan: Plan,
     job: Job,
@@ -61,6 +66,17 @@ pub struct ChoiceQuestion {
 /// What is missing, malformed or does not fit: all of it before a weight is loaded.
 pub fn prepare(config: &TrainConfig) -> Result<Prepared> {
     let device = device_of(config)?;
+    let inputs = read(config)?;
+    let job = inputs.job(config);
+    let plan = common::plan(&inputs.opened, &job, &device)?;
+    Ok(Prepared { inputs, plan, job, device })
+}
+
+/// Opens the model, and reads and tokenises the data.
+///
+/// # Errors
+/// What is missing or malformed.
+pub fn read(config: &TrainConfig) -> Result<Inputs> {
     let opened = open(&config.model)?;
     let model = opened.source.config().clone();
     let tokenizer = config.tokenizer.as_deref().or(opened.dir.as_deref());
@@ -88,58 +104,77 @@ pub fn prepare(config: &TrainConfig) -> Result<Prepared> {
         None => Vec::new(),
     };
     let (lora, adapter) = adapter_of(config, &model)?;
-    let rows = rows_needed(config, &train, eval.as_ref());
-    let longest = train.report.lengths.iter().chain(eval.iter().flat_map(|e| &e.report.lengths)).copied();
-    let longest = longest.chain(questions.iter().map(|q| q.prompt.len())).max().unwrap_or(1);
-    let job = Job {
-        lora: Some(lora.clone()),
+    let letters: BTreeMap<usize, char> = records.iter().filter_map(|r| Some((r.line, r.answer()?.as_char()))).collect();
+    let answers = train.lines.iter().map(|line| letters.get(line).copied()).collect();
+    Ok(Inputs { opened, lora, adapter, train, answers, eval, questions })
+}
+
+impl Inputs {
+    /// What the planner is asked: micro-batches no larger than the largest that can occur.
+    pub fn job(&self, config: &TrainConfig) -> Job {
+        let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
+        let longest = lengths.chain(self.questions.iter().map(|q| q.prompt.len())).max().unwrap_or(1);
+        let rows = rows_needed(config, &self.train, self.eval.as_ref()).max(longest);
+        job(config, self.lora.clone(), rows, longest)
+    }
+}
+
+/// A training job of micro-batches of at most `rows` rows in documents of at most `longest`.
+pub fn job(config: &TrainConfig, lora: LoraConfig, rows: usize, longest: usize) -> Job {
+    Job {
+        lora: Some(lora),
         training: true,
-        rows: rows.max(longest),
+        rows,
         max_len: longest,
         four_bit: config.use_4bit,
-        compute: compute_of(config),
+        compute: config.bnb_4bit_compute_dtype.dtype(),
         kv_slots: 0,
         kv_capacity: 0,
         unpack: Unpack::Never,
-    };
-    let plan = common::plan(&opened, &job, &device)?;
-    let letters: BTreeMap<usize, char> = records.iter().filter_map(|r| Some((r.line, r.answer()?.as_char()))).collect();
-    let answers = train.lines.iter().map(|line| letters.get(line).copied()).collect();
-    Ok(Prepared { opened, lora, adapter, train, answers, eval, questions, plan, job, device })
+    }
 }
 
 impl Prepared {
     /// Loads the model onto its device and sets the adapter.
     pub fn load(&self) -> Result<EngineLearner> {
-        let mut engine = common::engine(&self.opened, &self.job, &self.device)?;
-        engine.set_adapter(&self.adapter)?;
-        let base = self.opened.dir.as_ref().map_or(self.opened.source.describe(), |d| d.display().to_string());
-        let format = Peft { lora: self.lora.clone(), model: self.opened.source.config().clone(), base };
+        let Inputs { opened, lora, adapter, .. } = &self.inputs;
+        let mut engine = common::engine(opened, &self.job, &self.device)?;
+        engine.set_adapter(adapter)?;
+        let base = opened.dir.as_ref().map_or(opened.source.describe(), |d| d.display().to_string());
+        let format = Peft { lora: lora.clone(), model: opened.source.config().clone(), base };
         EngineLearner::new(engine, Box::new(format))
     }
 
     /// What the run will take, in lines to print.
     pub fn plan_lines(&self) -> Vec<String> {
-        let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
-        let items: Vec<String> = self
-            .plan
-            .items
-            .iter()
-            .filter(|(_, bytes)| *bytes >= 1 << 20)
-            .map(|(kind, bytes)| format!("{} {:.2}", kind.label(), gib(*bytes)))
-            .collect();
-        let [all, no_gate_up, input_only] = self.plan.saved_counts();
-        let mut lines = vec![format!("memory: {:.2} GiB ({})", gib(self.plan.bytes), items.join(", "))];
-        if no_gate_up + input_only > 0 {
-            lines.push(format!(
-                "to fit, {input_only} layers are recomputed in the backward pass and {no_gate_up} in part; {all} are kept whole"
-            ));
-        }
-        lines
+        plan_lines(&self.plan)
     }
 }
 
-fn device_of(config: &TrainConfig) -> Result<DeviceArgs> {
+/// A plan in lines to print.
+pub fn plan_lines(plan: &Plan) -> Vec<String> {
+    let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
+    let items: Vec<String> = plan
+        .items
+        .iter()
+        .filter(|(_, bytes)| *bytes >= 1 << 20)
+        .map(|(kind, bytes)| format!("{} {:.2}", kind.label(), gib(*bytes)))
+        .collect();
+    let [all, no_gate_up, input_only] = plan.saved_counts();
+    let mut lines = vec![format!("memory: {:.2} GiB ({})", gib(plan.bytes), items.join(", "))];
+    if no_gate_up + input_only > 0 {
+        lines.push(format!(
+            "to fit, {input_only} layers are recomputed in the backward pass and {no_gate_up} in part; {all} are kept whole"
+        ));
+    }
+    lines
+}
+
+/// Where to compute, as the configuration says it.
+///
+/// # Errors
+/// A device or size that cannot be read.
+pub fn device_of(config: &TrainConfig) -> Result<DeviceArgs> {
     let device = parse_device(&config.device).map_err(|e| Error::usage(format!("--device: {e}")))?;
     let memory_limit = config
         .memory_limit
@@ -147,13 +182,6 @@ fn device_of(config: &TrainConfig) -> Result<DeviceArgs> {
         .map(|limit| parse_bytes(limit).map_err(|e| Error::usage(format!("--memory-limit: {e}"))))
         .transpose()?;
     Ok(DeviceArgs { device, memory_limit, threads: config.threads })
-}
-
-fn compute_of(config: &TrainConfig) -> DType {
-    match config.bnb_4bit_compute_dtype {
-        ComputeDtype::Bfloat16 => DType::Bf16,
-        ComputeDtype::Float32 => DType::F32,
-    }
 }
 
 /// Refuses records that do not hold what `--train-mode` says, with the line of the first.
@@ -224,7 +252,7 @@ fn choice_questions(encoder: &Encoder, records: &[Record], limits: Limits) -> Re
         } else {
             prompt::AnswerFormat::Letter
         };
-        let (prefix, letters) = encode::choice_tokens(&encoder.tokenizer, format)?;
+        let (prefix, letters) = encode::choice_tokens(&encode::letter_answers(&encoder.tokenizer, format)?)?;
         let mut prompt = encoder.prompt(history)?;
         prompt.extend(prefix);
         if prompt.len() <= limits.max_len && prompt.iter().chain(&letters).all(|&id| (id as usize) < limits.vocab) {
@@ -239,23 +267,19 @@ fn choice_questions(encoder: &Encoder, records: &[Record], limits: Limits) -> Re
 /// # Errors
 /// If the device fails.
 pub fn accuracy(engine: &mut Engine, questions: &[ChoiceQuestion]) -> Result<f64> {
-    let lengths: Vec<usize> = questions.iter().map(|q| q.prompt.len()).collect();
+    // The letters' tokens depend on the answer's form; those of one form are asked together.
+    let mut forms: BTreeMap<[u32; 4], Vec<&ChoiceQuestion>> = BTreeMap::new();
+    for q in questions {
+        forms.entry(q.letters).or_default().push(q);
+    }
     let mut right = 0;
-    for group in packing::pack(&lengths, engine.spec().max_rows)? {
-        let mut batch = MicroBatch::new();
-        let rows: Vec<u32> = group.iter().map(|&i| batch.push_prompt(i as u32, &questions[i].prompt)).collect();
-        // The letters' tokens depend on the answer's form; one set at a time is asked for.
-        let mut forms: Vec<[u32; 4]> = group.iter().map(|&i| questions[i].letters).collect();
-        forms.sort_unstable();
-        forms.dedup();
-        for form in forms {
-            let places: Vec<usize> = (0..group.len()).filter(|&p| questions[group[p]].letters == form).collect();
-            let wanted: Vec<u32> = places.iter().map(|&p| rows[p]).collect();
-            let scores = engine.choice_logprobs(&batch, &wanted, &form)?;
-            for (&place, four) in places.iter().zip(scores.chunks_exact(4)) {
-                let best = (0..4).max_by(|&a, &b| four[a].total_cmp(&four[b]).then(b.cmp(&a)));
-                right += usize::from(best == Some(questions[group[place]].right.index()));
-            }
+    for (letters, asked) in forms {
+        let prompts: Vec<Vec<u32>> = asked.iter().map(|q| q.prompt.clone()).collect();
+        let scores =
+            loglik::score(engine, &prompts, letters, |i| format!("evaluation question {}", i + 1), &mut |_| ())?;
+        for (q, four) in asked.iter().zip(scores) {
+            let best = (0..4).max_by(|&a, &b| four[a].total_cmp(&four[b]).then(b.cmp(&a)));
+            right += usize::from(best == Some(q.right.index()));
         }
     }
     Ok(right as f64 / questions.len().max(1) as f64)

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod export;
 pub mod lora;
 pub mod peft;
+pub mod selftest;
 pub mod source;
 
 pub use config::ModelConfig;

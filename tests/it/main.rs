@@ -2,6 +2,8 @@
 
 mod binary;
 mod dataset;
+mod demo;
+mod docs;
 mod evaluation;
 mod examples;
 mod golden;
@@ -9,5 +11,6 @@ mod hostile;
 mod mutations;
 mod packing;
 mod program;
+mod real_job;
 mod resume;
 mod shared;

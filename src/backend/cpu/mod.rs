@@ -31,12 +31,14 @@ mod rope;
 mod tests;
 
 use super::{
-    AdamW, Backend, Buffer, DType, HeadNormRope, Heads, HostTensor, KvCache, LoraPart, Rows, ScratchShape, Sizes,
-    Weight, arena::ALIGN,
+    AdamW, Backend, Buffer, DType, HeadNormRope, Heads, HostTensor, KvCache, LoraPart, OperationTime, Rows,
+    ScratchShape, Sizes, Weight, arena::ALIGN,
 };
 use crate::{Error, Result, rng::Dropout};
 use access::Access;
+pub use matmul::measure_gflops;
 use memory::Arena;
+use std::time::Instant;
 
 /// Element types and scratch of the CPU backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,6 +72,7 @@ pub struct CpuBackend {
     threads: rayon::ThreadPool,
     arena: Arena,
     scratch: Buffer,
+    times: Vec<OperationTime>,
 }
 
 impl CpuBackend {
@@ -84,14 +87,24 @@ impl CpuBackend {
             .thread_name(|i| format!("cpu-{i}"))
             .build()
             .map_err(|e| Error::failed(format!("cannot start {count} threads: {e}")))?;
-        Ok(Self { threads, arena: Arena::default(), scratch: Buffer::empty(DType::U8) })
+        Ok(Self { threads, arena: Arena::default(), scratch: Buffer::empty(DType::U8), times: Vec::new() })
     }
 
     /// Runs one operation in the pool.
     fn run<T: Send>(&mut self, operation: &'static str, f: impl FnOnce(&mut Access) -> Result<T> + Send) -> Result<T> {
-        let Self { threads, arena, scratch } = self;
+        let Self { threads, arena, scratch, times } = self;
         let scratch = scratch.range();
-        threads.install(|| f(&mut Access::new(operation, arena.bytes(), scratch)))
+        let began = Instant::now();
+        let result = threads.install(|| f(&mut Access::new(operation, arena.bytes(), scratch)));
+        let seconds = began.elapsed().as_secs_f64();
+        match times.iter_mut().find(|t| t.operation == operation) {
+            Some(time) => {
+                time.calls += 1;
+                time.seconds += seconds;
+            }
+            None => times.push(OperationTime { operation, calls: 1, seconds }),
+        }
+        result
     }
 }
 
@@ -124,6 +137,12 @@ impl Backend for CpuBackend {
     fn describe(&self) -> String {
         let n = self.threads.current_num_threads();
         format!("CPU, {n} thread{}, {}", if n == 1 { "" } else { "s" }, instructions())
+    }
+
+    fn take_times(&mut self) -> Vec<OperationTime> {
+        let mut times = std::mem::take(&mut self.times);
+        times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        times
     }
 
     fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()> {

@@ -11,7 +11,7 @@ mod tests;
 use super::{LoraConfig, ModelConfig, source::WeightSource};
 use crate::{
     Error, Result,
-    backend::{AdamW, Backend, Buffer, DType, Rows, Sizes},
+    backend::{AdamW, Backend, Buffer, DType, OperationTime, Rows, Sizes},
     data::MicroBatch,
 };
 pub use arrange::{Arrangement, arrange};
@@ -118,6 +118,11 @@ impl Engine {
     /// The backend's name for people.
     pub fn describe(&self) -> String {
         self.backend.describe()
+    }
+
+    /// Time spent in each of the backend's operations since the last call; see [`Backend::take_times`].
+    pub fn take_times(&mut self) -> Vec<OperationTime> {
+        self.backend.take_times()
     }
 
     /// Element types and scratch sizes of the backend.

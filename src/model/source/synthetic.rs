@@ -11,8 +11,12 @@ use half::bf16;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// Standard deviation of linears and embeddings, as transformers initialises Qwen3.
-const SPREAD: f32 = 0.02;
+/// Standard deviation of linears and embeddings: 0.02, as transformers initialises Qwen3, from the narrowest published
+/// width on; 1/√hidden below. A logit is at most about hidden·deviation, which for a narrow model with 0.02 is so little
+/// that it could never become sure of a token, however it is trained.
+fn spread(hidden: usize) -> f32 {
+    if hidden < 1024 { (hidden as f32).sqrt().recip() } else { 0.02 }
+}
 
 /// A synthetic model, stored as bf16.
 #[derive(Debug, Clone)]
@@ -28,21 +32,22 @@ impl Synthetic {
         Self { name: name.into(), config, seed }
     }
 
-    /// The elements of a tensor as bf16: norm weights are 1, everything else is normal with deviation 0.02.
+    /// The elements of a tensor as bf16: norm weights are 1, everything else is normal, see [`spread`].
     pub fn elements(&self, name: &str, len: usize) -> Vec<bf16> {
         if name.ends_with("norm.weight") {
             return vec![bf16::ONE; len];
         }
         let key = name.bytes().fold(mix64(self.seed), |h, b| mix64(h ^ u64::from(b)));
         let key = [key as u32, (key >> 32) as u32];
+        let spread = spread(self.config.hidden);
         let mut out = vec![bf16::ZERO; len];
         out.par_chunks_mut(4).with_min_len(4096).enumerate().for_each(|(i, chunk)| {
             let bits = philox4x32([i as u32, (i >> 32) as u32, 0, 0], key);
             for (pair, out) in bits.chunks_exact(2).zip(chunk.chunks_mut(2)) {
                 let (a, b) = normal_pair(pair[0], pair[1]);
-                out[0] = bf16::from_f32(SPREAD * a);
+                out[0] = bf16::from_f32(spread * a);
                 if let Some(second) = out.get_mut(1) {
-                    *second = bf16::from_f32(SPREAD * b);
+                    *second = bf16::from_f32(spread * b);
                 }
             }
         });

@@ -4,13 +4,14 @@
 //! rounding. 1e-4 leaves room for other machines' orders and is far below what a wrong epsilon, pairing, scale or
 //! rounding of weights makes; in NF4 too, because both sides hold the same dequantised values.
 
-use super::{Tensors, assert_close, f32s, ids, json, numbers, path};
+use super::{Tensors, assert_close, assert_same, f32s, ids, json, numbers, path};
 use irori::{
     backend::{AdamW, Backend, DType, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
         engine::{EngineSpec, Residency, Saved},
+        peft,
         source::{HfDirectory, WeightSource},
     },
     train::schedule::{Schedule, Shape},
@@ -31,14 +32,8 @@ fn backend() -> Box<dyn Backend> {
 
 /// PEFT's adapter of `model`: its configuration and weights in the engine's order.
 fn adapter(model: &str, source: &dyn WeightSource) -> (LoraConfig, Vec<f32>) {
-    let lora = LoraConfig { r: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: Module::ALL.to_vec() };
-    let file = Tensors::open(&format!("adapters/{model}/adapter_model.safetensors"));
-    let mut weights = vec![0.0; lora.parameters(source.config())];
-    for slot in lora.slots(source.config()) {
-        weights[slot.a_range()].copy_from_slice(&file.f32(&format!("{}.lora_A.weight", slot.peft_path())));
-        weights[slot.b_range()].copy_from_slice(&file.f32(&format!("{}.lora_B.weight", slot.peft_path())));
-    }
-    (lora, weights)
+    let adapter = peft::load(&path(&format!("adapters/{model}")), source.config()).expect("adapter");
+    (adapter.lora, adapter.flat)
 }
 
 /// How the engine under test holds its weights.
@@ -183,6 +178,38 @@ fn adapter_is_that_of_peft() {
         let lora = LoraConfig { rslora: true, ..lora };
         let mut engine = with_adapter(source.as_ref(), lora, &weights, false, PLAIN);
         check(&format!("{name} rsLoRA"), &mut engine, &expected["rslora"], TOLERANCE);
+    }
+}
+
+#[test]
+fn adapter_files_are_written_as_peft_writes_them() {
+    for name in MODELS {
+        let source = open(name);
+        let (lora, weights) = adapter(name, source.as_ref());
+        let ours = Tensors(peft::weights_file(&lora, source.config(), &weights).expect("file"));
+        let theirs = Tensors::open(&format!("adapters/{name}/adapter_model.safetensors"));
+        let sorted = |file: &Tensors| {
+            let mut names = file.names();
+            names.sort();
+            names
+        };
+        assert_eq!(sorted(&ours), sorted(&theirs));
+        for tensor in theirs.names() {
+            assert_eq!(ours.shape(&tensor), theirs.shape(&tensor), "{tensor}");
+            assert_same(&tensor, &ours.bytes(&tensor), &theirs.bytes(&tensor));
+        }
+        // PEFT's record, with rsLoRA switched on, reads as such; ours reads as what it was made of.
+        let dir = tempfile::tempdir().expect("directory");
+        std::fs::write(dir.path().join(peft::WEIGHTS), &ours.0).expect("written");
+        for rslora in [false, true] {
+            let mut record = json(&format!("adapters/{name}/adapter_config.json"));
+            record["use_rslora"] = rslora.into();
+            std::fs::write(dir.path().join(peft::CONFIG), record.to_string()).expect("written");
+            let expected = LoraConfig { rslora, ..lora.clone() };
+            assert_eq!(peft::read_config(dir.path()).expect("record"), expected);
+            std::fs::write(dir.path().join(peft::CONFIG), peft::config_file(&expected, name)).expect("written");
+            assert_eq!(peft::read_config(dir.path()).expect("record"), expected);
+        }
     }
 }
 

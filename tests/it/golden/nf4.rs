@@ -2,7 +2,12 @@
 
 use super::{Tensors, assert_same, json};
 use half::bf16;
-use irori::quant::{host::Floats, nested, nf4, state::QuantState};
+use irori::quant::{
+    host::Floats,
+    nested::{self, Search},
+    nf4,
+    state::QuantState,
+};
 use sha2::{Digest, Sha256};
 
 /// A tensor that bitsandbytes quantised.
@@ -126,7 +131,9 @@ fn double_quantized_bytes_are_equal() {
         let name = |part: &str| format!("{}.double.{part}", case.name);
         let (packed, absmax) = case.quantized();
         let offset = golden.f32(&name("offset"))[0];
-        let found = nested::encode_with(&absmax, offset, nested::Search::Table);
+        let kernel = nested::encode_with(&absmax, offset, Search::Table);
+        assert_same(&name("cpu_kernel_absmax"), &kernel.codes, &golden.bytes(&name("cpu_kernel_absmax")));
+        let found = nested::encode_with(&absmax, offset, Search::Nearest);
         assert_same(&name("absmax"), &found.codes, &golden.bytes(&name("absmax")));
         assert_same(&name("nested_absmax"), bytes(&found.absmax), &golden.bytes(&name("nested_absmax")));
         let decoded = nested::decode(&found, &map);
@@ -148,7 +155,7 @@ fn checkpoint_bytes_are_what_irori_makes_of_the_dense_weights() {
             _ => [1, 2].map(|i| Tensors::open(&format!("models/untied/model-0000{i}-of-00002.safetensors"))).into(),
         };
         let checkpoint = Tensors::open(&format!("models/{model}-nf4/model.safetensors"));
-        let mut neighbours = 0;
+        let mut missed = 0; // codes that are not the nearest
         for (shard, name) in shards.iter().flat_map(|s| s.names().into_iter().map(move |n| (s, n))) {
             if !name.contains("_proj") {
                 assert_same(&name, &checkpoint.bytes(&name), &shard.bytes(&name));
@@ -167,18 +174,37 @@ fn checkpoint_bytes_are_what_irori_makes_of_the_dense_weights() {
             match state.nested_offset {
                 None => assert_same(&name, bytes(&absmax), &checkpoint.bytes(&format!("{name}.absmax"))),
                 Some(offset) => {
-                    let found = nested::encode_with(&absmax, offset as f32, nested::Search::Table);
+                    // Saved on a CPU.
+                    let found = nested::encode_with(&absmax, offset as f32, Search::Table);
+                    assert_same(&name, &found.codes, &checkpoint.bytes(&format!("{name}.absmax")));
+                    let plain = nested::encode_with(&absmax, offset as f32, Search::Nearest);
+                    missed += found.codes.iter().zip(&plain.codes).filter(|(a, b)| a != b).count();
                     assert_same(&name, bytes(&found.absmax), &checkpoint.bytes(&format!("{name}.nested_absmax")));
                     let map = bytes(&nested::dynamic_map()).to_vec();
                     assert_same(&name, &map, &checkpoint.bytes(&format!("{name}.nested_quant_map")));
-                    // Written by bitsandbytes' kernel for the CPU, which now and then takes a neighbour (README).
-                    for (ours, theirs) in found.codes.iter().zip(checkpoint.bytes(&format!("{name}.absmax"))) {
-                        assert!(ours.abs_diff(theirs) <= 1, "{name}");
-                        neighbours += usize::from(*ours != theirs);
-                    }
                 }
             }
         }
-        assert_eq!(neighbours, if model == "untied" { 3 } else { 0 });
+        assert_eq!(missed, if model == "untied" { 3 } else { 0 });
+    }
+}
+
+#[test]
+fn both_searches_are_those_of_bitsandbytes() {
+    let golden = Tensors::open("nf4.safetensors");
+    let many: Vec<f32> = generated(3, 16_500).map(|x| x.abs() + 0.05).collect();
+    for (name, absmax) in [("scales", many), ("equal_scales", vec![0.5; 300])] {
+        let part = |part: &str| golden.bytes(&format!("{name}.{part}"));
+        let offset = golden.f32(&format!("{name}.offset"))[0];
+        for (search, codes) in [(Search::Nearest, "absmax"), (Search::Table, "cpu_kernel_absmax")] {
+            let found = nested::encode_with(&absmax, offset, search);
+            assert_same(name, bytes(&found.absmax), &part("nested_absmax"));
+            // Where the scale is 0 any code means the offset, and bitsandbytes' plain implementation takes another
+            // one than its kernels.
+            if search == Search::Table || name == "scales" {
+                assert_same(&format!("{name} {search:?}"), &found.codes, &part(codes));
+            }
+        }
+        assert!(name != "scales" || part("absmax") != part("cpu_kernel_absmax"));
     }
 }

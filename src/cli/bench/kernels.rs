@@ -1,0 +1,177 @@
+//! Single operations through the [`Backend`] trait, on the shapes of a model.
+
+use super::{Args, Figure, Found, job, step::documents, time};
+use crate::{
+    Result,
+    backend::{Backend, Buffer, DType, HostTensor, Kind, Layout, Rows, ScratchShape, Weight, WeightStore},
+    data::MicroBatch,
+    model::{ModelConfig, source::Opened},
+    rng::Rng,
+};
+use std::iter::zip;
+
+/// Rows of the head that are measured: targets of a micro-batch.
+const HEAD_ROWS: usize = 32;
+
+/// Everything that the operations read and write.
+struct Buffers {
+    rows: Rows,
+    head_rows: Rows,
+    /// gate/up as the layers store it, unquantised and in NF4.
+    weights: [Weight; 2],
+    head: Weight,
+    /// [T, H] and [T, 2F].
+    narrow: [Buffer; 2],
+    wide: Buffer,
+    qk: [Buffer; 2],
+    qkv: [Buffer; 2],
+    o: [Buffer; 2],
+    lse: Buffer,
+    logits: Buffer,
+    loss: Buffer,
+    targets: Buffer,
+    staging: Buffer,
+    dense_copy: Buffer,
+}
+
+/// Takes the memory, fills it with random numbers, and quantises the weight.
+fn set_up(be: &mut dyn Backend, c: &ModelConfig, batch: &MicroBatch, dense: DType) -> Result<Buffers> {
+    let (t, h, f) = (batch.rows(), c.hidden, c.intermediate);
+    let (n, k) = (2 * f, h);
+    let act = be.sizes().activation();
+    let mut l = Layout::new();
+    let shape = ScratchShape {
+        rows: t,
+        logit_rows: HEAD_ROWS,
+        max_len: batch.max_len(),
+        heads: c.heads,
+        largest_weight: (n, k),
+        widest: n.max(k).max(c.heads.qkv_width()),
+        vocab: c.vocab,
+        hidden: h,
+        rank: 0,
+        adapter: 0,
+        training: true,
+    };
+    let scratch = l.take(Kind::Scratch, DType::U8, be.sizes().scratch_bytes(&shape));
+    let mut take = |dtype, len| l.take(Kind::Workspace, dtype, len);
+    let [tokens, positions, samples] = [(); 3].map(|()| take(DType::U32, t));
+    let rows = Rows {
+        count: t,
+        docs: batch.docs(),
+        max_len: batch.max_len(),
+        tokens,
+        positions,
+        samples,
+        cu_seqlens: take(DType::U32, batch.docs() + 1),
+    };
+    let weight = take(dense, n * k);
+    let (packed, absmax) = (take(DType::U8, n * k / 2), take(DType::F32, n * k / 64));
+    let nf4 = WeightStore::Nf4 { packed, absmax, compute: DType::Bf16 };
+    let b = Buffers {
+        rows,
+        head_rows: Rows { count: HEAD_ROWS, ..rows },
+        weights: [WeightStore::Dense(weight), nf4].map(|store| Weight { n, k, store }),
+        head: Weight { n: c.vocab, k: h, store: WeightStore::Dense(take(dense, c.vocab * h)) },
+        narrow: [(); 2].map(|()| take(act, t.max(HEAD_ROWS) * h)),
+        wide: take(act, t * n),
+        qk: [(); 2].map(|()| take(act, t * c.heads.qk_width())),
+        qkv: [(); 2].map(|()| take(act, t * c.heads.qkv_width())),
+        o: [(); 2].map(|()| take(act, t * c.heads.q_width())),
+        lse: take(DType::F32, t * c.heads.q),
+        logits: take(act, HEAD_ROWS * c.vocab),
+        loss: take(DType::F32, 1),
+        targets: take(DType::U32, HEAD_ROWS),
+        staging: take(DType::F32, (t * n).max(c.vocab * h).max(n * k)),
+        dense_copy: take(DType::Bf16, n * k),
+    };
+    be.allocate(l.bytes(), scratch)?;
+    for (buffer, data) in [
+        (tokens, &batch.tokens),
+        (positions, &batch.positions),
+        (samples, &batch.samples),
+        (rows.cu_seqlens, &batch.cu_seqlens),
+    ] {
+        be.write(buffer, bytemuck::cast_slice(data))?;
+    }
+    let mut rng = Rng::new(1, 1);
+    let values: Vec<f32> = (0..b.staging.len()).map(|_| rng.normal()).collect();
+    be.write(b.staging, bytemuck::cast_slice(&values))?;
+    let WeightStore::Dense(head) = b.head.store else { return Ok(b) };
+    for buffer in [weight, head, b.wide, b.qk[0], b.qkv[0], b.o[1], b.narrow[0]] {
+        be.convert(b.staging.prefix(buffer.len()), buffer)?;
+    }
+    let host = HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&values[..n * k]) };
+    be.load_nf4(host, packed, absmax)?;
+    Ok(b)
+}
+
+/// GFLOP/s of products and attention, GB/s of quantising.
+pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
+    let c = opened.source.config();
+    let job = job(args, opened);
+    let batch = documents(job.rows, job.max_len, c.vocab);
+    let mut backend = args.device.backend()?;
+    let be = backend.as_mut();
+    let dense = opened.source.dense_dtype();
+    let b = set_up(be, c, &batch, dense)?;
+    let (t, h, n) = (job.rows, c.hidden, 2 * c.intermediate);
+    let z = b.narrow[0].prefix(t * h);
+    let mut figures = Vec::new();
+    let mut add = |name: &str, unit, amount: f64, f: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        figures.push(Figure::new(name, unit, amount, &time(args.repeats, f)?));
+        Ok(())
+    };
+    // Backends that only queue run when something is read.
+    let loss = b.loss;
+    let gflop = 2e-9 * (t * n * h) as f64;
+    for (w, name) in zip(b.weights, ["dense", "NF4"]) {
+        let shape = format!("linear {n}×{h}, {name}");
+        add(&shape, "GFLOP/s", gflop, &mut || {
+            be.linear(z, &w, &[], None, b.wide)?;
+            be.read(loss).map(drop)
+        })?;
+        add(&format!("{shape}, backward"), "GFLOP/s", gflop, &mut || {
+            be.linear_backward(b.wide, &w, &b.rows, &[], None, b.narrow[1].prefix(t * h))?;
+            be.read(loss).map(drop)
+        })?;
+    }
+    // Scores above the diagonal are not counted.
+    let pairs: f64 =
+        batch.cu_seqlens.windows(2).map(|w| f64::from(w[1] - w[0])).map(|len| len * (len + 1.0) / 2.0).sum();
+    let product = 2e-9 * pairs * c.heads.q_width() as f64;
+    let documents = format!("attention, {} × {}", batch.docs(), batch.max_len());
+    add(&documents, "GFLOP/s", 2.0 * product, &mut || {
+        be.attention(b.qk[0], b.qkv[0], &b.rows, c.heads, b.o[0], b.lse)?;
+        be.read(loss).map(drop)
+    })?;
+    add(&format!("{documents}, backward"), "GFLOP/s", 5.0 * product, &mut || {
+        be.attention_backward(b.qk[0], b.qkv[0], b.o[0], b.lse, b.o[1], &b.rows, c.heads, b.qk[1], b.qkv[1])?;
+        be.read(loss).map(drop)
+    })?;
+    let head = 2e-9 * (HEAD_ROWS * h * c.vocab) as f64;
+    let targets: Vec<u32> = (0..HEAD_ROWS as u32).map(|i| i % c.vocab as u32).collect();
+    be.write(b.targets, bytemuck::cast_slice(&targets))?;
+    let x = b.narrow[0].prefix(HEAD_ROWS * h);
+    add(&format!("head, {HEAD_ROWS} rows of {}", c.vocab), "GFLOP/s", head, &mut || {
+        be.linear(x, &b.head, &[], None, b.logits)?;
+        be.read(loss).map(drop)
+    })?;
+    add("cross-entropy", "10⁶ logits/s", 1e-6 * b.logits.len() as f64, &mut || {
+        be.cross_entropy(b.logits, c.vocab, b.targets, 1.0, loss)?;
+        be.read(loss).map(drop)
+    })?;
+    add("head, backward", "GFLOP/s", head, &mut || {
+        be.linear_backward(b.logits, &b.head, &b.head_rows, &[], None, b.narrow[1].prefix(HEAD_ROWS * h))?;
+        be.read(loss).map(drop)
+    })?;
+    if let WeightStore::Nf4 { packed, absmax, .. } = b.weights[1].store {
+        let values = be.read(b.staging.prefix(n * h))?;
+        let host = HostTensor { dtype: DType::F32, bytes: &values };
+        let gigabytes = values.len() as f64 / 1e9;
+        add("quantise f32 to NF4", "GB/s", gigabytes, &mut || be.load_nf4(host, packed, absmax))?;
+        add("dequantise to bf16", "GB/s", gigabytes / 2.0, &mut || be.dequantize(&b.weights[1], b.dense_copy))?;
+    }
+    let workload = format!("{t} rows, documents of {}; weights as {dense:?} and NF4", job.max_len);
+    Ok(Found { workload, figures, operations: Vec::new() })
+}

@@ -1,0 +1,69 @@
+//! Training steps: one micro-batch of synthetic documents, forward, backward and update.
+
+use super::{Args, Figure, Found, job, time};
+use crate::{
+    Result,
+    backend::AdamW,
+    cli::common,
+    data::{MicroBatch, Sample, batch::NO_LOSS},
+    model::{LoraConfig, Module, peft, source::Opened},
+    rng::{Dropout, Rng},
+};
+
+/// Tokens of a document that carry loss: a letter and the end of the turn.
+const TARGETS: usize = 2;
+
+/// Documents of `length` random tokens, the last one shorter, that fill `rows` rows.
+pub(super) fn documents(rows: usize, length: usize, vocab: usize) -> MicroBatch {
+    let mut rng = Rng::new(1, 0xBE);
+    let mut batch = MicroBatch::new();
+    for (number, start) in (0..rows).step_by(length).enumerate() {
+        let len = length.min(rows - start);
+        let tokens: Vec<u32> = (0..len).map(|_| rng.below(vocab as u32)).collect();
+        let label = |t: usize| if t + TARGETS >= len { tokens[t] as i32 } else { NO_LOSS };
+        batch.push(number as u32, &Sample { labels: (0..len).map(label).collect(), tokens });
+    }
+    batch
+}
+
+/// Tokens per second of whole steps, and seconds of a step by operation.
+pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
+    let model = opened.source.config().clone();
+    let lora = LoraConfig {
+        r: args.lora_r as usize,
+        alpha: 2.0 * args.lora_r as f32,
+        dropout: args.lora_dropout,
+        rslora: false,
+        targets: Module::ALL.to_vec(),
+    };
+    let adapter = peft::initial(&lora, &model, 1);
+    let job = common::Job { lora: Some(lora), training: true, ..job(args, opened) };
+    let mut engine = common::engine(opened, &job, &args.device)?;
+    engine.set_adapter(&adapter)?;
+    let batch = documents(job.rows, job.max_len, model.vocab);
+    let scale = 1.0 / batch.target_ids.len().max(1) as f32;
+    let mut step = 0;
+    let seconds = time(args.repeats, || {
+        if step == 1 {
+            engine.take_times(); // those of loading and of the warm-up
+        }
+        step += 1;
+        engine.begin_step()?;
+        engine.accumulate(&batch, scale, Dropout::key(1, step))?;
+        let adamw =
+            AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step, max_norm: Some(1.0) };
+        engine.finish_step(&adamw).map(drop)
+    })?;
+    let runs = f64::from(args.repeats);
+    let operations = engine.take_times().into_iter().map(|t| (t.operation, t.seconds / runs)).collect();
+    let workload = format!(
+        "a training step of {} rows in {} documents, {} targets, {}, adapter of rank {} on all linears{}",
+        batch.rows(),
+        batch.docs(),
+        batch.target_ids.len(),
+        if job.four_bit { "NF4" } else { "unquantised" },
+        args.lora_r,
+        if args.lora_dropout > 0.0 { format!(", dropout {}", args.lora_dropout) } else { String::new() }
+    );
+    Ok(Found { workload, figures: vec![Figure::new("step", "tokens/s", batch.rows() as f64, &seconds)], operations })
+}
