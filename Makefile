@@ -26,7 +26,7 @@ test: ## what CI does: formatting, lints, documentation, every test
 	.ci/run
 
 bench: ## throughput on this machine
-	cargo bench --locked --workspace
+	cargo bench --locked --bench ops --bench step --bench text
 
 toolchain: $(TOOLCHAIN)/ready ## nvcc in .toolchain/, for building the CUDA kernels
 

@@ -90,7 +90,7 @@ pub struct DeviceArgs {
     #[arg(long, value_parser = parse_device, default_value = "auto")]
     pub device: Device,
     /// Memory the run may take, such as 20GiB [default: what is free]
-    #[arg(long, value_parser = parse_bytes, value_name = "SIZE")]
+    #[arg(long, value_parser = parse_bytes, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory_limit: Option<u64>,
     /// CPU threads [default: all]
     #[arg(long, value_name = "N")]

@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     let max_new = args.max_new_tokens as usize;
     let mut session =
         infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 1, max_new, style: TextStyle::Chat })?;
-    let encoder = session.encoder.clone();
+    let encoder = session.encoder()?.clone();
     let tokens =
         if args.raw { encoder.tokenizer.encode(&prompt)? } else { encoder.prompt(&[Message::new("user", prompt)])? };
     if tokens.is_empty() || tokens.len() > max_len {

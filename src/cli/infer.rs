@@ -11,6 +11,7 @@ use crate::{
     },
     eval::ask::{Prompter, Question},
     model::{Engine, peft, source},
+    train::config::ComputeDtype,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -33,6 +34,9 @@ pub struct ModelArgs {
     /// Hold the base weights in NF4 (the default)
     #[arg(long, alias = "hf-load-in-4bit", alias = "load-in-4bit", conflicts_with = "no_4bit", help_heading = "Model")]
     pub use_4bit: bool,
+    /// Type that a 4-bit weight is rounded to in use
+    #[arg(long, value_name = "DTYPE", default_value = "bfloat16", help_heading = "Model")]
+    pub bnb_4bit_compute_dtype: ComputeDtype,
     /// Keep the base weights as they are
     #[arg(long, help_heading = "Model")]
     pub no_4bit: bool,
@@ -72,10 +76,20 @@ impl ModelArgs {
 pub struct Session {
     /// The model with its adapter on its device.
     pub engine: Engine,
-    /// Its tokenizer and chat template.
-    pub encoder: Rc<Encoder>,
+    /// Its tokenizer and chat template, if it has them.
+    encoder: std::result::Result<Rc<Encoder>, String>,
     /// For messages and results: the device in words.
     pub description: String,
+}
+
+impl Session {
+    /// The tokenizer and chat template.
+    ///
+    /// # Errors
+    /// If the model has none; the message says how to name one.
+    pub fn encoder(&self) -> Result<&Rc<Encoder>> {
+        self.encoder.as_ref().map_err(|e| Error::usage(e.clone()))
+    }
 }
 
 /// How an engine is to be laid out.
@@ -97,15 +111,17 @@ pub struct Layout {
 pub fn open(args: &ModelArgs, layout: Layout) -> Result<Session> {
     let name = args.name()?;
     let opened = source::open(name)?;
-    let text = args.tokenizer.as_deref().or(opened.dir.as_deref()).ok_or_else(|| {
-        Error::usage(format!("{name} has no tokenizer: name a directory or tokenizer.json with --tokenizer"))
-    })?;
-    let encoder = Rc::new(Encoder::load(text, layout.style)?);
+    let text = args.tokenizer.as_deref().or(opened.dir.as_deref().filter(|d| d.join("tokenizer.json").exists()));
+    let encoder = match text {
+        Some(path) => Ok(Rc::new(Encoder::load(path, layout.style)?)),
+        None => Err(format!("{name} has no tokenizer: name a directory or tokenizer.json with --tokenizer")),
+    };
     let adapter = args.adapter.as_deref().map(|dir| peft::load(dir, opened.source.config())).transpose()?;
     let kv_capacity = if layout.kv_slots > 0 { layout.max_len + layout.max_new } else { 0 };
     let job = Job {
         lora: adapter.as_ref().map(|a| a.lora.clone()),
         four_bit: !args.no_4bit,
+        compute: args.bnb_4bit_compute_dtype.dtype(),
         kv_slots: layout.kv_slots,
         kv_capacity,
         ..Job::inference(layout.max_rows, layout.max_len)
@@ -141,7 +157,7 @@ struct Templated {
 pub fn prompter(session: &Session, choice: &PromptChoice) -> Result<Box<dyn Prompter>> {
     Ok(Box::new(Templated {
         template: PromptTemplate::load(&choice.prompt)?,
-        encoder: session.encoder.clone(),
+        encoder: session.encoder()?.clone(),
         examples: if choice.few_shot { vec![prompt::worked_example()?] } else { Vec::new() },
         context: if choice.gold { Context::Gold } else { Context::None },
     }))

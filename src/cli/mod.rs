@@ -18,7 +18,7 @@ pub mod train;
 pub mod training;
 
 use crate::{Error, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{error::Error as _, io::Write, process::ExitCode};
 
 /// Fine-tunes Qwen3 with QLoRA on one small GPU, or on a CPU.
@@ -59,9 +59,21 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+/// Lets every flag with a value take a negative number, so that `--threads -1` is refused by the name of its flag and not
+/// as an unknown flag `-1`.
+fn numbers_may_be_negative(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let takes_value = arg.get_long().is_some() && arg.get_action().takes_values();
+            if takes_value { arg.allow_negative_numbers(true) } else { arg }
+        })
+        .mut_subcommands(numbers_may_be_negative)
+}
+
 /// Runs the program and says how it ended: 0 done, 1 the work failed, 2 the command line or a configuration is wrong.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = numbers_may_be_negative(Cli::command()).try_get_matches();
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();

@@ -83,7 +83,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut texts = Vec::with_capacity(lines.len());
     for (number, line) in &lines {
         let tokens = match line {
-            Line::Text(text) => session.encoder.tokenizer.encode(text)?,
+            Line::Text(text) => session.encoder()?.tokenizer.encode(text)?,
             Line::Tokens(tokens) => tokens.clone(),
         };
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {

@@ -4,14 +4,13 @@
 use super::common::{self, DeviceArgs, Job, parse_bytes, parse_device};
 use crate::{
     Error, Result,
-    backend::DType,
     data::{
-        MicroBatch,
         encode::{self, Encoded, Encoder, Limits, LossOn},
         lawqa::Letter,
-        packing, prompt,
+        prompt,
         record::{self, Content, Record},
     },
+    eval::loglik,
     model::{
         Engine, LoraConfig, ModelConfig, peft,
         source::{Opened, open},
@@ -19,7 +18,7 @@ use crate::{
     plan::{Plan, Unpack},
     train::{
         TrainConfig,
-        config::{ComputeDtype, TrainMode},
+        config::TrainMode,
         learner::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFormat, EngineLearner, NamedFile},
     },
 };
@@ -128,7 +127,7 @@ pub fn job(config: &TrainConfig, lora: LoraConfig, rows: usize, longest: usize) 
         rows,
         max_len: longest,
         four_bit: config.use_4bit,
-        compute: compute_of(config),
+        compute: config.bnb_4bit_compute_dtype.dtype(),
         kv_slots: 0,
         kv_capacity: 0,
         unpack: Unpack::Never,
@@ -183,13 +182,6 @@ pub fn device_of(config: &TrainConfig) -> Result<DeviceArgs> {
         .map(|limit| parse_bytes(limit).map_err(|e| Error::usage(format!("--memory-limit: {e}"))))
         .transpose()?;
     Ok(DeviceArgs { device, memory_limit, threads: config.threads })
-}
-
-fn compute_of(config: &TrainConfig) -> DType {
-    match config.bnb_4bit_compute_dtype {
-        ComputeDtype::Bfloat16 => DType::Bf16,
-        ComputeDtype::Float32 => DType::F32,
-    }
 }
 
 /// Refuses records that do not hold what `--train-mode` says, with the line of the first.
@@ -260,7 +252,7 @@ fn choice_questions(encoder: &Encoder, records: &[Record], limits: Limits) -> Re
         } else {
             prompt::AnswerFormat::Letter
         };
-        let (prefix, letters) = encode::choice_tokens(&encoder.tokenizer, format)?;
+        let (prefix, letters) = encode::choice_tokens(&encode::letter_answers(&encoder.tokenizer, format)?)?;
         let mut prompt = encoder.prompt(history)?;
         prompt.extend(prefix);
         if prompt.len() <= limits.max_len && prompt.iter().chain(&letters).all(|&id| (id as usize) < limits.vocab) {
@@ -275,23 +267,19 @@ fn choice_questions(encoder: &Encoder, records: &[Record], limits: Limits) -> Re
 /// # Errors
 /// If the device fails.
 pub fn accuracy(engine: &mut Engine, questions: &[ChoiceQuestion]) -> Result<f64> {
-    let lengths: Vec<usize> = questions.iter().map(|q| q.prompt.len()).collect();
+    // The letters' tokens depend on the answer's form; those of one form are asked together.
+    let mut forms: BTreeMap<[u32; 4], Vec<&ChoiceQuestion>> = BTreeMap::new();
+    for q in questions {
+        forms.entry(q.letters).or_default().push(q);
+    }
     let mut right = 0;
-    for group in packing::pack(&lengths, engine.spec().max_rows)? {
-        let mut batch = MicroBatch::new();
-        let rows: Vec<u32> = group.iter().map(|&i| batch.push_prompt(i as u32, &questions[i].prompt)).collect();
-        // The letters' tokens depend on the answer's form; one set at a time is asked for.
-        let mut forms: Vec<[u32; 4]> = group.iter().map(|&i| questions[i].letters).collect();
-        forms.sort_unstable();
-        forms.dedup();
-        for form in forms {
-            let places: Vec<usize> = (0..group.len()).filter(|&p| questions[group[p]].letters == form).collect();
-            let wanted: Vec<u32> = places.iter().map(|&p| rows[p]).collect();
-            let scores = engine.choice_logprobs(&batch, &wanted, &form)?;
-            for (&place, four) in places.iter().zip(scores.chunks_exact(4)) {
-                let best = (0..4).max_by(|&a, &b| four[a].total_cmp(&four[b]).then(b.cmp(&a)));
-                right += usize::from(best == Some(questions[group[place]].right.index()));
-            }
+    for (letters, asked) in forms {
+        let prompts: Vec<Vec<u32>> = asked.iter().map(|q| q.prompt.clone()).collect();
+        let scores =
+            loglik::score(engine, &prompts, letters, |i| format!("evaluation question {}", i + 1), &mut |_| ())?;
+        for (q, four) in asked.iter().zip(scores) {
+            let best = (0..4).max_by(|&a, &b| four[a].total_cmp(&four[b]).then(b.cmp(&a)));
+            right += usize::from(best == Some(q.right.index()));
         }
     }
     Ok(right as f64 / questions.len().max(1) as f64)

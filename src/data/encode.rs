@@ -298,26 +298,34 @@ fn encode_one(
     }
 }
 
-/// For scoring the four letters by their likelihood: the tokens to append to the prompt, then the token of each letter.
-/// In `Answer: c` the space belongs to the letter's token, so the four answers are tokenised whole, exactly as in
-/// training, and compared.
+/// The four answers that name a letter in `format`, tokenised whole as in training: in `Answer: c` the space belongs to
+/// the letter's token.
 ///
 /// # Errors
-/// The tokenizer splits the answers such that they differ in more than one token.
-pub fn choice_tokens(tokenizer: &Tokenizer, format: AnswerFormat) -> Result<(Vec<u32>, [u32; 4])> {
-    let mut answers = Vec::with_capacity(4);
-    for letter in Letter::ALL {
-        answers.push(tokenizer.encode(&format!("{}{letter}", format.prefix()))?);
+/// If the tokenizer refuses a text.
+pub fn letter_answers(tokenizer: &Tokenizer, format: AnswerFormat) -> Result<[Vec<u32>; 4]> {
+    let mut answers: [Vec<u32>; 4] = Default::default();
+    for (answer, letter) in answers.iter_mut().zip(Letter::ALL) {
+        *answer = tokenizer.encode(&format.answer(letter, None))?;
     }
-    let lasts: Vec<u32> = answers.iter().filter_map(|a| a.last().copied()).collect();
-    let prefix = answers[0].split_last().map(|(_, prefix)| prefix.to_vec()).unwrap_or_default();
-    let alike = answers.iter().all(|a| a.len() == prefix.len() + 1 && a.starts_with(&prefix));
-    match <[u32; 4]>::try_from(lasts) {
-        Ok(letters) if alike => Ok((prefix, letters)),
-        _ => Err(Error::failed(format!(
-            "{} does not give the answers a, b, c, d one token each: use --method generate",
-            tokenizer.path().display()
-        ))),
+    Ok(answers)
+}
+
+/// For scoring the four letters by their likelihood: the tokens that the four answers share, to append to the prompt,
+/// then the token of each letter, the first in which they differ.
+///
+/// # Errors
+/// If the answers do not all differ in one place.
+pub fn choice_tokens(answers: &[Vec<u32>; 4]) -> Result<(Vec<u32>, [u32; 4])> {
+    let shared =
+        (0..answers[0].len()).take_while(|&i| answers.iter().all(|a| a.get(i) == Some(&answers[0][i]))).count();
+    let letters: Vec<u32> = answers.iter().filter_map(|a| a.get(shared).copied()).collect();
+    match <[u32; 4]>::try_from(letters) {
+        Ok(ids) if (0..4).all(|i| !ids[..i].contains(&ids[i])) => Ok((answers[0][..shared].to_vec(), ids)),
+        _ => Err(Error::failed(
+            "this tokenizer does not give the four letters tokens of their own after the prompt's answer prefix: \
+             use --method generate, or another prompt template",
+        )),
     }
 }
 
@@ -414,7 +422,7 @@ mod tests {
     fn the_real_thing() {
         let (Some(dir), Some(file)) = (shared("qwen3_tokenizer"), shared("lawqa_jp/selection.json")) else { return };
         let e = Encoder::load(&dir, TextStyle::Chat).unwrap();
-        let letters = |f| choice_tokens(&e.tokenizer, f).unwrap();
+        let letters = |f| choice_tokens(&letter_answers(&e.tokenizer, f).unwrap()).unwrap();
         let answer_of = |f: AnswerFormat| e.tokenizer.encode(&f.answer(Letter::ALL[2], None)).unwrap();
         for format in [AnswerFormat::Letter, AnswerFormat::AnswerLine] {
             let (prefix, tokens) = letters(format);

@@ -96,11 +96,12 @@ impl SplitSpec {
         let wanted = (exact.iter().sum::<f64>() + 1e-6).floor() as usize;
         let mut by_rest: Vec<usize> = (0..counts.len()).collect();
         by_rest.sort_by(|&a, &b| (exact[b] - counts[b] as f64).total_cmp(&(exact[a] - counts[a] as f64)));
-        let missing = wanted.saturating_sub(counts.iter().sum());
+        let add = |counts: &[usize]| counts.iter().copied().fold(0, usize::saturating_add);
+        let missing = wanted.saturating_sub(add(&counts));
         for &i in by_rest.iter().take(missing) {
             counts[i] += 1;
         }
-        let sum: usize = counts.iter().sum();
+        let sum = add(&counts);
         if sum > total {
             return Err(Error::usage(format!("--split asks for {sum} questions, but there are only {total}")));
         }

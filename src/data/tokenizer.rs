@@ -6,7 +6,11 @@
 
 use crate::{Error, Result};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+    sync::Once,
+};
 use tokenizers::Tokenizer as Inner;
 
 /// A loaded tokenizer.
@@ -16,6 +20,25 @@ pub struct Tokenizer {
     vocab_size: usize,
     end_of_turn: Option<u32>,
     stops: Vec<u32>,
+}
+
+/// Runs `f`, catching a panic without a word on standard error: the caller has an error of its own for it. Other threads
+/// are heard as ever.
+fn quietly<T>(f: impl FnOnce() -> T + std::panic::UnwindSafe) -> std::thread::Result<T> {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                before(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = std::panic::catch_unwind(f);
+    QUIET.set(false);
+    result
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -33,7 +56,7 @@ impl Tokenizer {
         let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         // The crate is careful, but some inconsistent files (merges without their vocabulary) have made it panic.
-        let parsed = std::panic::catch_unwind(|| Inner::from_bytes(&bytes));
+        let parsed = quietly(|| Inner::from_bytes(&bytes));
         let mut inner = match parsed {
             Ok(Ok(inner)) => inner,
             Ok(Err(e)) => return Err(Error::content(&path, "", format!("not a tokenizer: {e}"))),

@@ -15,25 +15,18 @@ use super::{
     label,
     result::{Item, PermutationDetail},
 };
-use crate::{Error, Result, data::MicroBatch};
+use crate::{
+    Error, Result,
+    data::{MicroBatch, encode::choice_tokens},
+};
 
 /// The shared beginning of the four answers, and the token of each letter after it.
 pub fn letters(prompter: &dyn Prompter) -> Result<(Vec<u32>, [u32; 4])> {
-    let mut answers = Vec::with_capacity(4);
-    for letter in 0..4 {
-        answers.push(prompter.answer(letter)?);
+    let mut answers: [Vec<u32>; 4] = Default::default();
+    for (letter, answer) in answers.iter_mut().enumerate() {
+        *answer = prompter.answer(letter)?;
     }
-    let shared =
-        (0..).take_while(|&i| answers[0].get(i).is_some_and(|t| answers.iter().all(|a| a.get(i) == Some(t)))).count();
-    let next: Vec<Option<u32>> = answers.iter().map(|a| a.get(shared).copied()).collect();
-    let distinct = (0..4).all(|i| next[i].is_some() && (0..i).all(|j| next[i] != next[j]));
-    match next[..] {
-        [Some(a), Some(b), Some(c), Some(d)] if distinct => Ok((answers[0][..shared].to_vec(), [a, b, c, d])),
-        _ => Err(Error::failed(
-            "this tokenizer does not give the four letters tokens of their own after the prompt's answer prefix: \
-             use --method generate, or another prompt template",
-        )),
-    }
+    choice_tokens(&answers)
 }
 
 /// ln p of the four letters after each prompt: packed by length, under the model's row limit. `done(n)` is called

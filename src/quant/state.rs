@@ -62,9 +62,29 @@ impl QuantState {
         }
     }
 
-    /// The JSON text.
+    /// The JSON text, with the spaces that Python's `json.dumps` writes.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        let mut text = Vec::new();
+        let written = self.serialize(&mut serde_json::Serializer::with_formatter(&mut text, PythonSpacing));
+        debug_assert!(written.is_ok(), "strings and numbers can always be written");
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// `{"a": 1, "b": [2, 3]}`.
+struct PythonSpacing;
+
+impl serde_json::ser::Formatter for PythonSpacing {
+    fn begin_array_value<W: std::io::Write + ?Sized>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: std::io::Write + ?Sized>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: std::io::Write + ?Sized>(&mut self, w: &mut W) -> std::io::Result<()> {
+        w.write_all(b": ")
     }
 }
 

@@ -6,6 +6,7 @@
 use super::schedule::{Schedule, Shape, warmup_steps};
 use crate::{
     Error, Result,
+    backend::DType,
     data::{encode::TextStyle, order::DataOrder},
     model::{LoraConfig, Module},
 };
@@ -14,10 +15,11 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
 /// Type that a quantised weight is rounded to when it is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeDtype {
     /// bf16.
+    #[default]
     #[value(name = "bfloat16", alias = "bf16")]
     #[serde(alias = "bf16")]
     Bfloat16,
@@ -25,6 +27,16 @@ pub enum ComputeDtype {
     #[value(name = "float32", alias = "fp32", alias = "f32")]
     #[serde(alias = "fp32", alias = "f32")]
     Float32,
+}
+
+impl ComputeDtype {
+    /// The type itself.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Bfloat16 => DType::Bf16,
+            Self::Float32 => DType::F32,
+        }
+    }
 }
 
 /// The 4-bit type. There is one.

@@ -157,7 +157,7 @@ pub struct Settings {
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     pub device: Option<String>,
     /// Most memory to use: 20GiB, 9.5GiB, …
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Machine")]
     pub memory_limit: Option<String>,
     /// CPU threads; they change no result [default: all]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Machine")]

@@ -461,7 +461,8 @@ fn cut_off() -> Case {
 fn broken_checkpoints_are_passed_over_aloud() {
     let want = undisturbed("");
     let files = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE, "optimizer.safetensors", "irori_state.json", MANIFEST];
-    let damage: [(&str, fn(&Path)); 4] = [
+    type Harm = fn(&Path);
+    let damage: [(&str, Harm); 4] = [
         ("cut short", |p| fs::write(p, &fs::read(p).unwrap()[..1]).unwrap()),
         ("empty", |p| fs::write(p, "").unwrap()),
         ("missing", |p| fs::remove_file(p).unwrap()),

@@ -91,13 +91,14 @@ impl<'a> Cases<'a> {
 }
 
 /// Every place where a command takes a file: `%` is the file.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "dataset --input % --output-dir out",
     "dataset inspect % --model m",
     "dataset --input q.json --output-dir out --check-against %",
     "train --model m --output-dir out --train-file %",
     "train --model m --output-dir out --train-file t.jsonl --eval-file %",
     "train --model m --output-dir out --train-file t.jsonl --config %",
+    "plan --model m --train-file %",
     "eval --model m --output out.json --data %",
     "eval --output out.json --rescore %",
     "compare % res.json",
@@ -108,11 +109,12 @@ const FILES: [&str; 13] = [
 ];
 
 /// Every place where a command takes a directory.
-const DIRECTORIES: [&str; 11] = [
+const DIRECTORIES: [&str; 12] = [
     "dataset inspect r.jsonl --model %",
     "train --train-file t.jsonl --output-dir out --model %",
     "train --model m --train-file t.jsonl --output-dir out --init-adapter %",
     "train --model m --train-file r.jsonl --output-dir out --tokenizer %",
+    "plan --train-file t.jsonl --model %",
     "eval --data q.json --output out.json --model %",
     "eval --data q.json --output out.json --model m --adapter %",
     "score --input text.jsonl --output out.jsonl --model %",
@@ -160,7 +162,7 @@ fn missing_things_and_things_of_another_kind() {
         ("quantize --model m --output t.jsonl/out", "t.jsonl/out"),
         ("quantize --model m --output m", "m is not empty"),
         ("merge --model m --adapter a --output t.jsonl/out", "t.jsonl/out"),
-        ("merge --model m --adapter a --output a", "a is not empty"),
+        ("merge --model m --adapter a --output a", "--output a"),
     ] {
         cases.case(line, &[1, 2], &[words]);
     }
@@ -237,10 +239,10 @@ fn lines_and_fields_are_named() {
     fs::write(dir.path().join("bad.jsonl"), "{\"input_ids\":[1,2,3],\"labels\":[5,-100,-100]}\n").expect("written");
     cases.case(train, &[1], &["bad.jsonl"]);
     for (line, words) in [
-        ("{\"text\":3}", &["line 2", "`text`"][..]),
+        ("{\"text\":3}", &["line 2", "\"text\""][..]),
         ("{\"tokens\":[1,700]}", &["line 2", "700"]),
         ("{\"tokens\":[1,-1]}", &["line 2", "`tokens"]),
-        ("{\"tokens\":\"x\"}", &["line 2", "`tokens`"]),
+        ("{\"tokens\":\"x\"}", &["line 2", "\"tokens\""]),
         ("{}", &["line 2", "text"]),
         ("x", &["line 2"]),
     ] {
@@ -267,7 +269,7 @@ fn absurd_flag_values() {
     let at = dir.path();
     let mut cases = Cases::new(at);
     let whole: &[&str] = &["-1", "0", "nan", "1.5", "18446744073709551616", "∅", "x", "0x10"];
-    let real: &[&str] = &["-1", "nan", "inf", "-inf", "1e999", "∅", "x"];
+    let real: &[&str] = &["-1", "nan", "inf", "1e999", "∅", "x"];
     let train = "train --model m --train-file t.jsonl --output-dir out";
     for flag in ["batch-size", "gradient-accumulation-steps", "max-seq-length", "max-steps", "lora-r", "logging-steps"]
     {
@@ -284,7 +286,6 @@ fn absurd_flag_values() {
         ("--seed -1", "--seed"),
         ("--seed 18446744073709551615", "--seed"),
         ("--batch-size 65536 --max-seq-length 1048576", "--batch-size"),
-        ("--batch-size 64 --max-seq-length 1048576", "--max-seq-length"),
         ("--threads 0", "threads"),
         ("--threads 99999999", "threads"),
         ("--memory-limit 0", "--memory-limit"),
@@ -343,7 +344,7 @@ fn absurd_flag_values() {
         &["seed"],
     );
     cases.case("score --model synthetic:huge --input text.jsonl --output out.jsonl", &[2], &["huge"]);
-    cases.case("score --model ../../etc --input text.jsonl --output out.jsonl", &[2], &["../../etc"]);
+    cases.case("score --model ../../etc --input text.jsonl --output out.jsonl", &[1, 2], &["../../etc"]);
     cases.case("score --model a/b/c --input text.jsonl --output out.jsonl", &[2], &["a/b/c"]);
     cases.case("generate --model m --prompt x --memory-limit 10KiB", &[1, 2], &["memory"]);
     // A model that no machine holds is refused before a byte is made.
@@ -356,7 +357,7 @@ fn absurd_flag_values() {
     cases.case(
         "train --model synthetic:qwen3-32b --no-4bit --train-file t.jsonl --output-dir out --memory-limit 2GiB",
         &[1, 2],
-        &["memory"],
+        &["use --use-4bit"],
     );
     cases.end();
 }
@@ -462,7 +463,7 @@ fn spoilt_models() {
         (WEIGHTS, length(WEIGHTS, 1 << 40)),
         (WEIGHTS, length(WEIGHTS, 0)),
         (WEIGHTS, length(WEIGHTS, 2)),
-        (WEIGHTS, header(WEIGHTS, |h| h.replace("model.norm.weight", "model.nrom.weight"))),
+        ("model.norm.weight", header(WEIGHTS, |h| h.replace("model.norm.weight", "model.nrom.weight"))),
         (WEIGHTS, header(WEIGHTS, |h| h.replacen("[128]", "[129]", 1))),
         (WEIGHTS, header(WEIGHTS, |h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[9,", 1))),
         (WEIGHTS, header(WEIGHTS, |h| h.replacen("BF16", "F8_E4M3", 1))),
@@ -492,8 +493,10 @@ fn spoilt_models() {
         (TEXT, edit(TEXT, |t| t["model"]["vocab"] = json!({}))),
         (TEXT, edit(TEXT, |t| t["model"]["merges"] = json!([["no", "such"]]))),
         (TEXT, edit(TEXT, |t| t["model"]["vocab"]["a"] = json!(-7))),
+        // The tokenizers crate panics at this one.
+        (TEXT, rewrite(TEXT, |b| String::from_utf8_lossy(&b).replace("\"decoder\":", "\"decoder\":!").into_bytes())),
         (TEXT_CONFIG, rewrite(TEXT_CONFIG, |_| b"[".to_vec())),
-        ("chat_template", set(TEXT_CONFIG, "chat_template", json!("{% for m in messages %}"))),
+        ("chat template", set(TEXT_CONFIG, "chat_template", json!("{% for m in messages %}"))),
         ("eos_token", set(TEXT_CONFIG, "eos_token", json!("<|nowhere|>"))),
         ("eos_token_id", set("generation_config.json", "eos_token_id", json!("x"))),
         ("eos_token_id", set("generation_config.json", "eos_token_id", json!(99_999_999_999u64))),
@@ -503,7 +506,9 @@ fn spoilt_models() {
         copied(&at.join("m"), &at.join("bad"));
         change(&at.join("bad"));
         cases.case("generate --model bad --prompt x --max-new-tokens 1", &[1, 2], &["bad", word]);
-        cases.case("train --model bad --train-file r.jsonl --max-steps 1 --output-dir out", &[1, 2], &["bad", word]);
+        // Without any tokenizer a model is good for token ids, so the text is what does not fit.
+        let word = if at.join("bad").join(TEXT).exists() { word } else { &"--tokenizer" };
+        cases.case("train --model bad --train-file r.jsonl --max-steps 1 --output-dir out", &[1, 2], &[word]);
     }
     // Legal, if odd: a header of a length that leaves every tensor unaligned.
     copied(&at.join("m"), &at.join("odd"));
