@@ -217,9 +217,6 @@ fn cases() -> Vec<Case> {
         Case { lengths: &[17], n: 1, k: 3, parts: &[], drop: None },
         Case { lengths: &[130, 1, 150], n: 70, k: 130, parts: fused, drop: DROP },
         Case { lengths: &[130], n: 70, k: 64, parts: one, drop: None },
-        Case { lengths: &[5], n: 300, k: 128, parts: one, drop: None },
-        Case { lengths: &[48], n: 131, k: 320, parts: &[], drop: None },
-        Case { lengths: &[49], n: 131, k: 320, parts: &[], drop: None },
     ]
 }
 
@@ -244,12 +241,11 @@ fn assert_same(a: &Results, b: &Results) {
     assert_eq!(a.parts, b.parts);
 }
 
-/// The plan changes speed, never results. The last cases have more than one panel, of few rows and of many.
+/// The plan changes speed, never results. The last case has more than one panel.
 #[test]
 fn residency_and_threads_change_no_bit() {
     let mut cases: Vec<Case> = cases().into_iter().filter(|c| c.k % 64 == 0).collect();
     cases.push(Case { lengths: &[3, 4], n: 600, k: 4096, parts: &[(1, 0..600)], drop: DROP });
-    cases.push(Case { lengths: &[30, 25], n: 600, k: 4096, parts: &[(1, 0..600)], drop: DROP });
     for c in cases {
         let d = data(&c);
         for compute in [DType::Bf16, DType::F32] {
