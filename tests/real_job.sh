@@ -54,6 +54,7 @@ step dataset --input "$questions" --output-dir data --split train=100,test=40 --
 count data/train.jsonl '"output"' 100
 count data/test.jsonl '"output"' 40
 step dataset inspect data/train.jsonl --model model --samples 1
+step plan --model model --train-file data/train.jsonl
 step train --model model --train-file data/train.jsonl --output-dir run --max-steps 3 --save-steps 2 --seed 1
 count run/metrics.jsonl '"type":"step"' 3
 step eval --model model --data data/test.jsonl --output base.json

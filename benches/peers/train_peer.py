@@ -90,13 +90,19 @@ def run(options):
     log = []
     for step in range(options.warmup + options.steps):
         batch = [samples[(step * per_step + i) % len(samples)] for i in range(per_step)]
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         loss = step_of(model, batch, options)
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         norm = float(norm)
-        log.append({"loss": loss, "grad_norm": norm, "tokens": sum(len(ids) for ids, _ in batch), "seconds": time.perf_counter() - start})
+        log.append({
+            "loss": loss,
+            "grad_norm": norm,
+            "tokens": sum(len(ids) for ids, _ in batch),
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - busy,
+        })
     return log, sum(p.numel() for p in parameters)
 
 
@@ -135,6 +141,7 @@ def main():
         "adapter_parameters": parameters,
         "tokens_per_second": statistics.median(s["tokens"] / s["seconds"] for s in timed),
         "seconds_per_step": statistics.median(s["seconds"] for s in timed),
+        "tokens_per_cpu_second": statistics.median(s["tokens"] / s["cpu_seconds"] for s in timed),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "steps": log,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},

@@ -120,11 +120,11 @@ pub struct Rows {
     pub docs: usize,
     /// Length of the longest document.
     pub max_len: usize,
-    /// Token ids, U32 [T].
+    /// Token ids, `U32 [T]`.
     pub tokens: Buffer,
-    /// Position of each row in its document, U32 [T].
+    /// Position of each row in its document, `U32 [T]`.
     pub positions: Buffer,
-    /// Number of the sample that each row belongs to, U32 [T]; part of the dropout counter.
+    /// Number of the sample that each row belongs to, `U32 [T]`; part of the dropout counter.
     pub samples: Buffer,
     /// First row of each document, then T: U32 [docs + 1].
     pub cu_seqlens: Buffer,
@@ -165,9 +165,9 @@ impl Heads {
 pub struct HeadNormRope {
     /// Heads.
     pub heads: Heads,
-    /// Norm weight of q, F32 [D].
+    /// Norm weight of q, `F32 [D]`.
     pub q_norm: Buffer,
-    /// Norm weight of k, F32 [D].
+    /// Norm weight of k, `F32 [D]`.
     pub k_norm: Buffer,
     /// Added to the mean square.
     pub eps: f32,
@@ -303,7 +303,7 @@ pub trait Backend: Send {
     /// `out[t] = table[tokens[t]]`. `table` Bf16 or F32 [V, H], `out` act [T, H]. PyTorch: `F.embedding`.
     fn embed(&mut self, table: Buffer, rows: &Rows, out: Buffer) -> Result<()>;
 
-    /// `y = x / sqrt(mean(x²) + eps) · w` by rows. `x`, `y` act [T, H], `w` F32 [H]. PyTorch: `F.rms_norm`.
+    /// `y = x / sqrt(mean(x²) + eps) · w` by rows. `x`, `y` act [T, H], `w` `F32 [H]`. PyTorch: `F.rms_norm`.
     fn rmsnorm(&mut self, x: Buffer, w: Buffer, eps: f32, y: Buffer) -> Result<()>;
 
     /// Each part's `u = drop(z)·Aᵀ`. `z` act [T, k]. Without `drop`, no dropout.
@@ -324,18 +324,18 @@ pub trait Backend: Send {
     /// `s = silu(g)∘u`, `gu` act [T, 2F] (g, then u, in each row), `s` act [T, F].
     fn swiglu(&mut self, gu: Buffer, f: usize, s: Buffer) -> Result<()>;
 
-    /// `out[i] = x[index[i]]` for whole rows of `width` elements. `index` U32 [R], `out` act [R, width].
+    /// `out[i] = x[index[i]]` for whole rows of `width` elements. `index` `U32 [R]`, `out` act [R, width].
     fn gather_rows(&mut self, x: Buffer, index: Buffer, width: usize, out: Buffer) -> Result<()>;
 
     /// Natural-log softmax of `logits` act [R, V] at the columns `ids` U32 [R, c]; `out` F32 [R, c].
     /// Row i reads `ids[i·c .. i·c + c]`.
     fn log_softmax_at(&mut self, logits: Buffer, vocab: usize, ids: Buffer, c: usize, out: Buffer) -> Result<()>;
 
-    /// Column of the largest logit of each row (the lowest of equals): `out` U32 [R].
+    /// Column of the largest logit of each row (the lowest of equals): `out` `U32 [R]`.
     fn argmax(&mut self, logits: Buffer, vocab: usize, out: Buffer) -> Result<()>;
 
-    /// Cross-entropy in place: adds Σ −log softmax(logits)[target] to `loss` F32 [1], then overwrites `logits` act [R, V]
-    /// with `(softmax − onehot)·grad_scale`. `targets` U32 [R].
+    /// Cross-entropy in place: adds Σ −log softmax(logits)\[target\] to `loss` `F32 [1]`, then overwrites `logits` act [R, V]
+    /// with `(softmax − onehot)·grad_scale`. `targets` `U32 [R]`.
     fn cross_entropy(
         &mut self,
         logits: Buffer,
@@ -436,7 +436,7 @@ pub trait Backend: Send {
     // --- generation -------------------------------------------------------------------------------------------------
 
     /// Stores the keys (from `qk`) and values (from `qkv`) of row t in slot `slots[t]` at `rows.positions[t]`.
-    /// `slots` U32 [T].
+    /// `slots` `U32 [T]`.
     fn kv_store(
         &mut self,
         qk: Buffer,

@@ -93,7 +93,7 @@ struct Inspect {
     /// How many samples to print
     #[arg(long, default_value_t = 2)]
     samples: usize,
-    /// The model's chat template, or <USER>…<ASSISTANT>…
+    /// The model's chat template, or `<USER>…<ASSISTANT>…`
     #[arg(long, default_value = "chat")]
     style: TextStyle,
     /// Where loss falls

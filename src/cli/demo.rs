@@ -119,6 +119,10 @@ const JOB: &[(&str, &str)] = &[
         "dataset inspect DIR/data/train.jsonl --model DIR/model --samples 1",
     ),
     (
+        "Ask what the run will take before it starts",
+        "plan --model DIR/model --train-file DIR/data/train.jsonl --num-epochs 12",
+    ),
+    (
         "Measure first: the base model on the held-out questions",
         "eval --model DIR/model --data DIR/data/test.jsonl --prompt letter --output DIR/base-on-test.json",
     ),

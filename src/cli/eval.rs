@@ -53,7 +53,8 @@ pub struct Args {
     /// Ask in all four cyclic orders of the choices and average: removes position bias (loglik)
     #[arg(long)]
     permute: bool,
-    /// letter, answer-line, cot or a template file [default: answer-line; letter with --context gold]
+    /// letter, answer-line, cot or a template file [default: the one that JSONL records were written with; else
+    /// answer-line, or letter with --context gold]
     #[arg(long, value_name = "PROMPT")]
     prompt: Option<String>,
     /// Show a worked example first
@@ -136,12 +137,21 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let data = args.data.as_deref().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
     let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
     let gold = args.context == Context::Gold;
-    let prompt = match (&args.prompt, args.use_cot, gold) {
-        (Some(p), _, _) => p.clone(),
-        (None, true, _) => "cot".into(),
-        (None, false, true) => "letter".into(),
-        (None, false, false) => "answer-line".into(),
+    let recorded = infer::recorded_prompt(data)?;
+    let prompt = match (&args.prompt, args.use_cot, gold, &recorded) {
+        (Some(p), ..) => p.clone(),
+        (None, true, ..) => "cot".into(),
+        (None, false, _, Some(recorded)) => recorded.clone(),
+        (None, false, true, None) => "letter".into(),
+        (None, false, false, None) => "answer-line".into(),
     };
+    if let Some(other) = recorded.filter(|r| *r != prompt) {
+        note(&format!(
+            "warning: {} was written with the prompt `{other}` and is asked with `{prompt}`: what is measured is not \
+             what was trained",
+            data.display()
+        ));
+    }
     let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
     if permute && method == Method::Generate {
         return Err(Error::usage("--permute and --ensemble average likelihoods: use them with --method loglik"));

@@ -209,6 +209,20 @@ pub fn questions(path: &Path, gold: bool) -> Result<Vec<Question>> {
     record::read(path)?.iter().map(|r| of_record(path, r)).collect()
 }
 
+/// The prompt template that the records of a JSONL file were written with, if all name the same.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
+        return Ok(None);
+    }
+    let records = record::read(path)?;
+    let named = |r: &record::Record| r.meta.get("prompt").and_then(Value::as_str).map(str::to_owned);
+    let first = records.first().and_then(named);
+    Ok(first.filter(|f| records.iter().all(|r| named(r).as_ref() == Some(f))))
+}
+
 fn of_lawqa(q: lawqa::Question) -> Question {
     Question {
         question: q.text,

@@ -4,7 +4,11 @@
 //! [`Prompter`] is a prompt template with its chat template and tokenizer.
 
 use super::{LETTERS, result::Item};
-use crate::{Error, Result, data::MicroBatch, model::Engine};
+use crate::{
+    Error, Result,
+    data::{MicroBatch, packing},
+    model::Engine,
+};
 
 /// A multiple-choice question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,34 +121,22 @@ impl Model for Engine {
     }
 }
 
-/// Packs documents of these lengths, longest first, into micro-batches of at most `max_rows` rows: first fit, so that few
-/// are needed. Returns the document numbers of each. A document that fits in none is an error; `name` names it.
+/// Packs documents of these lengths into micro-batches of at most `max_rows` rows (see [`packing::pack`]). A document that
+/// fits in none is an error; `name` names it.
 pub fn pack(
     lengths: &[usize],
     (max_rows, max_len): (usize, usize),
     name: impl Fn(usize) -> String,
 ) -> Result<Vec<Vec<usize>>> {
     let limit = max_rows.min(max_len);
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
-    let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
-    for i in order {
-        let n = lengths[i];
-        if n == 0 || n > limit {
-            return Err(Error::failed(format!(
-                "{} is {n} tokens long, and this evaluation was laid out for 1 to {limit}: raise --max-seq-length",
-                name(i)
-            )));
-        }
-        match bins.iter_mut().find(|(rows, _)| rows + n <= max_rows) {
-            Some((rows, docs)) => {
-                *rows += n;
-                docs.push(i);
-            }
-            None => bins.push((n, vec![i])),
-        }
+    if let Some(i) = lengths.iter().position(|n| !(1..=limit).contains(n)) {
+        return Err(Error::failed(format!(
+            "{} is {} tokens long, and this evaluation was laid out for 1 to {limit}: raise --max-seq-length",
+            name(i),
+            lengths[i]
+        )));
     }
-    Ok(bins.into_iter().map(|b| b.1).collect())
+    packing::pack(lengths, max_rows)
 }
 
 #[cfg(test)]

@@ -98,7 +98,9 @@ impl Comparison {
     /// What the numbers say, in one sentence.
     pub fn verdict(&self) -> String {
         let [d, low, high] = self.difference.map(|x| 100.0 * x);
-        let range = format!("95% interval {low:+.1} to {high:+.1}, exact McNemar p = {}", p_text(self.p_value));
+        let p = p_text(self.p_value);
+        let relation = if p.starts_with('<') { "" } else { "= " };
+        let range = format!("95% interval {low:+.1} to {high:+.1}, exact McNemar p {relation}{p}");
         if self.p_value < 0.05 {
             let word = if d > 0.0 { "better" } else { "worse" };
             format!("The candidate is {word} by {:.1} percentage points ({range}).", d.abs())

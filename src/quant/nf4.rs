@@ -108,7 +108,7 @@ pub fn round_bf16(x: f32) -> f32 {
 }
 
 /// Dequantises whole blocks on the calling thread: `out[i] = code·absmax`, rounded once to bf16 if `to_bf16`.
-/// `packed` [len/2], `absmax` [len/64], `out` [len].
+/// `packed` [len/2], `absmax` [len/64], `out` \[len\].
 pub fn dequantize_blocks(packed: &[u8], absmax: &[f32], to_bf16: bool, out: &mut [f32]) {
     if to_bf16 {
         dequantize_rounded(packed, absmax, &PAIRS, out);
@@ -143,7 +143,7 @@ crate::simd::multiversion! {
     }
 }
 
-/// Dequantises on all threads. `packed` [len/2], `absmax` [len/64], `out` [len].
+/// Dequantises on all threads. `packed` [len/2], `absmax` [len/64], `out` \[len\].
 ///
 /// # Panics
 /// If the lengths do not fit each other.

@@ -98,8 +98,8 @@ mod tests {
         let json = state.to_json();
         assert_eq!(
             json,
-            "{\"quant_type\":\"nf4\",\"blocksize\":64,\"dtype\":\"bfloat16\",\"shape\":[128,64],\
-             \"nested_blocksize\":256,\"nested_dtype\":\"float32\",\"nested_offset\":0.125}"
+            "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"bfloat16\", \"shape\": [128, 64], \
+             \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": 0.125}"
         );
         assert_eq!(QuantState::parse(json.as_bytes()).unwrap(), state);
         let plain = QuantState::nf4("float32", &[64], None);

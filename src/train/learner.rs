@@ -5,6 +5,7 @@ use crate::{
     backend::AdamW,
     data::MicroBatch,
     model::{Engine, engine::StepStats},
+    plan::device,
 };
 use std::path::Path;
 
@@ -73,13 +74,6 @@ pub trait Learner {
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// PEFT's weights of an adapter.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-
-/// The process's peak resident memory, bytes (0 where the system does not say).
-pub fn peak_resident_bytes() -> u64 {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
-}
 
 /// How an adapter lies in files: PEFT's format, bound to one model and one configuration.
 pub trait AdapterFormat {
@@ -167,7 +161,8 @@ impl Learner for EngineLearner {
     }
 
     fn peak_memory_bytes(&self) -> u64 {
-        if self.engine.sizes().name() == "cpu" { peak_resident_bytes() } else { self.engine.arena_bytes() as u64 }
+        let arena = self.engine.arena_bytes() as u64;
+        if self.engine.sizes().name() == "cpu" { device::peak_memory().unwrap_or(arena) } else { arena }
     }
 
     fn device(&self) -> String {

@@ -123,7 +123,7 @@ pub struct Settings {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
           help_heading = "Text")]
     pub loss_on_output_only: Option<bool>,
-    /// How a conversation becomes text: the model's chat template, or <USER>…<ASSISTANT>… [default: chat]
+    /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…` [default: chat]
     #[arg(long, value_name = "STYLE", help_heading = "Text")]
     pub text_style: Option<TextStyle>,
     /// Tokenizer and chat template, where the model's directory has none

@@ -133,7 +133,7 @@ pub fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The moments as a file: `exp_avg` and `exp_avg_sq` F32 [n], `step` I64 [1].
+/// The moments as a file: `exp_avg` and `exp_avg_sq` `F32 [n]`, `step` I64 \[1\].
 ///
 /// # Errors
 /// None that a user could cause.

@@ -9,7 +9,7 @@ fn the_demo_ends_in_a_report() {
         Command::new(env!("CARGO_BIN_EXE_irori")).current_dir(dir.path()).arg("demo").output().expect("irori runs");
     let [out, err] = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned());
     assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    for command in ["dataset", "synth", "eval", "train", "compare"] {
+    for command in ["dataset", "synth", "plan", "eval", "train", "compare"] {
         assert!(out.contains(&format!("\n$ irori {command} ")), "{command} is not shown:\n{out}");
     }
     // The lesson: what was trained on is known by heart.

@@ -91,13 +91,14 @@ impl<'a> Cases<'a> {
 }
 
 /// Every place where a command takes a file: `%` is the file.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "dataset --input % --output-dir out",
     "dataset inspect % --model m",
     "dataset --input q.json --output-dir out --check-against %",
     "train --model m --output-dir out --train-file %",
     "train --model m --output-dir out --train-file t.jsonl --eval-file %",
     "train --model m --output-dir out --train-file t.jsonl --config %",
+    "plan --model m --train-file %",
     "eval --model m --output out.json --data %",
     "eval --output out.json --rescore %",
     "compare % res.json",
@@ -108,11 +109,12 @@ const FILES: [&str; 13] = [
 ];
 
 /// Every place where a command takes a directory.
-const DIRECTORIES: [&str; 11] = [
+const DIRECTORIES: [&str; 12] = [
     "dataset inspect r.jsonl --model %",
     "train --train-file t.jsonl --output-dir out --model %",
     "train --model m --train-file t.jsonl --output-dir out --init-adapter %",
     "train --model m --train-file r.jsonl --output-dir out --tokenizer %",
+    "plan --train-file t.jsonl --model %",
     "eval --data q.json --output out.json --model %",
     "eval --data q.json --output out.json --model m --adapter %",
     "score --input text.jsonl --output out.jsonl --model %",

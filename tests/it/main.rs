@@ -9,6 +9,7 @@ mod examples;
 mod golden;
 mod hostile;
 mod mutations;
+mod packing;
 mod program;
 mod real_job;
 mod resume;

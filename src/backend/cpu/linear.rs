@@ -2,8 +2,7 @@
 //!
 //! W is taken a panel of rows at a time. An NF4 or bf16 panel is unpacked to f32 scratch and multiplied; an f32 weight goes
 //! through the same panels where it lies, so that how a weight is stored never changes a bit of the result. One to four
-//! rows (decoding) take another path, which unpacks W a row at a time and multiplies from the cache; up to
-//! [`SMALL_ROWS`] (the targets under a vocabulary of 150,000) one in which every task unpacks what it multiplies.
+//! rows (decoding) take another path, which unpacks W a row at a time and multiplies from the cache.
 
 use super::{
     access::Access,
@@ -28,14 +27,6 @@ const PANEL: usize = 1 << 20;
 pub(super) const FEW_ROWS: usize = 4;
 /// Rows of W that a decoding task computes.
 const FEW_STEP: usize = 16;
-/// Most rows of z or dy for which W, not the product, is what takes time.
-const SMALL_ROWS: usize = 48;
-/// Rows of W that a task unpacks and multiplies with a small z.
-const SMALL_STEP: usize = 64;
-/// Columns of dz that a task computes from a small dy, and rows of W that it unpacks at a time: whole NF4 blocks, on the
-/// stack.
-const SMALL_COLUMNS: usize = 128;
-const SMALL_DEPTH: usize = 128;
 
 /// Rows of W in one panel.
 fn panel_rows(k: usize) -> usize {
@@ -165,8 +156,6 @@ pub(super) fn forward(
     let accumulate = add.is_some();
     if rows <= FEW_ROWS {
         few_rows(m, z, rows, w, &store, accumulate, out)?;
-    } else if rows <= SMALL_ROWS {
-        small(m, z, rows, w, &store, accumulate, out)?;
     } else {
         let scratch = panel_scratch(m, &store, w)?;
         let step = panel_rows(k);
@@ -244,78 +233,6 @@ fn few_rows(
     Ok(())
 }
 
-/// `y (+)= z·Wᵀ` for a small number of rows: a task unpacks some rows of W into its part of scratch and multiplies them.
-fn small(
-    m: &mut Access,
-    z: &[f32],
-    rows: usize,
-    w: &Weight,
-    store: &Store,
-    accumulate: bool,
-    y: &mut [f32],
-) -> Result<()> {
-    let (n, k) = (w.n, w.k);
-    let scratch = panel_scratch(m, store, w)?;
-    let z = Mat::new(z, rows, k, k);
-    let multiply_block = |y: MatMut, start: usize, scratch: &mut [f32]| {
-        let count = SMALL_STEP.min(n - start);
-        let range = start * k..(start + count) * k;
-        let block = match store {
-            Store::F32(w) => &w[range],
-            _ => {
-                let block = &mut scratch[..count * k];
-                store.unpack(range, block);
-                block
-            }
-        };
-        multiply(y, accumulate, 1.0, z, Mat::new(block, count, k, k).t(), Threads::One);
-    };
-    let mut blocks = MatMut::new(y, rows, n, n).column_blocks(SMALL_STEP);
-    if matches!(store, Store::F32(_)) {
-        blocks.into_par_iter().enumerate().for_each(|(i, y)| multiply_block(y, i * SMALL_STEP, &mut []));
-        return Ok(());
-    }
-    // As many blocks at a time as have room.
-    let mut start = 0;
-    while !blocks.is_empty() {
-        let rest = blocks.split_off(blocks.len().min(scratch.len().div_ceil(SMALL_STEP * k)));
-        let count = blocks.len();
-        let work = blocks.into_par_iter().zip(scratch.par_chunks_mut(SMALL_STEP * k)).enumerate();
-        work.for_each(|(i, (y, scratch))| multiply_block(y, start + i * SMALL_STEP, scratch));
-        start += count * SMALL_STEP;
-        blocks = rest;
-    }
-    Ok(())
-}
-
-/// `dz = dy·W` for a small number of rows: a task computes some columns, and goes through W once.
-fn small_backward(dy: &[f32], rows: usize, w: &Weight, store: &Store, dz: &mut [f32]) {
-    let (n, k) = (w.n, w.k);
-    if rows == 0 {
-        return;
-    }
-    let blocks = MatMut::new(dz, rows, k, k).column_blocks(SMALL_COLUMNS);
-    blocks.into_par_iter().enumerate().for_each(|(i, mut dz)| {
-        let (first, width) = (i * SMALL_COLUMNS, SMALL_COLUMNS.min(k - i * SMALL_COLUMNS));
-        let mut unpacked = [0.0; SMALL_COLUMNS * SMALL_DEPTH];
-        for start in (0..n).step_by(SMALL_DEPTH) {
-            let depth = SMALL_DEPTH.min(n - start);
-            let block = match store {
-                Store::F32(w) => Mat::new(&w[start * k + first..], depth, width, k),
-                _ => {
-                    for (row, out) in unpacked.chunks_exact_mut(width).take(depth).enumerate() {
-                        let at = (start + row) * k + first;
-                        store.unpack(at..at + width, out);
-                    }
-                    Mat::new(&unpacked, depth, width, width)
-                }
-            };
-            let dy = Mat::new(&dy[start..], rows, depth, n);
-            multiply(dz.reborrow(), start > 0, 1.0, dy, block, Threads::One);
-        }
-    });
-}
-
 /// See [`crate::backend::Backend::linear_backward`].
 pub(super) fn backward(
     m: &mut Access,
@@ -330,23 +247,19 @@ pub(super) fn backward(
     let dy = m.read::<f32>("dy", dy, count * n)?;
     let store = Store::open(m, w)?;
     let dz = m.write::<f32>("dz", dz, count * k)?;
-    if count <= SMALL_ROWS {
-        small_backward(dy, count, w, &store, dz);
-    } else {
-        let scratch = panel_scratch(m, &store, w)?;
-        let step = panel_rows(k);
-        for start in (0..n).step_by(step) {
-            let height = step.min(n - start);
-            let panel = store.panel(start * k..(start + height) * k, scratch);
-            multiply(
-                MatMut::new(dz, count, k, k),
-                start > 0,
-                1.0,
-                Mat::new(&dy[start..], count, height, n),
-                Mat::new(panel, height, k, k),
-                Threads::All,
-            );
-        }
+    let scratch = panel_scratch(m, &store, w)?;
+    let step = panel_rows(k);
+    for start in (0..n).step_by(step) {
+        let height = step.min(n - start);
+        let panel = store.panel(start * k..(start + height) * k, scratch);
+        multiply(
+            MatMut::new(dz, count, k, k),
+            start > 0,
+            1.0,
+            Mat::new(&dy[start.min(count * n)..], count, height, n),
+            Mat::new(panel, height, k, k),
+            Threads::All,
+        );
     }
     let chunk =
         if drop.is_some() && !parts.is_empty() { m.scratch::<f32>(lora::CHUNK.min(count) * k)? } else { &mut [] };

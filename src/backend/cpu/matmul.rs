@@ -1,7 +1,6 @@
 //! Matrices as views of slices, and their product by the `gemm` crate.
 
 use gemm::Parallelism;
-use std::marker::PhantomData;
 
 /// A matrix that is read: element (i, j) is `data[i·row + j·column]`.
 #[derive(Clone, Copy)]
@@ -28,38 +27,18 @@ impl<'a> Mat<'a> {
 
 /// A row-major matrix that is written.
 pub(super) struct MatMut<'a> {
-    /// The first of `rows` rows of `columns` elements, `stride` apart, that are borrowed for `'a`.
-    data: *mut f32,
+    data: &'a mut [f32],
     rows: usize,
     columns: usize,
     stride: usize,
-    borrow: PhantomData<&'a mut [f32]>,
 }
-
-// SAFETY: it is an exclusive borrow of its elements and nothing else, and f32 can be sent.
-unsafe impl Send for MatMut<'_> {}
 
 impl<'a> MatMut<'a> {
     /// `rows`×`columns` in row-major order, rows `stride` elements apart.
     pub fn new(data: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(fits(data.len(), rows, columns, stride), "{rows}x{columns} by {stride} in {}", data.len());
         assert!(columns <= stride || rows <= 1, "rows of a written matrix must not overlap");
-        Self { data: data.as_mut_ptr(), rows, columns, stride, borrow: PhantomData }
-    }
-
-    /// The same elements for a shorter time.
-    pub fn reborrow(&mut self) -> MatMut<'_> {
-        MatMut { borrow: PhantomData, ..*self }
-    }
-
-    /// Blocks of `width` columns, the last one narrower.
-    pub fn column_blocks(self, width: usize) -> Vec<Self> {
-        let block = |first: usize| Self {
-            data: self.data.wrapping_add(first),
-            columns: width.min(self.columns - first),
-            ..self
-        };
-        (0..self.columns).step_by(width).map(block).collect()
+        Self { data, rows, columns, stride }
     }
 }
 
@@ -87,14 +66,13 @@ pub(super) fn multiply(y: MatMut, accumulate: bool, scale: f32, a: Mat, b: Mat, 
     };
     // SAFETY: the constructors have checked that (rows - 1)·stride + columns elements of row-major storage lie in each
     // slice, which holds for the transposed views of the same storage too; the shapes agree by the assertion above; `y` is
-    // borrowed exclusively (a block of columns from `column_blocks` shares no element with another), so it overlaps
-    // neither operand, and its rows do not overlap each other.
+    // borrowed exclusively, so it overlaps neither operand, and its rows do not overlap each other.
     unsafe {
         gemm::gemm(
             y.rows,
             y.columns,
             a.columns,
-            y.data,
+            y.data.as_mut_ptr(),
             1,
             y.stride as isize,
             accumulate,

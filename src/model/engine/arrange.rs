@@ -14,13 +14,13 @@ use crate::{
 /// Weights of one decoder layer.
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
-    /// Weight of the norm before attention, F32 [H].
+    /// Weight of the norm before attention, `F32 [H]`.
     pub input_norm: Buffer,
-    /// Weight of the norm before the MLP, F32 [H].
+    /// Weight of the norm before the MLP, `F32 [H]`.
     pub post_norm: Buffer,
-    /// Per-head norm weight of q, F32 [D].
+    /// Per-head norm weight of q, `F32 [D]`.
     pub q_norm: Buffer,
-    /// Per-head norm weight of k, F32 [D].
+    /// Per-head norm weight of k, `F32 [D]`.
     pub k_norm: Buffer,
     /// The fused linears in the order of [`Group::ALL`].
     pub linears: [Weight; 4],
@@ -138,23 +138,23 @@ struct Place {
 /// Indices of a micro-batch.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchBuffers {
-    /// U32 [T].
+    /// `U32 [T]`.
     pub tokens: Buffer,
-    /// U32 [T].
+    /// `U32 [T]`.
     pub positions: Buffer,
-    /// U32 [T].
+    /// `U32 [T]`.
     pub samples: Buffer,
     /// U32 [T + 1].
     pub cu_seqlens: Buffer,
-    /// U32 [T].
+    /// `U32 [T]`.
     pub target_rows: Buffer,
-    /// U32 [T]; also the columns asked of [`crate::backend::Backend::log_softmax_at`] and the results of argmax.
+    /// `U32 [T]`; also the columns asked of [`crate::backend::Backend::log_softmax_at`] and the results of argmax.
     pub target_ids: Buffer,
-    /// Log-probabilities read back, F32 [T].
+    /// Log-probabilities read back, `F32 [T]`.
     pub logprobs: Buffer,
-    /// KV-cache slot of each row, U32 [T].
+    /// KV-cache slot of each row, `U32 [T]`.
     pub slots: Buffer,
-    /// Loss sum and gradient norm, F32 [2].
+    /// Loss sum and gradient norm, `F32 [2]`.
     pub stats: Buffer,
 }
 
@@ -169,7 +169,7 @@ pub struct Arrangement {
     pub embed: Buffer,
     /// Head [V, H]; the embedding again where tied.
     pub head: Weight,
-    /// Weight of the last norm, F32 [H].
+    /// Weight of the last norm, `F32 [H]`.
     pub final_norm: Buffer,
     /// cos and sin of each position, F32 [positions, D].
     pub rope: Buffer,

@@ -42,7 +42,7 @@ pub enum Residency {
     Dense,
 }
 
-/// What an engine is laid out for. [`arrange`] turns it into bytes without allocating.
+/// What an engine is laid out for. [`arrange()`] turns it into bytes without allocating.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineSpec {
     /// The model.

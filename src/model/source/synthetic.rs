@@ -32,7 +32,7 @@ impl Synthetic {
         Self { name: name.into(), config, seed }
     }
 
-    /// The elements of a tensor as bf16: norm weights are 1, everything else is normal, see [`spread`].
+    /// The elements of a tensor as bf16: norm weights are 1, everything else is normal with mean 0.
     pub fn elements(&self, name: &str, len: usize) -> Vec<bf16> {
         if name.ends_with("norm.weight") {
             return vec![bf16::ONE; len];
