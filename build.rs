@@ -175,8 +175,10 @@ fn compile(tools: &Toolchain, source: &Path, headers: &str, out: &Path) -> Compi
         Some(ptxas) => {
             let lowered = out.join(format!("{name}.portable.ptx"));
             let text = fs::read_to_string(&ptx).unwrap_or_default();
+            // The pragma is a hint that version 8.0 does not know.
             let text: String = text
                 .lines()
+                .filter(|l| !l.contains(".pragma \"used_bytes_mask"))
                 .map(|l| if l.starts_with(".version") { PORTABLE_PTX } else { l })
                 .fold(String::new(), |all, l| all + l + "\n");
             fs::write(&lowered, text).unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", lowered.display())));
