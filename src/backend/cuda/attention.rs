@@ -164,7 +164,7 @@ impl From<Cache> for CacheParams {
     }
 }
 
-/// Rows of a generation step: `positions` and `slots` u32 [rows].
+/// Rows of a generation step: `positions` and `slots` `u32 [rows]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// Number of rows.

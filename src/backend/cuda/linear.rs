@@ -77,9 +77,9 @@ pub struct Linear {
     pub add: u64,
     /// bf16 [rows, columns].
     pub out: u64,
-    /// Sample of each row, u32 [rows]; read with dropout only.
+    /// Sample of each row, `u32 [rows]`; read with dropout only.
     pub samples: u64,
-    /// Position of each row, u32 [rows]; read with dropout only.
+    /// Position of each row, `u32 [rows]`; read with dropout only.
     pub positions: u64,
     /// T.
     pub rows: i32,

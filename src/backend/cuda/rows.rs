@@ -10,7 +10,7 @@ pub const MAX_HIDDEN: usize = 8192;
 /// Gradients whose squares one block adds up.
 const NORM_SPAN: usize = 1024;
 
-/// `y = rmsnorm(x)·w`: `x`, `y` bf16 [rows, hidden], `w` f32 [hidden].
+/// `y = rmsnorm(x)·w`: `x`, `y` bf16 [rows, hidden], `w` `f32 [hidden]`.
 pub fn rmsnorm(rows: usize, hidden: usize, x: Address, w: Address, eps: f32, y: Address) -> Launch {
     let args = Args::new().with(x).with(w).with(eps).with(int(hidden)).with(y);
     Launch::new("norm", "rmsnorm", [int(rows), 1, 1], 256, args)
@@ -32,8 +32,8 @@ pub fn rmsnorm_backward(
     Launch::new("norm", "rmsnorm_backward", [int(rows), 1, 1], 256, args)
 }
 
-/// What head norm and RoPE read beside activations: `q_norm`, `k_norm` f32 [128]; `rope` f32 [positions, 128];
-/// `positions` u32 [rows].
+/// What head norm and RoPE read beside activations: `q_norm`, `k_norm` `f32 [128]`; `rope` f32 [positions, 128];
+/// `positions` `u32 [rows]`.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
 pub struct RopeInputs {
@@ -97,7 +97,7 @@ pub fn scatter_rows(count: usize, width: usize, src: Address, index: Address, x:
     Launch::new("rows", "scatter_rows", [int(count), 1, 1], 128, args)
 }
 
-/// Cross-entropy in place and its sum: `nll` is scratch, f32 [rows]; `loss[0]` grows by the sum.
+/// Cross-entropy in place and its sum: `nll` is scratch, `f32 [rows]`; `loss[0]` grows by the sum.
 pub fn cross_entropy(
     rows: usize,
     vocab: usize,
@@ -121,7 +121,7 @@ pub fn log_softmax_at(rows: usize, vocab: usize, logits: Address, ids: Address, 
     Launch::new("loss", "log_softmax_at", [int(rows), 1, 1], 1024, args)
 }
 
-/// Column of the largest logit: `out` u32 [rows].
+/// Column of the largest logit: `out` `u32 [rows]`.
 pub fn argmax(rows: usize, vocab: usize, logits: Address, out: Address) -> Launch {
     let args = Args::new().with(logits).with(int(vocab)).with(out);
     Launch::new("loss", "argmax", [int(rows), 1, 1], 1024, args)

@@ -43,9 +43,9 @@ pub struct SkinnyPart {
 pub struct Skinny {
     /// z or dy, bf16 [rows, pitch].
     pub x: u64,
-    /// Sample of each row, u32 [rows]; read with dropout only.
+    /// Sample of each row, `u32 [rows]`; read with dropout only.
     pub samples: u64,
-    /// Position of each row, u32 [rows]; read with dropout only.
+    /// Position of each row, `u32 [rows]`; read with dropout only.
     pub positions: u64,
     /// T.
     pub rows: i32,
