@@ -30,11 +30,9 @@ fn backend(mut layout: Layout, fill: &[Buffer]) -> CpuBackend {
         heads: HEADS,
         largest_weight: (6144, 2048),
         widest: 6144,
-        vocab: 1,
         hidden: 2048,
-        rank: 0,
-        adapter: 0,
         training: true,
+        ..ScratchShape::default()
     };
     let scratch = layout.take(Kind::Scratch, DType::U8, CpuSizes.scratch_bytes(&shape));
     let mut be = CpuBackend::new(None).expect("threads start");

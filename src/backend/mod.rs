@@ -15,11 +15,13 @@
 //! Shapes are row-major. `T` rows (token positions of all documents of the micro-batch, concatenated), `H` hidden,
 //! `F` intermediate, `Hq`/`Hk` query and key/value heads, `D` head dimension, `V` vocabulary, `r` adapter rank.
 
+pub mod adamw;
 pub mod arena;
 pub mod cpu;
 pub mod cuda;
 
 use crate::{Result, rng::Dropout};
+pub use adamw::AdamW;
 pub use arena::{Buffer, Kind, Layout};
 use std::ops::Range;
 
@@ -186,25 +188,6 @@ pub struct KvCache {
     pub capacity: usize,
 }
 
-/// AdamW (Loshchilov & Hutter 2019) as `torch.optim.AdamW` computes it, with the gradient clipped by global norm first.
-#[derive(Debug, Clone, Copy)]
-pub struct AdamW {
-    /// Learning rate of this step.
-    pub lr: f32,
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// Number of this update, from 1: bias correction.
-    pub step: u64,
-    /// Gradients are multiplied by min(1, max_norm / (norm + 1e-6)); `None` leaves them.
-    pub max_norm: Option<f32>,
-}
-
 /// Time spent in one operation.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct OperationTime {
@@ -216,7 +199,7 @@ pub struct OperationTime {
     pub seconds: f64,
 }
 
-/// The sizes that decide how much scratch an operation can need.
+/// The sizes that decide how much scratch an operation can need, and whether a backend can do it.
 #[derive(Debug, Clone, Copy)]
 pub struct ScratchShape {
     /// Most rows T of a micro-batch.
@@ -235,12 +218,52 @@ pub struct ScratchShape {
     pub vocab: usize,
     /// Hidden size.
     pub hidden: usize,
+    /// Intermediate size F.
+    pub intermediate: usize,
+    /// Rank of the adapter; 0 without one.
+    pub lora_rank: usize,
+    /// Whether some linear is stored in NF4.
+    pub quantized: bool,
+    /// Type that quantised weights are rounded to.
+    pub compute: DType,
+    /// Storage of dense weights.
+    pub dense: DType,
+    /// Sequences generated at once; 0 without generation.
+    pub kv_slots: usize,
+    /// Most positions of a generated sequence.
+    pub kv_capacity: usize,
     /// Largest sum of ranks of the parts of one fused linear; 0 without an adapter.
     pub rank: usize,
     /// Adapter parameters in all.
     pub adapter: usize,
     /// Whether a backward pass runs.
     pub training: bool,
+}
+
+impl Default for ScratchShape {
+    /// Nothing of anything, in f32: a base for the sizes that matter.
+    fn default() -> Self {
+        Self {
+            rows: 0,
+            logit_rows: 0,
+            max_len: 0,
+            heads: Heads { q: 1, kv: 1, dim: 1 },
+            largest_weight: (0, 0),
+            widest: 0,
+            vocab: 0,
+            hidden: 0,
+            intermediate: 0,
+            lora_rank: 0,
+            quantized: false,
+            compute: DType::F32,
+            dense: DType::F32,
+            kv_slots: 0,
+            kv_capacity: 0,
+            rank: 0,
+            adapter: 0,
+            training: false,
+        }
+    }
 }
 
 /// What a backend needs to know before it exists: element types and scratch. The planner works from this alone.
@@ -251,6 +274,13 @@ pub trait Sizes {
     fn activation(&self) -> DType;
     /// Bytes of scratch that suffice for every operation at these sizes.
     fn scratch_bytes(&self, shape: &ScratchShape) -> usize;
+    /// Fails where the backend's operations do not take these sizes.
+    ///
+    /// # Errors
+    /// Names the setting and what the backend takes.
+    fn check(&self, _shape: &ScratchShape) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The operations. See the module's text for what holds of all of them.
@@ -261,12 +291,19 @@ pub trait Backend: Send {
     /// A name for people: "CPU, 2 threads, AVX2".
     fn describe(&self) -> String;
 
-    /// Time spent in each operation since the last call, the longest first. Empty where operations are only queued.
-    fn take_times(&mut self) -> Vec<OperationTime> {
-        Vec::new()
+    /// Whether [`Backend::take_times`] is wanted, where measuring costs something: on a GPU, two events an operation.
+    fn measure_times(&mut self, _on: bool) {}
+
+    /// Time spent in each operation since the last call, the longest first. On a GPU by its own clock, and empty unless
+    /// asked for by [`Backend::measure_times`]; waits for what is queued.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn take_times(&mut self) -> Result<Vec<OperationTime>> {
+        Ok(Vec::new())
     }
 
-    /// Takes the arena, all bytes zero, and remembers `scratch` for the operations' own use. Called once.
+    /// Takes the arena and remembers `scratch` for the operations' own use. What the arena holds is arbitrary. Called once.
     ///
     /// # Errors
     /// If the memory cannot be had.

@@ -76,7 +76,12 @@ pub fn run(args: Args) -> Result<()> {
             request.logit_rows = 512;
             let memory = here.memory_limit.unwrap_or(gpu.memory);
             let limit = memory.saturating_sub(CUDA_CONTEXT);
-            (plan::plan(&request, &CudaSizes, &gpu.speed, Some(limit))?, &CudaSizes, gpu.speed, CUDA_CONTEXT)
+            (
+                plan::plan(&request, &CudaSizes::FUSED, &gpu.speed, Some(limit))?,
+                &CudaSizes::FUSED,
+                gpu.speed,
+                CUDA_CONTEXT,
+            )
         }
         (None, Device::Cuda(_)) => {
             return Err(Error::usage("name the GPU to plan for with --gpu, for example --gpu a100-2g.20gb"));

@@ -34,7 +34,7 @@ fn planned(limit_gib: f64) -> Result<Plan> {
 
 fn planned_with(limit_gib: f64, unpack: Unpack) -> Result<Plan> {
     let speed = device::profile("a100-2g.20gb").expect("a known device").speed;
-    plan(&Request { unpack, ..qwen3_8b() }, &CudaSizes, &speed, Some((limit_gib * (1u64 << 30) as f64) as u64))
+    plan(&Request { unpack, ..qwen3_8b() }, &CudaSizes::FUSED, &speed, Some((limit_gib * (1u64 << 30) as f64) as u64))
 }
 
 /// FACTS: 14.3 GB with nothing recomputed, 3.58 GB of NF4 and absmax, 0.79 GB of adapter, moments and gradients.

@@ -78,13 +78,13 @@ impl Learner for Parabola {
             return Ok(StepStats { loss_sum: f64::NAN, grad_norm: norm });
         }
         let clip = p.max_norm.map_or(1.0, |max| (max / (norm as f32 + 1e-6)).min(1.0));
+        let f = p.factors();
         for j in 0..N {
             let g = self.g[j] * clip;
-            self.w[j] *= 1.0 - p.lr * p.weight_decay;
-            self.m[j] = p.beta1 * self.m[j] + (1.0 - p.beta1) * g;
-            self.v[j] = p.beta2 * self.v[j] + (1.0 - p.beta2) * g * g;
-            let (c1, c2) = (1.0 - p.beta1.powi(p.step as i32), 1.0 - p.beta2.powi(p.step as i32));
-            self.w[j] -= p.lr * (self.m[j] / c1) / ((self.v[j] / c2).sqrt() + p.eps);
+            self.w[j] *= f.keep;
+            self.m[j] += f.one_minus_beta1 * (g - self.m[j]);
+            self.v[j] = self.v[j] * f.beta2 + f.one_minus_beta2 * g * g;
+            self.w[j] -= f.step_size * self.m[j] / (self.v[j].sqrt() / f.correction2 + f.eps);
         }
         Ok(StepStats { loss_sum: self.loss, grad_norm: norm })
     }

@@ -177,11 +177,11 @@ impl<'a, L: Learner> Trainer<'a, L> {
         let tokens: u64 = batches.iter().map(|b| b.rows() as u64).sum();
         let rate = self.schedule.rate(step);
         let adamw = AdamW {
-            lr: rate as f32,
-            beta1: config.adam_beta1 as f32,
-            beta2: config.adam_beta2 as f32,
-            eps: config.adam_epsilon as f32,
-            weight_decay: config.weight_decay as f32,
+            lr: rate,
+            beta1: config.adam_beta1,
+            beta2: config.adam_beta2,
+            eps: config.adam_epsilon,
+            weight_decay: config.weight_decay,
             step,
             max_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm as f32),
         };

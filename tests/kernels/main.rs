@@ -20,7 +20,9 @@ mod norm;
 mod optim;
 mod resources;
 mod rope;
+mod rounded;
 mod rows;
+mod step;
 mod swiglu;
 #[allow(dead_code)]
 mod vm_driver;

@@ -1,6 +1,7 @@
 //! [`Driver`] over the PTX virtual machine: the very launch code and kernels, without a GPU. Everything is done when a
 //! call returns, so streams and events are only counted; what each kernel cost is kept.
 
+use crate::harness;
 use irori::{
     Error, Result,
     backend::cuda::{
@@ -10,11 +11,15 @@ use irori::{
     },
 };
 use ptxvm::{Config, Counters, Module, Vm};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 /// The smallest device that irori is meant for: an A100's 2g slice.
 const SMS: u32 = 28;
 const SHARED_PER_BLOCK: u32 = 163 << 10;
+const SHARED_PER_SM: u32 = 164 << 10;
 
 pub struct VmDriver {
     vm: Vm,
@@ -23,8 +28,18 @@ pub struct VmDriver {
     streams: u32,
     /// Whether each event has been recorded.
     events: Vec<bool>,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+/// What was asked of the device.
+#[derive(Default)]
+pub struct Ledger {
     /// Launches and their cost in all, by kernel.
     pub costs: BTreeMap<&'static str, (u64, Counters)>,
+    /// Allocations of either kind, in bytes.
+    pub allocations: Vec<usize>,
+    /// Calls that wait for the device.
+    pub waits: usize,
 }
 
 impl VmDriver {
@@ -32,8 +47,24 @@ impl VmDriver {
     pub fn new(memory: u64, seed: u64) -> Self {
         let vm = Vm::new(Config { seed, max_shared: SHARED_PER_BLOCK, ..Config::default() });
         let name = "PTX virtual machine".to_string();
-        let attributes = Attributes { name, capability: 80, sms: SMS, shared_per_block: SHARED_PER_BLOCK, memory };
-        Self { vm, attributes, modules: HashMap::new(), streams: 1, events: Vec::new(), costs: BTreeMap::new() }
+        let attributes = Attributes {
+            name,
+            capability: 80,
+            sms: SMS,
+            shared_per_block: SHARED_PER_BLOCK,
+            shared_per_sm: SHARED_PER_SM,
+            memory,
+        };
+        Self { vm, attributes, modules: HashMap::new(), streams: 1, events: Vec::new(), ledger: Arc::default() }
+    }
+
+    /// What is asked of the device from now on and was asked before; stays readable when the driver is given away.
+    pub fn ledger(&self) -> Arc<Mutex<Ledger>> {
+        self.ledger.clone()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn known(&self, stream: Stream) -> Result<()> {
@@ -64,10 +95,12 @@ impl Driver for VmDriver {
         if bytes as u64 > memory {
             return Err(Error::failed(format!("cannot take {bytes} bytes of device memory, {memory} bytes are free")));
         }
+        self.book().allocations.push(bytes);
         self.vm.alloc(bytes.max(1) as u64).map_err(refused)
     }
 
     fn alloc_pinned(&mut self, bytes: usize) -> Result<Address> {
+        self.book().allocations.push(bytes);
         self.vm.alloc(bytes.max(1) as u64).map_err(refused)
     }
 
@@ -82,6 +115,7 @@ impl Driver for VmDriver {
 
     fn read(&mut self, src: Address, out: &mut [u8], stream: Stream) -> Result<()> {
         self.known(stream)?;
+        self.book().waits += 1;
         if !self.vm.written(src, out.len() as u64).map_err(refused)? {
             return Err(Error::failed(format!("{} bytes at {src:#x} are read that nobody wrote", out.len())));
         }
@@ -100,8 +134,8 @@ impl Driver for VmDriver {
 
     fn load(&mut self, module: &'static CompiledModule) -> Result<()> {
         if !self.modules.contains_key(module.name) {
-            let decoded =
-                Module::parse(module.ptx).map_err(|e| refused(e).context(format!("kernels/{}.cu", module.name)))?;
+            let decoded = harness::module(module.name)
+                .ok_or_else(|| Error::failed(format!("kernels/{}.cu is not in this build", module.name)))?;
             self.modules.insert(module.name, decoded);
         }
         Ok(())
@@ -118,7 +152,8 @@ impl Driver for VmDriver {
             .vm
             .launch(module, l.kernel, l.grid, l.threads, l.shared, l.args.bytes())
             .map_err(|fault| Error::failed(fault.to_string()))?;
-        let (count, cost) = self.costs.entry(l.kernel).or_default();
+        let mut book = self.book();
+        let (count, cost) = book.costs.entry(l.kernel).or_default();
         *count += 1;
         cost.add(&counters);
         Ok(())
@@ -155,6 +190,7 @@ impl Driver for VmDriver {
     }
 
     fn synchronize(&mut self, stream: Stream) -> Result<()> {
+        self.book().waits += 1;
         self.known(stream)
     }
 }
@@ -203,6 +239,6 @@ mod tests {
         assert!(driver.free(src).is_err());
         assert_eq!(driver.attributes().capability, 80);
         assert!(driver.record(end, Stream(9)).is_err());
-        assert_eq!(vm.costs["convert"].0, 1);
+        assert_eq!(vm.book().costs["convert"].0, 1);
     }
 }

@@ -139,10 +139,10 @@ impl Backend for CpuBackend {
         format!("CPU, {n} thread{}, {}", if n == 1 { "" } else { "s" }, instructions())
     }
 
-    fn take_times(&mut self) -> Vec<OperationTime> {
+    fn take_times(&mut self) -> Result<Vec<OperationTime>> {
         let mut times = std::mem::take(&mut self.times);
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        times
+        Ok(times)
     }
 
     fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()> {

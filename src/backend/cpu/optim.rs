@@ -3,7 +3,7 @@
 use super::access::Access;
 use crate::{
     Result,
-    backend::{AdamW, Buffer},
+    backend::{AdamW, Buffer, adamw::Factors},
     simd,
 };
 use rayon::prelude::*;
@@ -32,41 +32,6 @@ pub(super) fn global_norm(m: &mut Access, grad: Buffer, norm: Buffer) -> Result<
     Ok(())
 }
 
-/// The factors of one update, computed in f64 and rounded once, as Python and PyTorch do.
-#[derive(Debug, Clone, Copy)]
-struct Factors {
-    clip: f32,
-    decay: f32,
-    beta2: f32,
-    one_minus_beta1: f32,
-    one_minus_beta2: f32,
-    root_correction2: f32,
-    eps: f32,
-    step_size: f32,
-}
-
-impl Factors {
-    fn new(p: &AdamW, norm: f32) -> Self {
-        let (lr, beta1, beta2) = (decimal(p.lr), decimal(p.beta1), decimal(p.beta2));
-        let step = p.step as f64;
-        Self {
-            clip: p.max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)),
-            decay: (1.0 - lr * decimal(p.weight_decay)) as f32,
-            beta2: p.beta2,
-            one_minus_beta1: (1.0 - beta1) as f32,
-            one_minus_beta2: (1.0 - beta2) as f32,
-            root_correction2: (1.0 - beta2.powf(step)).sqrt() as f32,
-            eps: p.eps,
-            step_size: (lr / (1.0 - beta1.powf(step))) as f32,
-        }
-    }
-}
-
-/// The shortest decimal that reads back as `x`: the number that the user wrote (0.9, not the f32 beside it).
-fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
-}
-
 /// See [`crate::backend::Backend::adamw`].
 pub(super) fn adamw(
     m: &mut Access,
@@ -82,7 +47,8 @@ pub(super) fn adamw(
     if !norm.is_finite() {
         return Ok(());
     }
-    let factors = Factors::new(p, norm);
+    let factors = p.factors();
+    let clip = p.max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
     let grad = m.read::<f32>("grad", grad, len)?;
     let first = m.write::<f32>("m", first, len)?;
     let second = m.write::<f32>("v", second, len)?;
@@ -90,7 +56,7 @@ pub(super) fn adamw(
     let master = m.write::<f32>("master", master, len)?;
     let states = first.par_chunks_mut(UPDATE).zip(second.par_chunks_mut(UPDATE));
     master.par_chunks_mut(UPDATE).zip(grad.par_chunks(UPDATE)).zip(states).for_each(|((w, g), (m, v))| {
-        update(&factors, w, g, m, v);
+        update(&factors, clip, w, g, m, v);
     });
     if own {
         m.write::<f32>("working", working, len)?.copy_from_slice(master);
@@ -100,14 +66,14 @@ pub(super) fn adamw(
 
 simd::multiversion! {
     /// `torch.optim.AdamW`, single-tensor form, operation by operation.
-    fn update(f: &Factors, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn update(f: &Factors, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         let f = *f;
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-            let g = g * f.clip;
-            *w *= f.decay;
+            let g = g * clip;
+            *w *= f.keep;
             *m += f.one_minus_beta1 * (g - *m);
             *v = *v * f.beta2 + f.one_minus_beta2 * g * g;
-            let denominator = v.sqrt() / f.root_correction2 + f.eps;
+            let denominator = v.sqrt() / f.correction2 + f.eps;
             *w -= f.step_size * *m / denominator;
         }
     }

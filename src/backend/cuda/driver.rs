@@ -39,6 +39,8 @@ pub struct Attributes {
     pub sms: u32,
     /// Shared memory that a block may have, in bytes, after opting in.
     pub shared_per_block: u32,
+    /// Shared memory of a multiprocessor, in bytes.
+    pub shared_per_sm: u32,
     /// Memory in bytes.
     pub memory: u64,
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here touches a device; the backend and the tests launch with what it says.
 
+use super::launch::{Args, Launch};
 use crate::rng::Dropout;
 use bytemuck::{Pod, Zeroable};
 
@@ -153,6 +154,13 @@ impl Tile {
     /// Threads of a block: a warp for each 64×64.
     pub fn threads(&self) -> u32 {
         self.rows / 64 * (self.columns / 64) * 32
+    }
+
+    /// The launch over these parameters.
+    pub fn launch(&self, p: &Linear) -> Launch {
+        let grid = [self.blocks(p.rows as usize, p.columns as usize), 1, 1];
+        let args = Args::new().with(*p);
+        Launch { shared: self.shared, ..Launch::new(self.module, self.kernel, grid, self.threads(), args) }
     }
 
     /// Blocks for an output of `rows` × `columns`.

@@ -2,12 +2,14 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | [`CudaBackend`] | [`crate::backend::Backend`] over a driver |
 //! | [`driver`], [`cudarc_driver`], [`probe`] | what is asked of a device; libcuda; what this machine has |
 //! | [`modules`], [`launch`] | the compiled kernels; a launch as data |
 //! | [`attention`], [`linear`], [`rows`], [`skinny`] | the launches of each kernel file: grids, shared memory, parameters |
-//! | `sizes` | element types and scratch, for the planner |
+//! | `sizes` | element types, scratch and limits, for the planner |
 
 pub mod attention;
+mod backend;
 pub mod cudarc_driver;
 pub mod driver;
 pub mod launch;
@@ -18,4 +20,5 @@ pub mod rows;
 mod sizes;
 pub mod skinny;
 
-pub use sizes::CudaSizes;
+pub use backend::CudaBackend;
+pub use sizes::{CudaSizes, Nf4Path};

@@ -3,7 +3,6 @@
 
 use super::launch::{Address, Args, Launch, blocks, int};
 use crate::backend::{AdamW, Heads};
-use bytemuck::{Pod, Zeroable};
 
 /// Widest row that RMSNorm keeps in registers.
 pub const MAX_HIDDEN: usize = 8192;
@@ -142,20 +141,6 @@ pub fn global_norm(count: usize, grad: Address, partial: Address, norm: Address)
     ]
 }
 
-/// `struct AdamW` of optim.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct AdamWParams {
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
-    eps: f32,
-    keep: f32,
-    step_size: f32,
-    correction2: f32,
-    max_norm: f32,
-}
-
 /// Buffers of the optimizer, all of one length.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
@@ -169,26 +154,10 @@ pub struct OptimizerBuffers {
     pub working: Address,
 }
 
-/// The shortest decimal that reads back as `x`: the number that the user wrote (0.9, not the f32 beside it), as on the CPU.
-fn decimal(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
-}
-
 /// One AdamW update of `count` parameters.
 pub fn adamw(p: &AdamW, count: usize, b: &OptimizerBuffers) -> Launch {
-    let (lr, beta1, beta2, step) = (decimal(p.lr), decimal(p.beta1), decimal(p.beta2), p.step as f64);
-    let params = AdamWParams {
-        one_minus_beta1: (1.0 - beta1) as f32,
-        beta2: p.beta2,
-        one_minus_beta2: (1.0 - beta2) as f32,
-        eps: p.eps,
-        keep: (1.0 - lr * decimal(p.weight_decay)) as f32,
-        step_size: (lr / (1.0 - beta1.powf(step))) as f32,
-        correction2: (1.0 - beta2.powf(step)).sqrt() as f32,
-        max_norm: p.max_norm.unwrap_or(0.0),
-    };
     let args = Args::new()
-        .with(params)
+        .with(p.factors())
         .with(b.norm)
         .with(b.grad)
         .with(count as u64)

@@ -1,12 +1,42 @@
-//! Element types and scratch of the CUDA backend, known without a device.
+//! Element types, scratch and limits of the CUDA backend, known without a device.
 
-use super::{attention, rows, skinny::SPLIT_ROWS};
-use crate::backend::{DType, ScratchShape, Sizes};
+use super::{
+    attention::{self, HEAD_DIM, MAX_GROUP},
+    linear::{RANK_MAX, RANK_MULTIPLE},
+    rows::{self, MAX_HIDDEN},
+    skinny::SPLIT_ROWS,
+};
+use crate::{
+    Error, Result,
+    backend::{DType, ScratchShape, Sizes},
+    quant::nf4,
+};
 
-/// Sizes of the CUDA backend: activations in bf16; scratch for one dequantised weight matrix and for the partial sums of
-/// the reductions that are split over blocks.
+/// How a product with packed NF4 weights is computed. The bits of the result are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Nf4Path {
+    /// The product's kernel decodes the weights itself.
+    #[default]
+    Fused,
+    /// The weight is dequantised to scratch first, and multiplied densely.
+    Scratch,
+}
+
+/// Bytes of a chunk of a tensor that is converted on its way to the device.
+pub(super) const LOAD_CHUNK: usize = 8 << 20;
+
+/// Sizes of the CUDA backend: activations in bf16; scratch for the partial sums of the reductions that are split over
+/// blocks, and for one dequantised weight matrix where the path needs it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CudaSizes;
+pub struct CudaSizes {
+    /// How packed weights are multiplied.
+    pub nf4: Nf4Path,
+}
+
+impl CudaSizes {
+    /// The default: packed weights are decoded by the product's kernel.
+    pub const FUSED: Self = Self { nf4: Nf4Path::Fused };
+}
 
 impl Sizes for CudaSizes {
     fn name(&self) -> &'static str {
@@ -18,10 +48,14 @@ impl Sizes for CudaSizes {
     }
 
     fn scratch_bytes(&self, s: &ScratchShape) -> usize {
-        // Path one of the linear product: the whole matrix in bf16.
-        let weight = s.largest_weight.0 * s.largest_weight.1 * DType::Bf16.size();
+        let weight = match self.nf4 {
+            Nf4Path::Fused => 0,
+            Nf4Path::Scratch => s.largest_weight.0 * s.largest_weight.1 * DType::Bf16.size(),
+        };
+        let cached = if s.kv_slots > 0 { attention::cached_scratch(s.kv_slots, s.heads, s.kv_capacity) } else { 0 };
+        let most = LOAD_CHUNK.max(weight).max(cached);
         if !s.training {
-            return weight;
+            return most;
         }
         // Statistics of the attention backward pass.
         let stats = attention::backward_scratch(s.rows, s.heads);
@@ -33,6 +67,48 @@ impl Sizes for CudaSizes {
         let norm = rows::global_norm_scratch(s.adapter);
         // Losses of the rows of a chunk of logits.
         let losses = s.logit_rows * DType::F32.size();
-        weight.max(stats).max(partials).max(transposed).max(norm).max(losses)
+        most.max(stats).max(partials).max(transposed).max(norm).max(losses)
+    }
+
+    fn check(&self, s: &ScratchShape) -> Result<()> {
+        let refuse = |what: String| Err(Error::usage(format!("{what}; use --device cpu")));
+        let heads = s.heads;
+        if heads.dim != HEAD_DIM {
+            return refuse(format!("the CUDA kernels are for a head_dim of {HEAD_DIM}, the model has {}", heads.dim));
+        }
+        let multiple = if s.quantized { nf4::BLOCK } else { 8 };
+        for (name, width, multiple) in [
+            ("hidden_size", s.hidden, multiple),
+            ("intermediate_size", s.intermediate, multiple),
+            ("vocab_size", s.vocab, 8),
+        ] {
+            if !width.is_multiple_of(multiple) {
+                return refuse(format!("the CUDA kernels need a {name} that is a multiple of {multiple}, not {width}"));
+            }
+        }
+        if s.hidden > MAX_HIDDEN {
+            return refuse(format!("the CUDA kernels take a hidden_size of at most {MAX_HIDDEN}, not {}", s.hidden));
+        }
+        if s.lora_rank > RANK_MAX || !s.lora_rank.is_multiple_of(RANK_MULTIPLE) {
+            return Err(Error::usage(format!(
+                "--lora-r {}: on CUDA the rank must be a multiple of {RANK_MULTIPLE}, at most {RANK_MAX}",
+                s.lora_rank
+            )));
+        }
+        if s.kv_slots > 0 && heads.q / heads.kv > MAX_GROUP {
+            return refuse(format!(
+                "generation on CUDA takes at most {MAX_GROUP} query heads a key/value head, the model has {}",
+                heads.q / heads.kv
+            ));
+        }
+        if s.quantized && s.compute != DType::Bf16 {
+            return Err(Error::usage(
+                "--bnb-4bit-compute-dtype float32 is for the CPU: on CUDA quantised weights are rounded to bfloat16",
+            ));
+        }
+        if s.dense != DType::Bf16 {
+            return Err(Error::failed("dense weights on CUDA are bf16: this layout asks for another type"));
+        }
+        Ok(())
     }
 }

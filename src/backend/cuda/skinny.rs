@@ -1,7 +1,10 @@
 //! Host side of the adapters' skinny products (kernels/lora.cu) and of the thin product for decoding (kernels/gemv.cu):
 //! parameters as the kernels take them, grids, scratch.
 
-use super::linear::{DropoutArgs, PARTS};
+use super::{
+    launch::{Args, Launch},
+    linear::{DropoutArgs, PARTS},
+};
 use bytemuck::{Pod, Zeroable};
 
 /// Rows of z or dy that make one partial sum of dA and dB.
@@ -64,16 +67,23 @@ pub struct Skinny {
 }
 
 /// A launch: kernel, grid (x, y, z), threads of a block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SkinnyLaunch {
     /// Kernel file.
     pub module: &'static str,
     /// Kernel.
-    pub kernel: String,
+    pub kernel: &'static str,
     /// Blocks.
     pub grid: [u32; 3],
     /// Threads of a block.
     pub threads: u32,
+}
+
+impl SkinnyLaunch {
+    /// With its arguments.
+    pub fn with(self, args: Args) -> Launch {
+        Launch::new(self.module, self.kernel, self.grid, self.threads, args)
+    }
 }
 
 /// Columns of the rank that one pass takes: 16 or 32.
@@ -84,17 +94,30 @@ fn pass(rank: usize) -> usize {
 // The kernels' own sizes.
 const _: () = assert!(size_of::<SkinnyPart>() == 48 && size_of::<Skinny>() == 208);
 
-/// How `shared` parts that read the same columns of x go through it: together, one read for all (z), or each its own
-/// columns (dy), side by side in the grid.
-fn kernel(name: &str, shared: bool, parts: usize, rank: usize) -> String {
-    format!("{name}_{}x{}", if shared { parts } else { 1 }, pass(rank))
+/// Kernels by parts that go through x together, and whether a pass takes 32 columns of the rank.
+const PROJECT: [[&str; 2]; PARTS] = [
+    ["lora_project_1x16", "lora_project_1x32"],
+    ["lora_project_2x16", "lora_project_2x32"],
+    ["lora_project_3x16", "lora_project_3x32"],
+];
+/// As [`PROJECT`].
+const GRADIENT: [[&str; 2]; PARTS] = [
+    ["lora_gradient_1x16", "lora_gradient_1x32"],
+    ["lora_gradient_2x16", "lora_gradient_2x32"],
+    ["lora_gradient_3x16", "lora_gradient_3x32"],
+];
+
+/// `shared` parts read the same columns of x and go through it together, one read for all (z); others each read their own
+/// (dy), side by side in the grid.
+fn kernel(of: &[[&'static str; 2]; PARTS], shared: bool, parts: usize, rank: usize) -> &'static str {
+    of[if shared { parts - 1 } else { 0 }][usize::from(pass(rank) == 32)]
 }
 
 /// u = drop(z)·Aᵀ (`shared`: all parts see the same columns) or v = scale·dy·B.
 pub fn project(shared: bool, parts: usize, rank: usize, rows: usize) -> SkinnyLaunch {
     SkinnyLaunch {
         module: "lora",
-        kernel: kernel("lora_project", shared, parts, rank),
+        kernel: kernel(&PROJECT, shared, parts, rank),
         grid: [
             rows.div_ceil(PROJECT_ROWS) as u32,
             rank.div_ceil(pass(rank)) as u32,
@@ -109,7 +132,7 @@ pub fn gradient(shared: bool, parts: usize, rank: usize, rows: usize, depth: usi
     let passes = rank.div_ceil(pass(rank));
     SkinnyLaunch {
         module: "lora",
-        kernel: kernel("lora_gradient", shared, parts, rank),
+        kernel: kernel(&GRADIENT, shared, parts, rank),
         grid: [
             depth.div_ceil(GRADIENT_COLUMNS) as u32,
             rows.div_ceil(SPLIT_ROWS) as u32,
@@ -131,7 +154,7 @@ pub fn reduce(transposed: bool, rank: usize, depth: usize) -> SkinnyLaunch {
     let threads = 256;
     SkinnyLaunch {
         module: "lora",
-        kernel: kernel.into(),
+        kernel,
         grid: [(rank * depth / 4).div_ceil(threads) as u32, 1, 1],
         threads: threads as u32,
     }
@@ -141,7 +164,7 @@ pub fn reduce(transposed: bool, rank: usize, depth: usize) -> SkinnyLaunch {
 pub fn transpose(rank: usize, n: usize) -> SkinnyLaunch {
     SkinnyLaunch {
         module: "lora",
-        kernel: "lora_transpose".into(),
+        kernel: "lora_transpose",
         grid: [n.div_ceil(64) as u32, rank.div_ceil(8) as u32, 1],
         threads: 64,
     }
@@ -150,5 +173,5 @@ pub fn transpose(rank: usize, n: usize) -> SkinnyLaunch {
 /// The thin product, `T` ≤ [`THIN_ROWS`] rows, takes the parameters of [`super::linear::Linear`].
 pub fn thin(packed: bool, columns: usize) -> SkinnyLaunch {
     let kernel = if packed { "gemv_nf4" } else { "gemv" };
-    SkinnyLaunch { module: "gemv", kernel: kernel.into(), grid: [columns.div_ceil(16) as u32, 1, 1], threads: 256 }
+    SkinnyLaunch { module: "gemv", kernel, grid: [columns.div_ceil(16) as u32, 1, 1], threads: 256 }
 }

@@ -49,9 +49,8 @@ fn set_up(be: &mut dyn Backend, c: &ModelConfig, batch: &MicroBatch, dense: DTyp
         widest: n.max(k).max(c.heads.qkv_width()),
         vocab: c.vocab,
         hidden: h,
-        rank: 0,
-        adapter: 0,
         training: true,
+        ..ScratchShape::default()
     };
     let scratch = l.take(Kind::Scratch, DType::U8, be.sizes().scratch_bytes(&shape));
     let mut take = |dtype, len| l.take(Kind::Workspace, dtype, len);

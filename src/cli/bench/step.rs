@@ -6,7 +6,7 @@ use crate::{
     backend::AdamW,
     cli::common,
     data::{MicroBatch, Sample, batch::NO_LOSS},
-    model::{LoraConfig, Module, peft, source::Opened},
+    model::{Engine, LoraConfig, Module, peft, source::Opened},
     rng::{Dropout, Rng},
 };
 
@@ -43,19 +43,20 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
     let batch = documents(job.rows, job.max_len, model.vocab);
     let scale = 1.0 / batch.target_ids.len().max(1) as f32;
     let mut step = 0;
-    let seconds = time(args.repeats, || {
-        if step == 1 {
-            engine.take_times(); // those of loading and of the warm-up
-        }
+    let mut run = |engine: &mut Engine| {
         step += 1;
         engine.begin_step()?;
         engine.accumulate(&batch, scale, Dropout::key(1, step))?;
         let adamw =
             AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step, max_norm: Some(1.0) };
         engine.finish_step(&adamw).map(drop)
-    })?;
-    let runs = f64::from(args.repeats);
-    let operations = engine.take_times().into_iter().map(|t| (t.operation, t.seconds / runs)).collect();
+    };
+    let seconds = time(args.repeats, || run(&mut engine))?;
+    // One more step for the times of its operations: measuring them costs something on a GPU.
+    engine.measure_times(true);
+    engine.take_times()?;
+    run(&mut engine)?;
+    let operations = engine.take_times()?.into_iter().map(|t| (t.operation, t.seconds)).collect();
     let workload = format!(
         "a training step of {} rows in {} documents, {} targets, {}, adapter of rank {} on all linears{}",
         batch.rows(),

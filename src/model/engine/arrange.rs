@@ -205,6 +205,7 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
     let mut l = Layout::new();
 
     let scratch_shape = scratch_shape(spec, logit_rows);
+    sizes.check(&scratch_shape)?;
     let scratch = l.take(Kind::Scratch, DType::U8, sizes.scratch_bytes(&scratch_shape));
     let embed = l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden);
     let head = if c.tied { embed } else { l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden) };
@@ -345,6 +346,13 @@ fn scratch_shape(spec: &EngineSpec, logit_rows: usize) -> ScratchShape {
         widest: shapes.iter().map(|&(n, k)| n.max(k)).max().unwrap_or(0),
         vocab: c.vocab,
         hidden: c.hidden,
+        intermediate: c.intermediate,
+        lora_rank: spec.lora.as_ref().map_or(0, |lora| lora.r),
+        quantized: spec.residency.iter().any(|&r| r != Residency::Dense),
+        compute: spec.compute,
+        dense: spec.dense,
+        kv_slots: spec.kv_slots,
+        kv_capacity: spec.kv_capacity,
         rank: Group::ALL.iter().map(rank).max().unwrap_or(0),
         adapter: spec.lora.as_ref().map_or(0, |lora| lora.parameters(c)),
         training: spec.training,

@@ -101,6 +101,11 @@ impl Engine {
         let arrangement = arrange(&spec, backend.sizes())?;
         backend.allocate(arrangement.layout.bytes(), arrangement.scratch)?;
         let mut engine = Self { backend, spec, arrangement };
+        if let Some(a) = engine.arrangement.adapter {
+            for vector in [a.master, a.working, a.m, a.v] {
+                engine.backend.zero(vector)?;
+            }
+        }
         engine.load(source, progress)?;
         Ok(engine)
     }
@@ -120,8 +125,16 @@ impl Engine {
         self.backend.describe()
     }
 
+    /// See [`Backend::measure_times`].
+    pub fn measure_times(&mut self, on: bool) {
+        self.backend.measure_times(on);
+    }
+
     /// Time spent in each of the backend's operations since the last call; see [`Backend::take_times`].
-    pub fn take_times(&mut self) -> Vec<OperationTime> {
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn take_times(&mut self) -> Result<Vec<OperationTime>> {
         self.backend.take_times()
     }
 

@@ -278,11 +278,11 @@ fn ten_steps_are_those_of_torch() {
                 "{name} step {step}: {rate}"
             );
             let adamw = AdamW {
-                lr: rate as f32,
+                lr: rate,
                 beta1: 0.9,
                 beta2: 0.999,
                 eps: 1e-8,
-                weight_decay: number(&plan["weight_decay"]),
+                weight_decay: plan["weight_decay"].as_f64().expect("a number"),
                 step,
                 max_norm: Some(number(&plan["max_grad_norm"])),
             };

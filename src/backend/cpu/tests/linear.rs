@@ -111,16 +111,12 @@ fn run(c: &Case, d: &Data, store: Store, threads: usize) -> Results {
     let (add, y_over, dz) = (r.f32(&d.add), r.f32(&d.add), r.out(DType::F32, t * k));
     let shape = ScratchShape {
         rows: t,
-        logit_rows: 0,
         max_len: rows.max_len,
-        heads: Heads { q: 1, kv: 1, dim: 1 },
         largest_weight: (n, k),
         widest: n.max(k),
-        vocab: 1,
-        hidden: 1,
         rank: RANK * parts.len(),
-        adapter: 0,
         training: true,
+        ..ScratchShape::default()
     };
     r.start(CpuSizes.scratch_bytes(&shape));
     if let Some(q @ WeightStore::Nf4 { packed, absmax, .. }) = quantised {

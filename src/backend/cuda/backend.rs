@@ -1,0 +1,901 @@
+//! [`Backend`] over a [`Driver`]: every operation is one launch or a few, queued in one stream.
+//!
+//! # Design
+//! - One arena is taken at the plan's size; operations compute addresses in it and queue launches. Nothing is allocated
+//!   and nothing waits but [`Backend::read`] (and taking times): the host runs ahead of the device for a whole step.
+//! - Uploads go through the driver's pinned staging memory, in the stream's order.
+//! - Types, lengths and the arena's bounds are checked at each operation, as on the CPU. That outputs overlap no input is
+//!   not checked here: it is the graph's business, and the CPU backend checks it for the same calls.
+
+use super::{
+    attention::{self, BackwardBuffers, Documents, Step},
+    driver::{Attributes, Driver, Event, Stream},
+    launch::{Address, Args, Launch},
+    linear::{self, Chip, Direction, DropoutArgs, Linear, PARTS, Part, Stored},
+    modules::MODULES,
+    rows::{self, Elements, OptimizerBuffers, RopeInputs},
+    sizes::{CudaSizes, LOAD_CHUNK, Nf4Path},
+    skinny::{self, Skinny, SkinnyPart},
+};
+use crate::{
+    Error, Result,
+    backend::{
+        AdamW, Backend, Buffer, DType, HeadNormRope, Heads, HostTensor, KvCache, LoraPart, OperationTime, Rows, Sizes,
+        Weight, WeightStore,
+    },
+    quant::{host::Floats, nf4},
+    rng::Dropout,
+};
+
+/// The CUDA backend.
+pub struct CudaBackend {
+    driver: Box<dyn Driver>,
+    chip: Chip,
+    sizes: CudaSizes,
+    arena: Arena,
+    profile: Option<Profile>,
+}
+
+/// Where the arena lies.
+#[derive(Debug, Clone, Copy)]
+struct Arena {
+    base: Address,
+    bytes: usize,
+    scratch: Buffer,
+}
+
+/// Events around the operations since times were last taken.
+#[derive(Debug, Default)]
+struct Profile {
+    spans: Vec<(&'static str, Event, Event)>,
+    free: Vec<Event>,
+}
+
+/// The arena as one operation sees it: buffers to addresses, checked.
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    operation: &'static str,
+    arena: Arena,
+}
+
+impl Access {
+    fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::failed(format!("{}: {message}", self.operation))
+    }
+
+    /// Address of `b`, of whatever type.
+    fn raw(&self, name: &str, b: Buffer) -> Result<Address> {
+        if b.range().end > self.arena.bytes {
+            return Err(self.error(format!(
+                "{name} ends at byte {} of an arena of {}",
+                b.range().end,
+                self.arena.bytes
+            )));
+        }
+        Ok(self.arena.base + b.offset() as u64)
+    }
+
+    /// Address of `b`, which has at least `len` elements of `dtype`.
+    fn at_least(&self, name: &str, b: Buffer, dtype: DType, len: usize) -> Result<Address> {
+        if b.dtype() != dtype {
+            return Err(self.error(format!("{name} is {:?}, expected {dtype:?}", b.dtype())));
+        }
+        if b.len() < len {
+            return Err(self.error(format!("{name} has {} elements, expected {len}", b.len())));
+        }
+        self.raw(name, b)
+    }
+
+    /// Address of `b`, which has exactly `len` elements of `dtype`.
+    fn exact(&self, name: &str, b: Buffer, dtype: DType, len: usize) -> Result<Address> {
+        if b.len() != len {
+            return Err(self.error(format!("{name} has {} elements, expected {len}", b.len())));
+        }
+        self.at_least(name, b, dtype, len)
+    }
+
+    /// An activation of `len` elements.
+    fn act(&self, name: &str, b: Buffer, len: usize) -> Result<Address> {
+        self.exact(name, b, DType::Bf16, len)
+    }
+
+    fn f32(&self, name: &str, b: Buffer, len: usize) -> Result<Address> {
+        self.exact(name, b, DType::F32, len)
+    }
+
+    fn u32(&self, name: &str, b: Buffer, len: usize) -> Result<Address> {
+        self.exact(name, b, DType::U32, len)
+    }
+
+    /// An optional activation, 0 for none.
+    fn act_or_none(&self, name: &str, b: Option<Buffer>, len: usize) -> Result<Address> {
+        b.map_or(Ok(0), |b| self.act(name, b, len))
+    }
+
+    /// Rows of `width` elements in `b`.
+    fn rows_of(&self, name: &str, b: Buffer, width: usize) -> Result<usize> {
+        if width == 0 || !b.len().is_multiple_of(width) {
+            return Err(self.error(format!("{name} of {} elements is not rows of {width}", b.len())));
+        }
+        Ok(b.len() / width)
+    }
+
+    /// Scratch of `bytes`.
+    fn scratch(&self, bytes: usize) -> Result<Address> {
+        if bytes > self.arena.scratch.bytes() {
+            let have = self.arena.scratch.bytes();
+            return Err(self.error(format!("needs {bytes} bytes of scratch, there are {have}")));
+        }
+        self.raw("scratch", self.arena.scratch)
+    }
+
+    fn documents(&self, rows: &Rows) -> Result<Documents> {
+        let cu_seqlens = self.at_least("cu_seqlens", rows.cu_seqlens, DType::U32, rows.docs + 1)?;
+        Ok(Documents { rows: rows.count, count: rows.docs, max_len: rows.max_len, cu_seqlens })
+    }
+
+    /// Sample and position of each row; asked for with dropout only, 0 otherwise.
+    fn places(&self, rows: &Rows, drop: Option<Dropout>) -> Result<(Address, Address)> {
+        if drop.is_none() {
+            return Ok((0, 0));
+        }
+        Ok((self.u32("samples", rows.samples, rows.count)?, self.u32("positions", rows.positions, rows.count)?))
+    }
+
+    fn rope(&self, rows: &Rows, p: &HeadNormRope) -> Result<RopeInputs> {
+        Ok(RopeInputs {
+            rows: rows.count,
+            heads: p.heads,
+            positions: self.u32("positions", rows.positions, rows.count)?,
+            q_norm: self.f32("q_norm", p.q_norm, p.heads.dim)?,
+            k_norm: self.f32("k_norm", p.k_norm, p.heads.dim)?,
+            eps: p.eps,
+            rope: self.at_least("rope", p.rope, DType::F32, p.heads.dim)?,
+        })
+    }
+
+    fn cache(&self, c: &KvCache) -> Result<attention::Cache> {
+        let (k, v) = (self.act("cached k", c.k, c.k.len())?, self.act("cached v", c.v, c.k.len())?);
+        Ok(attention::Cache { k, v, capacity: c.capacity })
+    }
+
+    fn step(&self, rows: &Rows, slots: Buffer) -> Result<Step> {
+        let positions = self.u32("positions", rows.positions, rows.count)?;
+        Ok(Step { rows: rows.count, positions, slots: self.u32("slots", slots, rows.count)? })
+    }
+
+    /// (W or packed W, absmax or 0, how it is stored).
+    fn weight(&self, w: &Weight) -> Result<(Address, Address, Stored)> {
+        let len = w.n * w.k;
+        match w.store {
+            WeightStore::Dense(b) => Ok((self.exact("W", b, DType::Bf16, len)?, 0, Stored::Dense)),
+            WeightStore::Nf4 { packed, absmax, compute } => {
+                if compute != DType::Bf16 {
+                    return Err(self.error(format!("weights are rounded to bf16 on CUDA, not to {compute:?}")));
+                }
+                let packed = self.exact("packed W", packed, DType::U8, len / 2)?;
+                Ok((packed, self.f32("absmax of W", absmax, len / nf4::BLOCK)?, Stored::Packed))
+            }
+        }
+    }
+}
+
+/// A part that is not there.
+const NO_PART: Part = Part { left: 0, right: 0, start: 0, end: 0, rank: 0, module: 0, scale: 0.0, unused: 0 };
+/// A module that is not there.
+const NO_SKINNY: SkinnyPart =
+    SkinnyPart { narrow: 0, wide: 0, partial: 0, column: 0, depth: 0, rank: 0, module: 0, scale: 0.0, unused: 0 };
+
+impl CudaBackend {
+    /// A backend over a device; loads the kernels.
+    ///
+    /// # Errors
+    /// If the program was built without kernels, or the device does not take them.
+    pub fn new(mut driver: Box<dyn Driver>, sizes: CudaSizes) -> Result<Self> {
+        if MODULES.is_empty() {
+            return Err(Error::failed(
+                "this irori was built without CUDA kernels (no nvcc was found); build it with nvcc, or use --device cpu",
+            ));
+        }
+        for module in MODULES {
+            driver.load(module)?;
+        }
+        let a = driver.attributes();
+        let chip = Chip { sms: a.sms, shared_per_block: a.shared_per_block, shared_per_sm: a.shared_per_sm };
+        let arena = Arena { base: 0, bytes: 0, scratch: Buffer::empty(DType::U8) };
+        Ok(Self { driver, chip, sizes, arena, profile: None })
+    }
+
+    /// What is fixed about the device.
+    pub fn attributes(&self) -> &Attributes {
+        self.driver.attributes()
+    }
+
+    /// Bytes of device memory that are free now.
+    ///
+    /// # Errors
+    /// If the device does not say.
+    pub fn free_memory(&self) -> Result<u64> {
+        self.driver.free_memory()
+    }
+
+    /// Queues what `f` makes of the arena, as one operation.
+    fn run<L: IntoIterator<Item = Launch>>(
+        &mut self,
+        operation: &'static str,
+        f: impl FnOnce(&Access) -> Result<L>,
+    ) -> Result<()> {
+        let launches = f(&Access { operation, arena: self.arena })?;
+        let from = self.mark()?;
+        for launch in launches {
+            self.driver.launch(&launch, Stream::MAIN).map_err(|e| e.context(operation))?;
+        }
+        self.span(operation, from)
+    }
+
+    /// An event here, if times are taken.
+    fn mark(&mut self) -> Result<Option<Event>> {
+        let Some(profile) = &mut self.profile else { return Ok(None) };
+        let event = match profile.free.pop() {
+            Some(event) => event,
+            None => self.driver.event()?,
+        };
+        self.driver.record(event, Stream::MAIN)?;
+        Ok(Some(event))
+    }
+
+    /// The operation that began at `from` ends here.
+    fn span(&mut self, operation: &'static str, from: Option<Event>) -> Result<()> {
+        let to = self.mark()?;
+        if let (Some(profile), Some(from), Some(to)) = (&mut self.profile, from, to) {
+            profile.spans.push((operation, from, to));
+        }
+        Ok(())
+    }
+
+    fn access(&self, operation: &'static str) -> Access {
+        Access { operation, arena: self.arena }
+    }
+
+    /// The launch of a linear product over `p`, whose `group` is set here.
+    fn product(&self, m: &Access, direction: Direction, stored: Stored, mut p: Linear) -> Result<Launch> {
+        let (rows, columns, depth) = (p.rows as usize, p.columns as usize, p.depth as usize);
+        let tile = linear::choose(&self.chip, stored, direction, rows, columns, depth)
+            .ok_or_else(|| m.error(format!("no tile fits {} bytes of shared memory", self.chip.shared_per_block)))?;
+        p.group = tile.group(&self.chip, rows);
+        Ok(tile.launch(&p))
+    }
+
+    /// Dequantises `w` to scratch where the path says so: what is then multiplied, and the launch that comes first.
+    fn unpacked(
+        &self,
+        m: &Access,
+        w: &Weight,
+        (packed, absmax, stored): (Address, Address, Stored),
+    ) -> Result<(Address, Address, Stored, Option<Launch>)> {
+        if stored == Stored::Dense || self.sizes.nf4 == Nf4Path::Fused {
+            return Ok((packed, absmax, stored, None));
+        }
+        let len = w.n * w.k;
+        let dense = m.scratch(len * DType::Bf16.size())?;
+        Ok((dense, 0, Stored::Dense, Some(rows::nf4_dequantize(len, packed, absmax, dense))))
+    }
+
+    /// Bytes to the device, in the stream's order.
+    fn upload(&mut self, dst: Address, data: &[u8]) -> Result<()> {
+        self.driver.write(dst, data, Stream::MAIN)
+    }
+
+    /// Sends a tensor in chunks through scratch: `each` makes the launch for elements `start..start + len`, of the type it
+    /// is given, at the address it is given. Chunks are whole blocks of NF4. f16 becomes f32 on the way.
+    fn through_scratch(
+        &mut self,
+        operation: &'static str,
+        src: HostTensor,
+        each: impl Fn(usize, usize, Elements, Address) -> Launch,
+    ) -> Result<()> {
+        let from = floats(operation, src)?;
+        let scratch = self.access(operation).scratch(LOAD_CHUNK)?;
+        let (elements, size) = match from {
+            Floats::Bf16(_) => (Elements::Bf16, 2),
+            Floats::F32(_) | Floats::F16(_) => (Elements::F32, 4),
+        };
+        let step = LOAD_CHUNK / size;
+        let mut widened = Vec::new();
+        for start in (0..from.len()).step_by(step) {
+            let len = step.min(from.len() - start);
+            match from {
+                Floats::Bf16(bytes) | Floats::F32(bytes) => {
+                    self.upload(scratch, &bytes[start * size..(start + len) * size])?;
+                }
+                Floats::F16(_) => {
+                    widened.resize(len, 0.0f32);
+                    from.read(start, &mut widened);
+                    self.upload(scratch, bytemuck::cast_slice(&widened))?;
+                }
+            }
+            self.run(operation, |_| Ok([each(start, len, elements, scratch)]))?;
+        }
+        Ok(())
+    }
+}
+
+/// A tensor of a file, if it has a floating-point type.
+fn floats<'a>(operation: &str, src: HostTensor<'a>) -> Result<Floats<'a>> {
+    match src.dtype {
+        DType::F32 => Ok(Floats::F32(src.bytes)),
+        DType::Bf16 => Ok(Floats::Bf16(src.bytes)),
+        DType::F16 => Ok(Floats::F16(src.bytes)),
+        other => Err(Error::failed(format!("{operation}: a tensor of {other:?}, expected F32, Bf16 or F16"))),
+    }
+}
+
+impl Backend for CudaBackend {
+    fn sizes(&self) -> &dyn Sizes {
+        &self.sizes
+    }
+
+    fn describe(&self) -> String {
+        let a = self.driver.attributes();
+        format!("{}, sm_{}, {} SMs, {:.1} GiB", a.name, a.capability, a.sms, a.memory as f64 / (1u64 << 30) as f64)
+    }
+
+    fn measure_times(&mut self, on: bool) {
+        self.profile = on.then(Profile::default);
+    }
+
+    fn take_times(&mut self) -> Result<Vec<OperationTime>> {
+        let Some(profile) = &mut self.profile else { return Ok(Vec::new()) };
+        let mut times: Vec<OperationTime> = Vec::new();
+        for (operation, from, to) in std::mem::take(&mut profile.spans) {
+            let seconds = f64::from(self.driver.elapsed_ms(from, to)?) * 1e-3;
+            profile.free.extend([from, to]);
+            match times.iter_mut().find(|t| t.operation == operation) {
+                Some(t) => (t.calls, t.seconds) = (t.calls + 1, t.seconds + seconds),
+                None => times.push(OperationTime { operation, calls: 1, seconds }),
+            }
+        }
+        times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Ok(times)
+    }
+
+    fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()> {
+        if self.arena.bytes > 0 {
+            return Err(Error::failed("the arena has been taken already"));
+        }
+        if scratch.range().end > bytes {
+            return Err(Error::failed(format!("scratch ends at byte {} of an arena of {bytes}", scratch.range().end)));
+        }
+        self.arena = Arena { base: self.driver.alloc(bytes)?, bytes, scratch };
+        Ok(())
+    }
+
+    fn write(&mut self, dst: Buffer, data: &[u8]) -> Result<()> {
+        let m = self.access("write");
+        if data.len() > dst.bytes() {
+            return Err(m.error(format!("{} bytes into a buffer of {}", data.len(), dst.bytes())));
+        }
+        self.upload(m.raw("dst", dst)?, data)
+    }
+
+    fn read(&mut self, src: Buffer) -> Result<Vec<u8>> {
+        let at = self.access("read").raw("src", src)?;
+        let mut out = vec![0; src.bytes()];
+        self.driver.read(at, &mut out, Stream::MAIN)?;
+        Ok(out)
+    }
+
+    fn zero(&mut self, dst: Buffer) -> Result<()> {
+        let at = self.access("zero").raw("dst", dst)?;
+        self.driver.zero(at, dst.bytes(), Stream::MAIN)
+    }
+
+    fn copy(&mut self, src: Buffer, dst: Buffer) -> Result<()> {
+        let m = self.access("copy");
+        if (src.dtype(), src.len()) != (dst.dtype(), dst.len()) {
+            return Err(m.error(format!("{} {:?} to {} {:?}", src.len(), src.dtype(), dst.len(), dst.dtype())));
+        }
+        self.driver.copy(m.raw("src", src)?, m.raw("dst", dst)?, src.bytes(), Stream::MAIN)
+    }
+
+    fn convert(&mut self, src: Buffer, dst: Buffer) -> Result<()> {
+        if dst.dtype() == DType::F32 {
+            return if src == dst { Ok(()) } else { self.copy(src, dst) };
+        }
+        self.run("convert", |m| {
+            let len = src.len();
+            Ok([rows::convert(len, m.f32("src", src, len)?, m.act("dst", dst, len)?)])
+        })
+    }
+
+    fn load_dense(&mut self, src: HostTensor, dst: Buffer) -> Result<()> {
+        let m = self.access("load_dense");
+        let from = floats("load_dense", src)?;
+        let at = m.exact("dst", dst, dst.dtype(), from.len())?;
+        match (from, dst.dtype()) {
+            (Floats::Bf16(bytes), DType::Bf16) | (Floats::F32(bytes), DType::F32) => self.upload(at, bytes),
+            // Norm weights: a few thousand elements.
+            (_, DType::F32) => {
+                let mut widened = vec![0.0f32; from.len()];
+                from.read(0, &mut widened);
+                self.upload(at, bytemuck::cast_slice(&widened))
+            }
+            (_, DType::Bf16) => self.through_scratch("load_dense", src, |start, len, _, scratch| {
+                rows::convert(len, scratch, at + 2 * start as u64)
+            }),
+            (_, other) => Err(m.error(format!("dst is {other:?}, expected F32 or Bf16"))),
+        }
+    }
+
+    fn load_nf4(&mut self, src: HostTensor, packed: Buffer, absmax: Buffer) -> Result<()> {
+        let m = self.access("load_nf4");
+        let len = floats("load_nf4", src)?.len();
+        if !len.is_multiple_of(nf4::BLOCK) {
+            return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));
+        }
+        let packed = m.exact("packed", packed, DType::U8, len / 2)?;
+        let absmax = m.f32("absmax", absmax, len / nf4::BLOCK)?;
+        self.through_scratch("load_nf4", src, |start, len, elements, scratch| {
+            let (packed, absmax) = (packed + start as u64 / 2, absmax + start as u64 / 16);
+            rows::nf4_quantize(len, elements, scratch, packed, absmax)
+        })
+    }
+
+    fn dequantize(&mut self, w: &Weight, dst: Buffer) -> Result<()> {
+        if let WeightStore::Dense(b) = w.store {
+            return self.copy(b, dst);
+        }
+        self.run("dequantize", |m| {
+            let (packed, absmax, _) = m.weight(w)?;
+            Ok([rows::nf4_dequantize(w.n * w.k, packed, absmax, m.act("dst", dst, w.n * w.k)?)])
+        })
+    }
+
+    fn embed(&mut self, table: Buffer, rows: &Rows, out: Buffer) -> Result<()> {
+        self.run("embed", |m| {
+            if rows.count == 0 {
+                return Err(m.error("no rows"));
+            }
+            let width = out.len() / rows.count;
+            let table = m.at_least("table", table, DType::Bf16, width)?;
+            let tokens = m.u32("tokens", rows.tokens, rows.count)?;
+            Ok([rows::gather_rows(rows.count, width, table, tokens, m.act("out", out, rows.count * width)?)])
+        })
+    }
+
+    fn rmsnorm(&mut self, x: Buffer, w: Buffer, eps: f32, y: Buffer) -> Result<()> {
+        self.run("rmsnorm", |m| {
+            let hidden = w.len();
+            let rows = m.rows_of("x", x, hidden)?;
+            let len = rows * hidden;
+            Ok([rows::rmsnorm(rows, hidden, m.act("x", x, len)?, m.f32("w", w, hidden)?, eps, m.act("y", y, len)?)])
+        })
+    }
+
+    fn lora_down(&mut self, z: Buffer, k: usize, rows: &Rows, parts: &[LoraPart], drop: Option<Dropout>) -> Result<()> {
+        self.run("lora_down", |m| {
+            let Some(first) = checked_parts(m, parts)? else { return Ok(None) };
+            let mut p = skinny_of(m, z, k, rows, parts.len(), drop)?;
+            for (to, part) in p.part.iter_mut().zip(parts) {
+                *to = down_part(m, part, k, rows.count, p.drop.scale)?;
+            }
+            let launch = skinny::project(true, parts.len(), first.r, rows.count);
+            Ok(Some(launch.with(Args::new().with(p))))
+        })
+    }
+
+    fn linear(&mut self, z: Buffer, w: &Weight, parts: &[LoraPart], add: Option<Buffer>, y: Buffer) -> Result<()> {
+        let m = self.access("linear");
+        checked_parts(&m, parts)?;
+        let rows = m.rows_of("z", z, w.k)?;
+        let thin = rows <= skinny::THIN_ROWS;
+        let weight = m.weight(w)?;
+        let (at, absmax, stored, before) =
+            if thin { (weight.0, weight.1, weight.2, None) } else { self.unpacked(&m, w, weight)? };
+        let mut part = [NO_PART; PARTS];
+        for (to, p) in part.iter_mut().zip(parts) {
+            *to = Part {
+                left: m.act("u", p.u, rows * p.r)?,
+                right: m.act("B", p.b, p.out.len() * p.r)?,
+                start: p.out.start as i32,
+                end: p.out.end as i32,
+                rank: p.r as i32,
+                module: p.module,
+                scale: p.scale,
+                unused: 0,
+            };
+        }
+        let p = Linear {
+            x: m.act("z", z, rows * w.k)?,
+            w: at,
+            absmax,
+            add: m.act_or_none("add", add, rows * w.n)?,
+            out: m.act("y", y, rows * w.n)?,
+            samples: 0,
+            positions: 0,
+            rows: rows as i32,
+            columns: w.n as i32,
+            depth: w.k as i32,
+            group: 1,
+            drop: DropoutArgs::new(None),
+            parts: parts.len() as i32,
+            part,
+        };
+        let launch = if thin {
+            skinny::thin(stored == Stored::Packed, w.n).with(Args::new().with(p))
+        } else {
+            self.product(&m, Direction::Forward, stored, p)?
+        };
+        self.run("linear", |_| Ok(before.into_iter().chain([launch])))
+    }
+
+    fn headnorm_rope(&mut self, qkv: Buffer, rows: &Rows, p: &HeadNormRope, qk: Buffer) -> Result<()> {
+        self.run("headnorm_rope", |m| {
+            let qkv = m.act("qkv", qkv, rows.count * p.heads.qkv_width())?;
+            Ok([rows::headnorm_rope(&m.rope(rows, p)?, qkv, m.act("qk", qk, rows.count * p.heads.qk_width())?)])
+        })
+    }
+
+    fn attention(&mut self, qk: Buffer, qkv: Buffer, rows: &Rows, heads: Heads, o: Buffer, lse: Buffer) -> Result<()> {
+        self.run("attention", |m| {
+            let t = rows.count;
+            Ok([attention::forward(
+                &m.documents(rows)?,
+                heads,
+                m.act("qk", qk, t * heads.qk_width())?,
+                m.act("qkv", qkv, t * heads.qkv_width())?,
+                m.act("o", o, t * heads.q_width())?,
+                m.f32("lse", lse, t * heads.q)?,
+            )])
+        })
+    }
+
+    fn swiglu(&mut self, gu: Buffer, f: usize, s: Buffer) -> Result<()> {
+        self.run("swiglu", |m| {
+            let rows = m.rows_of("s", s, f)?;
+            Ok([rows::swiglu(rows, f, m.act("gu", gu, 2 * rows * f)?, m.act("s", s, rows * f)?)])
+        })
+    }
+
+    fn gather_rows(&mut self, x: Buffer, index: Buffer, width: usize, out: Buffer) -> Result<()> {
+        self.run("gather_rows", |m| {
+            let count = index.len();
+            let x = m.at_least("x", x, DType::Bf16, width)?;
+            let index = m.u32("index", index, count)?;
+            Ok([rows::gather_rows(count, width, x, index, m.act("out", out, count * width)?)])
+        })
+    }
+
+    fn log_softmax_at(&mut self, logits: Buffer, vocab: usize, ids: Buffer, c: usize, out: Buffer) -> Result<()> {
+        self.run("log_softmax_at", |m| {
+            let rows = m.rows_of("logits", logits, vocab)?;
+            let (logits, ids) = (m.act("logits", logits, rows * vocab)?, m.u32("ids", ids, rows * c)?);
+            Ok([rows::log_softmax_at(rows, vocab, logits, ids, c, m.f32("out", out, rows * c)?)])
+        })
+    }
+
+    fn argmax(&mut self, logits: Buffer, vocab: usize, out: Buffer) -> Result<()> {
+        self.run("argmax", |m| {
+            let rows = m.rows_of("logits", logits, vocab)?;
+            Ok([rows::argmax(rows, vocab, m.act("logits", logits, rows * vocab)?, m.u32("out", out, rows)?)])
+        })
+    }
+
+    fn cross_entropy(
+        &mut self,
+        logits: Buffer,
+        vocab: usize,
+        targets: Buffer,
+        grad_scale: f32,
+        loss: Buffer,
+    ) -> Result<()> {
+        self.run("cross_entropy", |m| {
+            let rows = m.rows_of("logits", logits, vocab)?;
+            let (logits, targets) = (m.act("logits", logits, rows * vocab)?, m.u32("targets", targets, rows)?);
+            let nll = m.scratch(rows * DType::F32.size())?;
+            Ok(rows::cross_entropy(rows, vocab, logits, targets, grad_scale, nll, m.f32("loss", loss, 1)?))
+        })
+    }
+
+    fn scatter_rows(&mut self, src: Buffer, index: Buffer, width: usize, x: Buffer) -> Result<()> {
+        self.run("scatter_rows", |m| {
+            let count = index.len();
+            let src = m.act("src", src, count * width)?;
+            let index = m.u32("index", index, count)?;
+            Ok([rows::scatter_rows(count, width, src, index, m.at_least("x", x, DType::Bf16, width)?)])
+        })
+    }
+
+    fn rmsnorm_backward(
+        &mut self,
+        x: Buffer,
+        w: Buffer,
+        eps: f32,
+        dy: Buffer,
+        add: Option<Buffer>,
+        dx: Buffer,
+    ) -> Result<()> {
+        self.run("rmsnorm_backward", |m| {
+            let hidden = w.len();
+            let rows = m.rows_of("x", x, hidden)?;
+            let len = rows * hidden;
+            let (x, w, dy) = (m.act("x", x, len)?, m.f32("w", w, hidden)?, m.act("dy", dy, len)?);
+            let (add, dx) = (m.act_or_none("add", add, len)?, m.act("dx", dx, len)?);
+            Ok([rows::rmsnorm_backward(rows, hidden, x, w, eps, dy, add, dx)])
+        })
+    }
+
+    fn lora_backward(
+        &mut self,
+        z: Buffer,
+        k: usize,
+        dy: Buffer,
+        n: usize,
+        rows: &Rows,
+        parts: &[LoraPart],
+        drop: Option<Dropout>,
+    ) -> Result<()> {
+        self.run("lora_backward", |m| {
+            let Some(first) = checked_parts(m, parts)? else { return Ok(Vec::new()) };
+            let (t, r, count) = (rows.count, first.r, parts.len());
+            let mut launches = Vec::with_capacity(3 + 3 * count);
+
+            // v = scale·dy·B needs Bᵀ, in scratch.
+            let widths: usize = parts.iter().map(|p| p.out.len()).sum();
+            let mut transposed = m.scratch(widths * r * DType::Bf16.size())?;
+            let mut up = Skinny { pitch: n as i32, ..skinny_of(m, dy, n, rows, count, None)? };
+            for (to, p) in up.part.iter_mut().zip(parts) {
+                let width = p.out.len();
+                let b = m.act("B", p.b, width * r)?;
+                let args = Args::new().with(b).with(width as i32).with(r as i32).with(transposed);
+                launches.push(skinny::transpose(r, width).with(args));
+                *to = SkinnyPart {
+                    narrow: m.act("v", p.v, t * r)?,
+                    wide: transposed,
+                    partial: 0,
+                    column: p.out.start as i32,
+                    depth: width as i32,
+                    rank: r as i32,
+                    module: p.module,
+                    scale: p.scale,
+                    unused: 0,
+                };
+                transposed += (width * r * DType::Bf16.size()) as u64;
+            }
+            launches.push(skinny::project(false, count, r, t).with(Args::new().with(up)));
+
+            // Partial sums take the place of Bᵀ: first those of dA from v and z, then those of dB from u and dy.
+            let mut da = skinny_of(m, z, k, rows, count, drop)?;
+            let floats = |depth: usize| skinny::partial_len(t, r, depth);
+            let mut partial = m.scratch(count * floats(k) * DType::F32.size())?;
+            for ((to, p), v) in da.part.iter_mut().zip(parts).zip(&up.part) {
+                *to = SkinnyPart { narrow: v.narrow, partial, ..down_part(m, p, k, t, da.drop.scale)? };
+                partial += (floats(k) * DType::F32.size()) as u64;
+            }
+            launches.push(skinny::gradient(true, count, r, t, k).with(Args::new().with(da)));
+            let splits = t.div_ceil(skinny::SPLIT_ROWS) as i32;
+            let reduce = |transposed: bool, p: &SkinnyPart, to: Address| {
+                let args = Args::new().with(p.partial).with(to).with(splits).with(p.rank).with(p.depth).with(p.scale);
+                skinny::reduce(transposed, p.rank as usize, p.depth as usize).with(args)
+            };
+            for (p, from) in parts.iter().zip(&da.part) {
+                launches.push(reduce(false, from, m.f32("dA", p.da, r * k)?));
+            }
+            let mut db = up;
+            let mut partial = m.scratch(floats(widths) * DType::F32.size())?;
+            for (to, p) in db.part.iter_mut().zip(parts) {
+                (to.narrow, to.partial) = (m.act("u", p.u, t * r)?, partial);
+                partial += (floats(p.out.len()) * DType::F32.size()) as u64;
+            }
+            let widest = parts.iter().map(|p| p.out.len()).max().unwrap_or(0);
+            launches.push(skinny::gradient(false, count, r, t, widest).with(Args::new().with(db)));
+            for (p, from) in parts.iter().zip(&db.part) {
+                launches.push(reduce(true, from, m.f32("dB", p.db, p.out.len() * r)?));
+            }
+            Ok(launches)
+        })
+    }
+
+    fn linear_backward(
+        &mut self,
+        dy: Buffer,
+        w: &Weight,
+        rows: &Rows,
+        parts: &[LoraPart],
+        drop: Option<Dropout>,
+        dz: Buffer,
+    ) -> Result<()> {
+        let m = self.access("linear_backward");
+        checked_parts(&m, parts)?;
+        let t = rows.count;
+        let (at, absmax, stored, before) = self.unpacked(&m, w, m.weight(w)?)?;
+        let mut part = [NO_PART; PARTS];
+        for (to, p) in part.iter_mut().zip(parts) {
+            *to = Part {
+                left: m.act("v", p.v, t * p.r)?,
+                right: m.act("A", p.a, p.r * w.k)?,
+                rank: p.r as i32,
+                module: p.module,
+                ..NO_PART
+            };
+        }
+        let drop = drop.filter(|_| !parts.is_empty());
+        let (samples, positions) = m.places(rows, drop)?;
+        let p = Linear {
+            x: m.act("dy", dy, t * w.n)?,
+            w: at,
+            absmax,
+            add: 0,
+            out: m.act("dz", dz, t * w.k)?,
+            samples,
+            positions,
+            rows: t as i32,
+            columns: w.k as i32,
+            depth: w.n as i32,
+            group: 1,
+            drop: DropoutArgs::new(drop),
+            parts: parts.len() as i32,
+            part,
+        };
+        let launch = self.product(&m, Direction::Backward, stored, p)?;
+        self.run("linear_backward", |_| Ok(before.into_iter().chain([launch])))
+    }
+
+    fn swiglu_backward(&mut self, gu: Buffer, f: usize, ds: Buffer) -> Result<()> {
+        self.run("swiglu_backward", |m| {
+            let rows = m.rows_of("ds", ds, f)?;
+            Ok([rows::swiglu_backward(rows, f, m.act("gu", gu, 2 * rows * f)?, m.act("ds", ds, rows * f)?)])
+        })
+    }
+
+    fn attention_backward(
+        &mut self,
+        qk: Buffer,
+        qkv: Buffer,
+        o: Buffer,
+        lse: Buffer,
+        do_: Buffer,
+        rows: &Rows,
+        heads: Heads,
+        dqk: Buffer,
+        dqkv: Buffer,
+    ) -> Result<()> {
+        self.run("attention_backward", |m| {
+            let t = rows.count;
+            let b = BackwardBuffers {
+                qk: m.act("qk", qk, t * heads.qk_width())?,
+                qkv: m.act("qkv", qkv, t * heads.qkv_width())?,
+                o: m.act("o", o, t * heads.q_width())?,
+                lse: m.f32("lse", lse, t * heads.q)?,
+                d_o: m.act("do", do_, t * heads.q_width())?,
+                dqk: m.act("dqk", dqk, t * heads.qk_width())?,
+                dqkv: m.act("dqkv", dqkv, t * heads.qkv_width())?,
+                stats: m.scratch(attention::backward_scratch(t, heads))?,
+            };
+            Ok(attention::backward(&m.documents(rows)?, heads, &b))
+        })
+    }
+
+    fn headnorm_rope_backward(
+        &mut self,
+        qkv: Buffer,
+        dqk: Buffer,
+        rows: &Rows,
+        p: &HeadNormRope,
+        dqkv: Buffer,
+    ) -> Result<()> {
+        self.run("headnorm_rope_backward", |m| {
+            let (wide, narrow) = (rows.count * p.heads.qkv_width(), rows.count * p.heads.qk_width());
+            let (qkv, dqk) = (m.act("qkv", qkv, wide)?, m.act("dqk", dqk, narrow)?);
+            Ok([rows::headnorm_rope_backward(&m.rope(rows, p)?, qkv, dqk, m.act("dqkv", dqkv, wide)?)])
+        })
+    }
+
+    fn global_norm(&mut self, grad: Buffer, norm: Buffer) -> Result<()> {
+        self.run("global_norm", |m| {
+            let len = grad.len();
+            let partial = m.scratch(rows::global_norm_scratch(len))?;
+            Ok(rows::global_norm(len, m.f32("grad", grad, len)?, partial, m.f32("norm", norm, 1)?))
+        })
+    }
+
+    fn adamw(
+        &mut self,
+        p: &AdamW,
+        norm: Buffer,
+        grad: Buffer,
+        m: Buffer,
+        v: Buffer,
+        master: Buffer,
+        working: Buffer,
+    ) -> Result<()> {
+        self.run("adamw", |access| {
+            let len = grad.len();
+            let b = OptimizerBuffers {
+                norm: access.f32("norm", norm, 1)?,
+                grad: access.f32("grad", grad, len)?,
+                m: access.f32("m", m, len)?,
+                v: access.f32("v", v, len)?,
+                master: access.f32("master", master, len)?,
+                working: access.act("working", working, len)?,
+            };
+            Ok([rows::adamw(p, len, &b)])
+        })
+    }
+
+    fn kv_store(
+        &mut self,
+        qk: Buffer,
+        qkv: Buffer,
+        rows: &Rows,
+        slots: Buffer,
+        heads: Heads,
+        cache: &KvCache,
+    ) -> Result<()> {
+        self.run("kv_store", |m| {
+            let qk = m.act("qk", qk, rows.count * heads.qk_width())?;
+            let qkv = m.act("qkv", qkv, rows.count * heads.qkv_width())?;
+            Ok([attention::kv_store(&m.step(rows, slots)?, heads, qk, qkv, m.cache(cache)?)])
+        })
+    }
+
+    fn attention_cached(
+        &mut self,
+        qk: Buffer,
+        rows: &Rows,
+        slots: Buffer,
+        heads: Heads,
+        cache: &KvCache,
+        o: Buffer,
+    ) -> Result<()> {
+        self.run("attention_cached", |m| {
+            let qk = m.act("qk", qk, rows.count * heads.qk_width())?;
+            let o = m.act("o", o, rows.count * heads.q_width())?;
+            let scratch = m.scratch(attention::cached_scratch(rows.count, heads, cache.capacity))?;
+            Ok(attention::cached(&m.step(rows, slots)?, heads, qk, m.cache(cache)?, scratch, o))
+        })
+    }
+}
+
+/// The first of the parts of a fused linear, if there is one: at most [`PARTS`], all of one rank.
+fn checked_parts<'a>(m: &Access, parts: &'a [LoraPart]) -> Result<Option<&'a LoraPart>> {
+    if parts.len() > PARTS {
+        return Err(m.error(format!("{} adapters in one linear, at most {PARTS}", parts.len())));
+    }
+    if parts.iter().any(|p| p.r != parts[0].r) {
+        return Err(m.error("adapters of different ranks in one linear"));
+    }
+    Ok(parts.first())
+}
+
+/// Parameters of a skinny product over `x` act [T, width], its modules still missing.
+fn skinny_of(m: &Access, x: Buffer, width: usize, rows: &Rows, parts: usize, drop: Option<Dropout>) -> Result<Skinny> {
+    let (samples, positions) = m.places(rows, drop)?;
+    Ok(Skinny {
+        x: m.act("x", x, rows.count * width)?,
+        samples,
+        positions,
+        rows: rows.count as i32,
+        pitch: width as i32,
+        split: skinny::SPLIT_ROWS as i32,
+        drop: DropoutArgs::new(drop),
+        parts: parts as i32,
+        unused: 0,
+        part: [NO_SKINNY; PARTS],
+    })
+}
+
+/// A module that sees all columns of z: u = drop(z)·Aᵀ, and dA.
+fn down_part(m: &Access, p: &LoraPart, k: usize, rows: usize, scale: f32) -> Result<SkinnyPart> {
+    Ok(SkinnyPart {
+        narrow: m.act("u", p.u, rows * p.r)?,
+        wide: m.act("A", p.a, p.r * k)?,
+        partial: 0,
+        column: 0,
+        depth: k as i32,
+        rank: p.r as i32,
+        module: p.module,
+        scale,
+        unused: 0,
+    })
+}

@@ -1,0 +1,368 @@
+//! A whole model on the virtual machine: training steps, scoring and generation of the CUDA backend against the cpu
+//! backend, through the same [`Engine`].
+
+use crate::{
+    harness::round,
+    rounded::Rounded,
+    vm_driver::{Ledger, VmDriver},
+};
+use irori::{
+    Result,
+    backend::{
+        AdamW, Backend, DType, Heads,
+        cpu::CpuBackend,
+        cuda::{CudaBackend, CudaSizes, Nf4Path, modules::MODULES},
+    },
+    data::{MicroBatch, Sample, batch::NO_LOSS},
+    model::{
+        Engine, LoraConfig, ModelConfig, Module,
+        engine::{EngineSpec, Residency, Saved},
+        source::{LinearData, Synthetic, TensorData, WeightSource},
+    },
+    rng::{Dropout, Rng},
+};
+use std::sync::{Arc, Mutex};
+
+/// A synthetic model whose norm weights are not all one.
+struct Toy(Synthetic);
+
+impl WeightSource for Toy {
+    fn config(&self) -> &ModelConfig {
+        self.0.config()
+    }
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+        let mut t = self.0.tensor(name, shape)?;
+        if name.ends_with("norm.weight") {
+            let mut rng = Rng::new(name.len() as u64, 3);
+            let values: Vec<half::bf16> =
+                (0..shape[0]).map(|_| half::bf16::from_f32(1.0 + 0.2 * rng.normal())).collect();
+            t.bytes = bytemuck::cast_slice(&values).to_vec().into();
+        }
+        Ok(t)
+    }
+    fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
+        self.0.linear(path, n, k)
+    }
+    fn dense_dtype(&self) -> DType {
+        self.0.dense_dtype()
+    }
+    fn fingerprint(&self) -> Result<String> {
+        self.0.fingerprint()
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+/// Two layers, grouped heads, widths that are no multiples of a tile.
+fn model(tied: bool) -> ModelConfig {
+    ModelConfig {
+        hidden: 192,
+        intermediate: 320,
+        layers: 2,
+        heads: Heads { q: 4, kv: 2, dim: 128 },
+        vocab: 520,
+        rope_theta: 1e6,
+        rms_eps: 1e-6,
+        tied,
+        max_positions: 512,
+    }
+}
+
+fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
+    LoraConfig { r: 8, alpha: 16.0, dropout, rslora: false, targets: targets.to_vec() }
+}
+
+fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
+    let model = model(false);
+    EngineSpec {
+        lora,
+        training,
+        max_rows: 200,
+        max_len: 160,
+        logit_rows: 48,
+        saved: vec![Saved::All; model.layers],
+        residency: vec![Residency::Nf4; model.layers],
+        model,
+        compute: DType::Bf16,
+        dense: DType::Bf16,
+        kv_slots: 0,
+        kv_capacity: 0,
+    }
+}
+
+const KEY: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// An engine with a random adapter, every weight of which is a bf16.
+fn engine(backend: Box<dyn Backend>, spec: EngineSpec) -> Engine {
+    let source = Toy(Synthetic::new("toy", spec.model.clone(), 5));
+    let mut e = Engine::new(backend, spec, &source, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
+    if let Some(lora) = e.spec().lora.clone() {
+        let mut rng = Rng::new(8, 8);
+        let flat: Vec<f32> = (0..lora.parameters(&e.spec().model)).map(|_| round(0.05 * rng.normal())).collect();
+        e.set_adapter(&flat).unwrap();
+    }
+    e
+}
+
+/// On the virtual machine, with what it keeps of the calls; `None`, aloud, in a build without kernels.
+fn cuda(spec: EngineSpec, sizes: CudaSizes, seed: u64) -> Option<(Engine, Arc<Mutex<Ledger>>)> {
+    if MODULES.is_empty() {
+        eprintln!("SKIP: this build has no kernels (no nvcc was found)");
+        return None;
+    }
+    let driver = VmDriver::new(1 << 30, seed);
+    let ledger = driver.ledger();
+    let backend = CudaBackend::new(Box::new(driver), sizes).unwrap();
+    Some((engine(Box::new(backend), spec), ledger))
+}
+
+fn cpu(spec: EngineSpec) -> Engine {
+    engine(Box::new(CpuBackend::new(Some(2)).unwrap()), spec)
+}
+
+fn rounded(spec: EngineSpec) -> Engine {
+    engine(Box::new(Rounded(CpuBackend::new(Some(2)).unwrap())), spec)
+}
+
+/// Ragged documents, one of a single token, one longer than a block of queries; loss on their second halves.
+fn documents(lengths: &[usize]) -> MicroBatch {
+    let mut rng = Rng::new(11, 2);
+    let mut batch = MicroBatch::new();
+    for (i, &n) in lengths.iter().enumerate() {
+        let tokens: Vec<u32> = (0..n).map(|_| rng.below(520)).collect();
+        let labels = (0..n).map(|t| if t >= n / 2 { tokens[t] as i32 } else { NO_LOSS }).collect();
+        batch.push(100 + i as u32, &Sample { tokens, labels });
+    }
+    batch
+}
+
+fn adamw(step: u64) -> AdamW {
+    AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step, max_norm: Some(1.0) }
+}
+
+/// What two steps leave.
+#[derive(Debug, PartialEq)]
+struct Trained {
+    losses: [f64; 2],
+    norms: [f64; 2],
+    /// Of the first step.
+    gradients: Vec<f32>,
+    adapter: Vec<f32>,
+    moments: (Vec<f32>, Vec<f32>),
+}
+
+/// Two steps over these micro-batches.
+fn train(e: &mut Engine, batches: &[MicroBatch]) -> Trained {
+    let targets: usize = batches.iter().map(|b| b.target_ids.len()).sum();
+    let mut gradients = Vec::new();
+    let stats = [1, 2].map(|step| {
+        e.begin_step().unwrap();
+        for b in batches {
+            e.accumulate(b, 1.0 / targets as f32, Dropout::key(KEY, step)).unwrap_or_else(|e| panic!("{e}"));
+        }
+        if step == 1 {
+            gradients = e.gradients().unwrap();
+        }
+        e.finish_step(&adamw(step)).unwrap()
+    });
+    Trained {
+        losses: stats.map(|s| s.loss_sum),
+        norms: stats.map(|s| s.grad_norm),
+        gradients,
+        adapter: e.adapter().unwrap(),
+        moments: e.moments().unwrap(),
+    }
+}
+
+/// ‖a − b‖ / ‖b‖, and the factor by which b fits a best: 1 without a bias.
+fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
+    assert_eq!(a.len(), b.len());
+    let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    let square: f64 = pairs().map(|(_, b)| b * b).sum();
+    let difference: f64 = pairs().map(|(a, b)| (a - b).powi(2)).sum();
+    ((difference / square).sqrt(), pairs().map(|(a, b)| a * b).sum::<f64>() / square)
+}
+
+/// The CUDA backend stores activations in bf16. What that costs is what it costs the cpu backend ([`Rounded`]), measured
+/// against the cpu backend proper, tensor by tensor; the kernels may add a quarter to it (they round softmax probabilities
+/// and adapters' v inside), and no bias: rounding errors of thousands of elements cancel in the factor that fits best.
+#[test]
+fn steps_are_the_cpu_steps() {
+    let spec = spec(Some(lora(0.1, &Module::ALL)), true);
+    let Some((mut gpu, _)) = cuda(spec.clone(), CudaSizes::FUSED, 0) else { return };
+    let batches = [documents(&[37, 1, 143, 6]), documents(&[64, 3])];
+    let got = train(&mut gpu, &batches);
+    let rounded = train(&mut rounded(spec.clone()), &batches);
+    let exact = train(&mut cpu(spec.clone()), &batches);
+    for step in 0..2 {
+        // 250 targets of 3.4 nats each, whose errors cancel: 2⁻⁸ of one logit would be 0.03 nats in all.
+        let error = (got.losses[step] / exact.losses[step] - 1.0).abs();
+        assert!(error < 1e-3, "step {step}: loss {} and {}", got.losses[step], exact.losses[step]);
+        let error = (got.norms[step] / exact.norms[step] - 1.0).abs();
+        assert!(error < 5e-3, "step {step}: norm {} and {}", got.norms[step], exact.norms[step]);
+    }
+    for slot in spec.lora.unwrap().slots(&spec.model) {
+        for (what, r) in [("A", slot.a_range()), ("B", slot.b_range())] {
+            let (rounding, _) = distance(&rounded.gradients[r.clone()], &exact.gradients[r.clone()]);
+            let (error, factor) = distance(&got.gradients[r.clone()], &exact.gradients[r.clone()]);
+            let what = format!("gradient of {} {what}", slot.peft_path());
+            println!("{what}: {error:.4}, rounding {rounding:.4}, factor {factor:.5}");
+            assert!(error < 1.25 * rounding, "{what}: {error}, rounding alone {rounding}");
+            assert!((factor - 1.0).abs() < 4e-3, "{what}: biased by {factor}");
+        }
+    }
+    for (what, got, rounded, exact) in [
+        ("adapter", &got.adapter, &rounded.adapter, &exact.adapter),
+        ("first moment", &got.moments.0, &rounded.moments.0, &exact.moments.0),
+        ("second moment", &got.moments.1, &rounded.moments.1, &exact.moments.1),
+    ] {
+        let ((rounding, _), (error, factor)) = (distance(rounded, exact), distance(got, exact));
+        println!("{what}: {error:.4}, rounding {rounding:.4}, factor {factor:.5}");
+        assert!(error < 1.25 * rounding && (factor - 1.0).abs() < 4e-3, "{what}: {error}, {rounding}, {factor}");
+    }
+}
+
+/// Recomputation, residency of the weights, the path of packed products and the order in which warps run: no bit changes.
+#[test]
+fn plans_and_schedules_change_no_bit() {
+    let base = spec(Some(lora(0.1, &Module::ALL)), true);
+    let batches = [documents(&[29, 1, 66])];
+    let run = |spec: EngineSpec, sizes, seed| cuda(spec, sizes, seed).map(|(mut e, _)| train(&mut e, &batches));
+    let Some(want) = run(base.clone(), CudaSizes::FUSED, 0) else { return };
+    assert!(want.losses[0] > 0.0 && want.gradients.iter().any(|&g| g != 0.0));
+    let scratch = CudaSizes { nf4: Nf4Path::Scratch };
+    let saved = |saved: [Saved; 2]| EngineSpec { saved: saved.to_vec(), ..base.clone() };
+    let resident = |residency: [Residency; 2]| EngineSpec { residency: residency.to_vec(), ..base.clone() };
+    for (what, spec, sizes, seed) in [
+        ("another schedule", base.clone(), CudaSizes::FUSED, 1),
+        ("dequantised to scratch", base.clone(), scratch, 2),
+        ("gate/up computed again", saved([Saved::NoGateUp; 2]), CudaSizes::FUSED, 3),
+        ("inputs only", saved([Saved::InputOnly, Saved::InputOnly]), CudaSizes::FUSED, 4),
+        ("mixed", saved([Saved::InputOnly, Saved::All]), scratch, 5),
+        ("unpacked", resident([Residency::Unpacked; 2]), CudaSizes::FUSED, 6),
+        ("one layer unpacked", resident([Residency::Nf4, Residency::Unpacked]), CudaSizes::FUSED, 7),
+        ("logits in small chunks", EngineSpec { logit_rows: 17, ..base.clone() }, CudaSizes::FUSED, 8),
+        ("room for more", EngineSpec { max_rows: 300, max_len: 300, ..base.clone() }, CudaSizes::FUSED, 9),
+    ] {
+        let got = run(spec, sizes, seed).unwrap();
+        if what == "logits in small chunks" {
+            // Each chunk's losses are added on their own; the sum's last bits depend on it, nothing else does.
+            assert!((got.losses[0] / want.losses[0] - 1.0).abs() < 1e-6);
+            assert_eq!((&got.gradients, &got.adapter), (&want.gradients, &want.adapter), "{what}");
+        } else {
+            assert!(
+                got == want,
+                "{what}: {:?} {:?}, expected {:?} {:?}",
+                got.losses,
+                got.norms,
+                want.losses,
+                want.norms
+            );
+        }
+    }
+}
+
+/// The arena is taken at the plan's size; after that nothing is allocated, and a step waits for the device once.
+#[test]
+fn a_step_takes_no_memory_and_waits_once() {
+    let spec = spec(Some(lora(0.0, &[Module::QProj, Module::DownProj])), true);
+    let Some((mut e, ledger)) = cuda(spec, CudaSizes::FUSED, 0) else { return };
+    let calls = || {
+        let book = ledger.lock().unwrap();
+        (book.allocations.clone(), book.waits)
+    };
+    assert_eq!(calls(), (vec![e.arena_bytes()], 0), "loading waits for nothing");
+    let batch = documents(&[20, 3]);
+    for step in 1..3 {
+        e.begin_step().unwrap();
+        e.accumulate(&batch, 0.1, 0).unwrap();
+        e.accumulate(&batch, 0.1, 0).unwrap();
+        assert_eq!(calls(), (vec![e.arena_bytes()], step as usize - 1));
+        e.finish_step(&adamw(step)).unwrap();
+        assert_eq!(calls(), (vec![e.arena_bytes()], step as usize));
+    }
+}
+
+/// The CPU's log-probabilities, in NF4 and without quantisation, with a head of its own and a tied one.
+#[test]
+fn scores_are_the_cpu_scores() {
+    let batch = documents(&[50, 2, 71]);
+    for (tied, residency) in [(false, Residency::Nf4), (true, Residency::Dense)] {
+        let base = spec(Some(lora(0.5, &Module::ALL)), false);
+        let spec = EngineSpec { model: model(tied), residency: vec![residency; 2], ..base };
+        let Some((mut gpu, ledger)) = cuda(spec.clone(), CudaSizes::FUSED, 3) else { return };
+        let score = |e: &mut Engine| {
+            let targets = e.target_logprobs(&batch).unwrap_or_else(|e| panic!("{e}"));
+            let choices = e.choice_logprobs(&batch, &[49, 51, 122], &[3, 500, 77, 4]).unwrap();
+            [targets, choices]
+        };
+        let (got, rounded, exact) = (score(&mut gpu), score(&mut rounded(spec.clone())), score(&mut cpu(spec)));
+        assert_eq!(got[1].len(), 12);
+        for ((got, rounded), exact) in got.iter().zip(&rounded).zip(&exact) {
+            let ((rounding, _), (error, factor)) = (distance(rounded, exact), distance(got, exact));
+            println!("log-probabilities: {error:.5}, rounding {rounding:.5}, factor {factor:.6}");
+            assert!(
+                error < 1.5 * rounding && (factor - 1.0).abs() < 2e-3,
+                "{error}, rounding alone {rounding}, {factor}"
+            );
+        }
+        assert_eq!(ledger.lock().unwrap().allocations.len(), 1);
+    }
+}
+
+/// Each token is, up to rounding, the one that the cpu backend finds the most probable: few sequences (the thin product) and many (tiles), slots that are used again.
+#[test]
+fn generated_tokens_are_the_most_probable() {
+    let mut rng = Rng::new(4, 4);
+    let mut prompt = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.below(520)).collect() };
+    let few = vec![prompt(9), prompt(1), prompt(40)];
+    let many: Vec<Vec<u32>> = (1..=11).map(&mut prompt).collect();
+    for (prompts, slots) in [(few, 2), (many, 10)] {
+        let base = spec(Some(lora(0.0, &Module::ALL)), false);
+        let spec = EngineSpec { kv_slots: slots, kv_capacity: 300, ..base };
+        let Some((mut gpu, ledger)) = cuda(spec.clone(), CudaSizes::FUSED, 5) else { return };
+        let texts = gpu.generate(&prompts, 4, &[519], &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"));
+        let mut cpu = cpu(EngineSpec { kv_slots: 0, ..spec });
+        for (prompt, text) in prompts.iter().zip(&texts) {
+            assert!(text.len() == 4 || text.last() == Some(&519), "{text:?}");
+            let mut batch = MicroBatch::new();
+            batch.push_prompt(0, &[&prompt[..], text].concat());
+            let rows: Vec<u32> = (0..text.len()).map(|i| (prompt.len() - 1 + i) as u32).collect();
+            // After each row, the log-probability of every token.
+            let ids: Vec<u32> = (0..520).collect();
+            let parts: Vec<Vec<f32>> =
+                ids.chunks(130).map(|ids| cpu.choice_logprobs(&batch, &rows, ids).unwrap()).collect();
+            for (row, &token) in text.iter().enumerate() {
+                let all: Vec<f32> = parts.iter().flat_map(|p| p[row * 130..(row + 1) * 130].to_vec()).collect();
+                let best = all.iter().copied().fold(f32::MIN, f32::max);
+                // bf16 moves a log-probability by about 0.01 nats (see the test of scores); the best two may be as near.
+                assert!(best - all[token as usize] < 0.04, "{token} is {} below the best", best - all[token as usize]);
+            }
+        }
+        let book = ledger.lock().unwrap();
+        assert_eq!(book.allocations.len(), 1);
+        let thin = book.costs.contains_key("gemv_nf4");
+        assert!(thin, "a product of few rows takes the thin path");
+    }
+}
+
+/// What the kernels cannot do is said before anything is taken.
+#[test]
+fn what_does_not_fit_the_kernels_is_refused() {
+    let refusal = |change: &dyn Fn(&mut EngineSpec)| {
+        let mut spec = spec(Some(lora(0.0, &Module::ALL)), true);
+        change(&mut spec);
+        irori::model::engine::arrange(&spec, &CudaSizes::FUSED).expect_err("refused").to_string()
+    };
+    for (change, words) in [
+        (&(|s: &mut EngineSpec| s.lora.as_mut().unwrap().r = 12) as &dyn Fn(&mut EngineSpec), "--lora-r 12"),
+        (&|s| s.model.heads.dim = 64, "head_dim of 128"),
+        (&|s| s.model.hidden = 8256, "hidden_size of at most 8192"),
+        (&|s| s.model.vocab = 521, "vocab_size"),
+        (&|s| s.compute = DType::F32, "--bnb-4bit-compute-dtype"),
+    ] {
+        let said = refusal(change);
+        assert!(said.contains(words), "{said}");
+    }
+}
