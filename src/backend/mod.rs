@@ -5,7 +5,8 @@
 //!   what is saved and what is recomputed, coarse enough that a launch is worth its cost.
 //! - **Memory.** Buffers are opaque typed handles ([`Buffer`]) out of one arena laid out beforehand ([`arena::Layout`]).
 //!   An operation writes into buffers it is given and allocates nothing. What it needs for itself comes out of one scratch
-//!   buffer, whose size [`Sizes::scratch_bytes`] says.
+//!   buffer, whose size [`Sizes::scratch_bytes`] says. A buffer may lie in host memory ([`arena::Space::Host`]); only
+//!   [`Backend::embed`]'s table and the memory operations take such a one.
 //! - **Order.** Operations are queued and run in the order of the calls. Only [`Backend::read`] waits.
 //! - **Numbers.** Activations have the type [`Sizes::activation`] (f32 on the CPU, bf16 on CUDA), called *act* below;
 //!   accumulation, norms, RoPE, softmax, cross-entropy, gradients of adapters and the optimizer are f32. Reductions have a
@@ -20,7 +21,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::{Result, rng::Dropout};
-pub use arena::{Buffer, Kind, Layout};
+pub use arena::{Buffer, Kind, Layout, Space};
 use std::ops::Range;
 
 /// Element type of a buffer or of a tensor in a file.
@@ -251,6 +252,10 @@ pub trait Sizes {
     fn activation(&self) -> DType;
     /// Bytes of scratch that suffice for every operation at these sizes.
     fn scratch_bytes(&self, shape: &ScratchShape) -> usize;
+    /// Whether the device has memory of its own, so that a buffer in host memory takes none of it.
+    fn own_memory(&self) -> bool {
+        false
+    }
 }
 
 /// The operations. See the module's text for what holds of all of them.
@@ -266,11 +271,12 @@ pub trait Backend: Send {
         Vec::new()
     }
 
-    /// Takes the arena, all bytes zero, and remembers `scratch` for the operations' own use. Called once.
+    /// Takes the arena, all bytes zero: `bytes` on the device and `host_bytes` in host memory that the device can read.
+    /// Remembers `scratch`, which lies on the device, for the operations' own use. Called once.
     ///
     /// # Errors
     /// If the memory cannot be had.
-    fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()>;
+    fn allocate(&mut self, bytes: usize, host_bytes: usize, scratch: Buffer) -> Result<()>;
 
     // --- memory -----------------------------------------------------------------------------------------------------
 
@@ -300,7 +306,8 @@ pub trait Backend: Send {
 
     // --- forward ----------------------------------------------------------------------------------------------------
 
-    /// `out[t] = table[tokens[t]]`. `table` Bf16 or F32 [V, H], `out` act [T, H]. PyTorch: `F.embedding`.
+    /// `out[t] = table[tokens[t]]`. `table` Bf16 or F32 [V, H], on the device or in host memory, `out` act [T, H].
+    /// PyTorch: `F.embedding`.
     fn embed(&mut self, table: Buffer, rows: &Rows, out: Buffer) -> Result<()>;
 
     /// `y = x / sqrt(mean(x²) + eps) · w` by rows. `x`, `y` act [T, H], `w` `F32 [H]`. PyTorch: `F.rms_norm`.

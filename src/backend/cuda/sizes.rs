@@ -13,6 +13,10 @@ impl Sizes for CudaSizes {
         "cuda"
     }
 
+    fn own_memory(&self) -> bool {
+        true
+    }
+
     fn activation(&self) -> DType {
         DType::Bf16
     }
