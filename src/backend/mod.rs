@@ -244,6 +244,15 @@ pub struct ScratchShape {
     pub training: bool,
 }
 
+/// What packed weights cost beside the product that they are used in: for the time model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unpacking {
+    /// They are dequantised to elements of this type, which are written to memory and read again.
+    ToScratch(DType),
+    /// They are decoded inside the product, which takes longer by this part of its time.
+    InProduct(f64),
+}
+
 /// What a backend needs to know before it exists: element types and scratch. The planner works from this alone.
 pub trait Sizes {
     /// "cpu" or "cuda".
@@ -252,6 +261,10 @@ pub trait Sizes {
     fn activation(&self) -> DType;
     /// Bytes of scratch that suffice for every operation at these sizes.
     fn scratch_bytes(&self, shape: &ScratchShape) -> usize;
+    /// What packed weights cost beside their product.
+    fn unpacking(&self) -> Unpacking {
+        Unpacking::ToScratch(self.activation())
+    }
     /// Whether the device has memory of its own, so that a buffer in host memory takes none of it.
     fn own_memory(&self) -> bool {
         false

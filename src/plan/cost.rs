@@ -5,7 +5,7 @@
 
 use super::Request;
 use crate::{
-    backend::{Sizes, Space},
+    backend::{Sizes, Space, Unpacking},
     model::{
         ModelConfig, Module,
         engine::{EngineSpec, Residency, Saved},
@@ -85,10 +85,13 @@ fn attention_flops(c: &ModelConfig, rows: f64, len: f64) -> f64 {
 /// Bytes of an NF4 weight with its share of absmax.
 const PACKED_BYTES: f64 = 0.5 + 4.0 / nf4::BLOCK as f64;
 
-/// Seconds that packed storage adds to a product of `rows` rows with `weights` weights: the packed weights in, the dense
-/// ones out and in again.
-fn unpacking(sizes: &dyn Sizes, speed: &Speed, _rows: f64, weights: f64) -> f64 {
-    weights * (PACKED_BYTES + 2.0 * sizes.activation().size() as f64) / speed.bandwidth
+/// Seconds that packed storage adds to a product of `rows` rows with `weights` weights.
+fn unpacking(sizes: &dyn Sizes, speed: &Speed, rows: f64, weights: f64) -> f64 {
+    match sizes.unpacking() {
+        // The packed weights in, the dense ones out and in again.
+        Unpacking::ToScratch(dtype) => weights * (PACKED_BYTES + 2.0 * dtype.size() as f64) / speed.bandwidth,
+        Unpacking::InProduct(part) => part * 2.0 * rows * weights / speed.flops,
+    }
 }
 
 /// Seconds of one pass of the head, forward or backward, over `targets` rows in chunks of `chunk`: each chunk reads it all.

@@ -1,7 +1,7 @@
 //! Element types and scratch of the CUDA backend, known without a device.
 
 use super::{attention, rows, skinny::SPLIT_ROWS};
-use crate::backend::{DType, ScratchShape, Sizes};
+use crate::backend::{DType, ScratchShape, Sizes, Unpacking};
 
 /// Sizes of the CUDA backend: activations in bf16; scratch for one dequantised weight matrix and for the partial sums of
 /// the reductions that are split over blocks.
@@ -15,6 +15,11 @@ impl Sizes for CudaSizes {
 
     fn own_memory(&self) -> bool {
         true
+    }
+
+    fn unpacking(&self) -> Unpacking {
+        // By counted instructions the dense kernels reach 94–98 % of the tensor cores' bound, those that decode 89–98 %.
+        Unpacking::InProduct(0.05)
     }
 
     fn activation(&self) -> DType {
