@@ -36,7 +36,7 @@ fn backend(mut layout: Layout, fill: &[Buffer]) -> CpuBackend {
     };
     let scratch = layout.take(Kind::Scratch, DType::U8, CpuSizes.scratch_bytes(&shape));
     let mut be = CpuBackend::new(None).expect("threads start");
-    be.allocate(layout.bytes(), scratch).expect("memory is there");
+    be.allocate(layout.bytes(), 0, scratch).expect("memory is there");
     for &b in fill {
         be.write(b, bytemuck::cast_slice(&random(b.len()))).expect("the buffer fits");
     }

@@ -6,7 +6,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use irori::{
-    backend::{AdamW, DType, Heads, cpu::CpuBackend},
+    backend::{AdamW, DType, Heads, Space, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, ModelConfig, Module,
@@ -68,6 +68,7 @@ fn step(c: &mut Criterion) {
             residency: vec![residency; model.layers],
             compute: DType::Bf16,
             dense: DType::Bf16,
+            embedding: Space::Device,
             kv_slots: 0,
             kv_capacity: 0,
         };

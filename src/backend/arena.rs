@@ -8,9 +8,20 @@ use super::DType;
 /// Alignment of every buffer in the arena, in bytes (a cache line on the CPU, a sector pair and more on a GPU).
 pub const ALIGN: usize = 256;
 
+/// Where a buffer lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Space {
+    /// The device's own memory.
+    Device,
+    /// Memory of the host that the device reads over the bus (pinned, on CUDA). On the CPU it is memory like any other.
+    Host,
+}
+
 /// An opaque handle on `len` elements in a backend's arena. Plain data: copying it copies no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
+    space: Space,
     offset: usize,
     len: usize,
     dtype: DType,
@@ -19,10 +30,15 @@ pub struct Buffer {
 impl Buffer {
     /// A buffer of no elements, for places that a configuration leaves unused.
     pub const fn empty(dtype: DType) -> Self {
-        Self { offset: 0, len: 0, dtype }
+        Self { space: Space::Device, offset: 0, len: 0, dtype }
     }
 
-    /// First byte in the arena.
+    /// The part of the arena that it lies in; offsets of each begin at 0.
+    pub fn space(&self) -> Space {
+        self.space
+    }
+
+    /// First byte in its part of the arena.
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -47,7 +63,7 @@ impl Buffer {
         self.len * self.dtype.size()
     }
 
-    /// Byte range in the arena.
+    /// Byte range in its part of the arena.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.bytes()
     }
@@ -59,7 +75,7 @@ impl Buffer {
     #[must_use]
     pub fn slice(&self, start: usize, len: usize) -> Self {
         assert!(start + len <= self.len, "buffer slice {start}+{len} of {}", self.len);
-        Self { offset: self.offset + start * self.dtype.size(), len, dtype: self.dtype }
+        Self { offset: self.offset + start * self.dtype.size(), len, ..*self }
     }
 
     /// The first `len` elements.
@@ -115,11 +131,28 @@ impl Kind {
     }
 }
 
-/// A layout under construction: a total and bytes by kind.
+/// A layout under construction: for the device and for host memory, a total and bytes by kind.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
+    device: Part,
+    host: Part,
+}
+
+/// One space of a layout.
+#[derive(Debug, Clone, Default)]
+struct Part {
     bytes: usize,
     by_kind: std::collections::BTreeMap<Kind, usize>,
+}
+
+impl Part {
+    fn take(&mut self, space: Space, kind: Kind, dtype: DType, len: usize) -> Buffer {
+        let offset = self.bytes;
+        let size = (len * dtype.size()).next_multiple_of(ALIGN);
+        self.bytes += size;
+        *self.by_kind.entry(kind).or_default() += size;
+        Buffer { space, offset, len, dtype }
+    }
 }
 
 impl Layout {
@@ -130,21 +163,32 @@ impl Layout {
 
     /// Places `len` elements of `dtype`; alignment padding is counted to `kind`.
     pub fn take(&mut self, kind: Kind, dtype: DType, len: usize) -> Buffer {
-        let offset = self.bytes;
-        let size = (len * dtype.size()).next_multiple_of(ALIGN);
-        self.bytes += size;
-        *self.by_kind.entry(kind).or_default() += size;
-        Buffer { offset, len, dtype }
+        self.device.take(Space::Device, kind, dtype, len)
     }
 
-    /// Size of the arena in bytes.
+    /// The same in host memory. Few operations take such a buffer; see [`super::Backend`].
+    pub fn take_host(&mut self, kind: Kind, dtype: DType, len: usize) -> Buffer {
+        self.host.take(Space::Host, kind, dtype, len)
+    }
+
+    /// Bytes on the device.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.device.bytes
     }
 
-    /// Bytes of each kind that occurs, in the order of [`Kind`]. They add up to [`Layout::bytes`].
+    /// Bytes in host memory.
+    pub fn host_bytes(&self) -> usize {
+        self.host.bytes
+    }
+
+    /// Bytes on the device of each kind that occurs, in the order of [`Kind`]. They add up to [`Layout::bytes`].
     pub fn by_kind(&self) -> impl Iterator<Item = (Kind, usize)> + '_ {
-        self.by_kind.iter().map(|(k, b)| (*k, *b))
+        self.device.by_kind.iter().map(|(k, b)| (*k, *b))
+    }
+
+    /// Bytes in host memory of each kind that occurs. They add up to [`Layout::host_bytes`].
+    pub fn host_by_kind(&self) -> impl Iterator<Item = (Kind, usize)> + '_ {
+        self.host.by_kind.iter().map(|(k, b)| (*k, *b))
     }
 }
 
@@ -162,5 +206,9 @@ mod tests {
         assert_eq!(layout.bytes(), 1024);
         assert_eq!(layout.by_kind().map(|(_, n)| n).sum::<usize>(), 1024);
         assert_eq!(b.slice(60, 5).range(), 496..516);
+        let h = layout.take_host(Kind::EmbeddingAndHead, DType::Bf16, 200);
+        assert_eq!((h.space(), h.slice(100, 10).space(), h.range()), (Space::Host, Space::Host, 0..400));
+        assert_eq!((layout.bytes(), layout.host_bytes(), a.space()), (1024, 512, Space::Device));
+        assert_eq!(layout.host_by_kind().collect::<Vec<_>>(), [(Kind::EmbeddingAndHead, 512)]);
     }
 }

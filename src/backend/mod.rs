@@ -5,7 +5,8 @@
 //!   what is saved and what is recomputed, coarse enough that a launch is worth its cost.
 //! - **Memory.** Buffers are opaque typed handles ([`Buffer`]) out of one arena laid out beforehand ([`arena::Layout`]).
 //!   An operation writes into buffers it is given and allocates nothing. What it needs for itself comes out of one scratch
-//!   buffer, whose size [`Sizes::scratch_bytes`] says.
+//!   buffer, whose size [`Sizes::scratch_bytes`] says. A buffer may lie in host memory ([`arena::Space::Host`]); only
+//!   [`Backend::embed`]'s table and the memory operations take such a one.
 //! - **Order.** Operations are queued and run in the order of the calls. Only [`Backend::read`] waits.
 //! - **Numbers.** Activations have the type [`Sizes::activation`] (f32 on the CPU, bf16 on CUDA), called *act* below;
 //!   accumulation, norms, RoPE, softmax, cross-entropy, gradients of adapters and the optimizer are f32. Reductions have a
@@ -22,7 +23,7 @@ pub mod cuda;
 
 use crate::{Result, rng::Dropout};
 pub use adamw::AdamW;
-pub use arena::{Buffer, Kind, Layout};
+pub use arena::{Buffer, Kind, Layout, Space};
 use std::ops::Range;
 
 /// Element type of a buffer or of a tensor in a file.
@@ -266,6 +267,15 @@ impl Default for ScratchShape {
     }
 }
 
+/// What packed weights cost beside the product that they are used in: for the time model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unpacking {
+    /// They are dequantised to elements of this type, which are written to memory and read again.
+    ToScratch(DType),
+    /// They are decoded inside the product, which takes longer by this part of its time.
+    InProduct(f64),
+}
+
 /// What a backend needs to know before it exists: element types and scratch. The planner works from this alone.
 pub trait Sizes {
     /// "cpu" or "cuda".
@@ -280,6 +290,14 @@ pub trait Sizes {
     /// Names the setting and what the backend takes.
     fn check(&self, _shape: &ScratchShape) -> Result<()> {
         Ok(())
+    }
+    /// What packed weights cost beside their product.
+    fn unpacking(&self) -> Unpacking {
+        Unpacking::ToScratch(self.activation())
+    }
+    /// Whether the device has memory of its own, so that a buffer in host memory takes none of it.
+    fn own_memory(&self) -> bool {
+        false
     }
 }
 
@@ -303,11 +321,12 @@ pub trait Backend: Send {
         Ok(Vec::new())
     }
 
-    /// Takes the arena and remembers `scratch` for the operations' own use. What the arena holds is arbitrary. Called once.
+    /// Takes the arena: `bytes` on the device and `host_bytes` in host memory that the device can read. What it holds is
+    /// arbitrary. Remembers `scratch`, which lies on the device, for the operations' own use. Called once.
     ///
     /// # Errors
     /// If the memory cannot be had.
-    fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()>;
+    fn allocate(&mut self, bytes: usize, host_bytes: usize, scratch: Buffer) -> Result<()>;
 
     // --- memory -----------------------------------------------------------------------------------------------------
 
@@ -337,7 +356,8 @@ pub trait Backend: Send {
 
     // --- forward ----------------------------------------------------------------------------------------------------
 
-    /// `out[t] = table[tokens[t]]`. `table` Bf16 or F32 [V, H], `out` act [T, H]. PyTorch: `F.embedding`.
+    /// `out[t] = table[tokens[t]]`. `table` Bf16 or F32 [V, H], on the device or in host memory, `out` act [T, H].
+    /// PyTorch: `F.embedding`.
     fn embed(&mut self, table: Buffer, rows: &Rows, out: Buffer) -> Result<()>;
 
     /// `y = x / sqrt(mean(x²) + eps) · w` by rows. `x`, `y` act [T, H], `w` `F32 [H]`. PyTorch: `F.rms_norm`.

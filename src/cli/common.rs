@@ -196,7 +196,7 @@ impl Job {
 const LOGIT_ROWS: usize = 128;
 
 /// Speed that the planner assumes of a CPU when it orders its choices. They depend on the ratio only.
-pub const CPU_SPEED: Speed = Speed { flops: 5e10, bandwidth: 1e10 };
+pub const CPU_SPEED: Speed = Speed { flops: 5e10, bandwidth: 1e10, bus: 1e10 };
 
 /// Plans a job on a device.
 ///

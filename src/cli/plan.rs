@@ -10,7 +10,7 @@ use crate::{
     model::source,
     plan::{
         self, Plan, Speed, Unpack,
-        cost::training_cost,
+        cost::{Work, step_time},
         device::{self, CUDA_CONTEXT, PROFILES, Profile},
     },
     train::{Settings, TrainConfig, steps::StepPlan},
@@ -99,6 +99,7 @@ pub fn run(args: Args) -> Result<()> {
             "model": opened.source.describe(),
             "device": where_,
             "bytes": plan.bytes,
+            "host_bytes": plan.host_bytes,
             "reserved_outside_bytes": reserve,
             "limit_bytes": plan.limit,
             "items": items,
@@ -136,10 +137,8 @@ fn course(config: &TrainConfig, inputs: &Inputs) -> Result<Course> {
 fn seconds(config: &TrainConfig, plan: &Plan, sizes: &dyn Sizes, speed: &Speed, c: &Course) -> f64 {
     let mean = c.tokens as f64 / c.samples.max(1) as f64;
     let step_rows = mean * config.samples_per_step() as f64;
-    let micro_batches = (step_rows / plan.spec.max_rows as f64).ceil().max(1.0);
-    let targets = c.targets as f64 / c.tokens.max(1) as f64 * step_rows;
-    let one = training_cost(&plan.spec, sizes.activation(), step_rows / micro_batches, mean, targets / micro_batches);
-    one.seconds(speed) * micro_batches * (c.tokens as f64 * c.epochs / step_rows)
+    let step = Work { rows: step_rows, len: mean, targets: c.targets as f64 / c.tokens.max(1) as f64 * step_rows };
+    step_time(&plan.spec, sizes, speed, &step).total() * (c.tokens as f64 * c.epochs / step_rows)
 }
 
 fn table(
@@ -156,6 +155,10 @@ fn table(
         let _ = writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB", kind.label(), bytes, gib(*bytes as f64));
     }
     let _ = writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB", "arena", plan.bytes, gib(plan.bytes as f64));
+    if plan.host_bytes > 0 {
+        let (label, bytes) = ("embedding, in host memory", plan.host_bytes);
+        let _ = writeln!(t, "  {label:<24}{bytes:>14} B {:>9.3} GiB", gib(bytes as f64));
+    }
     if reserve > 0 {
         let _ =
             writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB  (estimate)", "driver and modules", reserve, gib(reserve as f64));

@@ -162,6 +162,9 @@ pub fn plan_lines(plan: &Plan) -> Vec<String> {
         .collect();
     let [all, no_gate_up, input_only] = plan.saved_counts();
     let mut lines = vec![format!("memory: {:.2} GiB ({})", gib(plan.bytes), items.join(", "))];
+    if plan.host_bytes > 0 {
+        lines.push(format!("the embedding lies in host memory: {:.2} GiB", gib(plan.host_bytes)));
+    }
     if no_gate_up + input_only > 0 {
         lines.push(format!(
             "to fit, {input_only} layers are recomputed in the backward pass and {no_gate_up} in part; {all} are kept whole"

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{AdamW, Backend, DType},
+    backend::{AdamW, Backend, DType, Space},
     data::{MicroBatch, Sample},
     quant::nested,
     rng::Rng,
@@ -75,6 +75,7 @@ fn engine(backend: Box<dyn Backend>) -> Result<Engine> {
         residency: vec![Residency::Nf4; model.layers],
         compute: DType::Bf16,
         dense: DType::Bf16,
+        embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,
         model: model.clone(),

@@ -1,12 +1,16 @@
-//! What a step costs in floating-point work and bytes, and what each knob of the plan is worth.
+//! What a step costs in time, and what each knob of the plan is worth.
+//!
+//! The model is a lower bound made of few terms: floating-point work at the speed of large products, what packed weights
+//! cost on top, the head, and the bytes that cross the bus. It orders choices; it does not promise a time.
 
 use super::Request;
 use crate::{
-    backend::{DType, Sizes},
+    backend::{Sizes, Space, Unpacking},
     model::{
         ModelConfig, Module,
         engine::{EngineSpec, Residency, Saved},
     },
+    quant::nf4,
 };
 
 /// Speed of a device, as far as the time model looks.
@@ -16,6 +20,8 @@ pub struct Speed {
     pub flops: f64,
     /// Bytes a second that streaming reads and writes reach.
     pub bandwidth: f64,
+    /// Bytes a second that the device reads from host memory.
+    pub bus: f64,
 }
 
 /// A choice the planner can spend memory on.
@@ -27,27 +33,44 @@ pub enum Knob {
     SaveGateUp,
     /// Keep a layer's weights unpacked.
     Unpack,
+    /// Keep the embedding on the device.
+    Embedding,
 }
 
-/// Floating-point work and traffic of a micro-batch.
+/// What is computed in one go: a step, or a micro-batch of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Token positions.
+    pub rows: f64,
+    /// Mean length of a document.
+    pub len: f64,
+    /// Positions that carry loss.
+    pub targets: f64,
+}
+
+/// Seconds of a step by what they go into.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct StepCost {
-    /// Floating-point operations.
-    pub flops: f64,
-    /// Bytes read and written by dequantisation.
-    pub bytes: f64,
+pub struct StepTime {
+    /// Linears, adapters and attention, and what of them is recomputed.
+    pub compute: f64,
+    /// Getting at packed weights.
+    pub unpack: f64,
+    /// The head.
+    pub head: f64,
+    /// Reading the embedding from host memory.
+    pub bus: f64,
 }
 
-impl StepCost {
-    /// Seconds on a device.
-    pub fn seconds(&self, speed: &Speed) -> f64 {
-        self.flops / speed.flops + self.bytes / speed.bandwidth
+impl StepTime {
+    /// All of it.
+    pub fn total(&self) -> f64 {
+        self.compute + self.unpack + self.head + self.bus
     }
 }
 
 /// Weights of a layer's linears.
 fn linear_weights(c: &ModelConfig) -> f64 {
-    Module::ALL.iter().map(|m| m.shape(c)).map(|(n, k)| (n * k) as f64).sum()
+    module_weights(c, &Module::ALL)
 }
 
 fn module_weights(c: &ModelConfig, modules: &[Module]) -> f64 {
@@ -59,44 +82,60 @@ fn attention_flops(c: &ModelConfig, rows: f64, len: f64) -> f64 {
     2.0 * rows * len * c.heads.q_width() as f64
 }
 
-/// Bytes moved by dequantising one weight: the packed weight and its share of absmax in, the dense weight out and in again.
-fn dequantize_bytes(act: DType) -> f64 {
-    0.5 + 4.0 / 64.0 + 2.0 * act.size() as f64
+/// Bytes of an NF4 weight with its share of absmax.
+const PACKED_BYTES: f64 = 0.5 + 4.0 / nf4::BLOCK as f64;
+
+/// Seconds that packed storage adds to a product of `rows` rows with `weights` weights.
+fn unpacking(sizes: &dyn Sizes, speed: &Speed, rows: f64, weights: f64) -> f64 {
+    match sizes.unpacking() {
+        // The packed weights in, the dense ones out and in again.
+        Unpacking::ToScratch(dtype) => weights * (PACKED_BYTES + 2.0 * dtype.size() as f64) / speed.bandwidth,
+        Unpacking::InProduct(part) => part * 2.0 * rows * weights / speed.flops,
+    }
 }
 
-/// Cost of one training micro-batch of `rows` rows in documents of mean length `len`, with `targets` target rows.
-pub fn training_cost(spec: &EngineSpec, act: DType, rows: f64, len: f64, targets: f64) -> StepCost {
+/// Seconds of one pass of the head, forward or backward, over `targets` rows in chunks of `chunk`: each chunk reads it all.
+fn head_pass(spec: &EngineSpec, speed: &Speed, targets: f64) -> f64 {
+    let c = &spec.model;
+    let weights = (c.vocab * c.hidden) as f64;
+    let chunks = (targets / spec.logit_rows.min(spec.max_rows) as f64).ceil();
+    let traffic = chunks * weights * spec.dense.size() as f64 / speed.bandwidth;
+    (2.0 * targets * weights / speed.flops).max(traffic)
+}
+
+/// Seconds to fetch the rows of the embedding.
+fn bus(spec: &EngineSpec, speed: &Speed, rows: f64) -> f64 {
+    match spec.embedding {
+        Space::Device => 0.0,
+        Space::Host => rows * (spec.model.hidden * spec.dense.size()) as f64 / speed.bus,
+    }
+}
+
+/// Time of a training step that is cut into as few micro-batches as the plan allows.
+pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Work) -> StepTime {
+    let micro_batches = (step.rows / spec.max_rows as f64).ceil().max(1.0);
+    let (rows, targets) = (step.rows / micro_batches, step.targets / micro_batches);
     let c = &spec.model;
     let linear = 2.0 * rows * linear_weights(c);
     let lora = spec.lora.as_ref().map_or(0.0, |l| 6.0 * rows * l.layer_parameters(c) as f64);
-    let attention = attention_flops(c, rows, len);
-    let mut cost = StepCost::default();
+    let attention = attention_flops(c, rows, step.len);
+    let mut time = StepTime::default();
     for (saved, residency) in spec.saved.iter().zip(&spec.residency) {
         let recompute = match saved {
             Saved::All => 0.0,
             Saved::NoGateUp => module_weights(c, &[Module::GateProj, Module::UpProj]),
             Saved::InputOnly => linear_weights(c) - module_weights(c, &[Module::DownProj]),
         };
-        cost.flops += 2.0 * linear + 2.0 * rows * recompute + lora + 3.5 * attention;
-        cost.flops += if *saved == Saved::InputOnly { attention } else { 0.0 };
+        let again = if *saved == Saved::InputOnly { attention } else { 0.0 };
+        time.compute += (2.0 * linear + 2.0 * rows * recompute + lora + 3.5 * attention + again) / speed.flops;
         if *residency == Residency::Nf4 {
-            cost.bytes += (2.0 * linear_weights(c) + recompute) * dequantize_bytes(act);
+            time.unpack += unpacking(sizes, speed, rows, 2.0 * linear_weights(c) + recompute);
         }
     }
-    cost.flops += 4.0 * targets * (c.vocab * c.hidden) as f64;
-    cost
-}
-
-/// Cost of one forward pass.
-pub fn forward_cost(spec: &EngineSpec, act: DType, rows: f64, len: f64, targets: f64) -> StepCost {
-    let c = &spec.model;
-    let packed = spec.residency.iter().filter(|r| **r == Residency::Nf4).count() as f64;
-    let lora = spec.lora.as_ref().map_or(0.0, |l| 2.0 * rows * l.parameters(c) as f64);
-    let layer = 2.0 * rows * linear_weights(c) + attention_flops(c, rows, len);
-    StepCost {
-        flops: c.layers as f64 * layer + lora + 2.0 * targets * (c.vocab * c.hidden) as f64,
-        bytes: packed * linear_weights(c) * dequantize_bytes(act),
-    }
+    time.head = 2.0 * head_pass(spec, speed, targets);
+    time.bus = bus(spec, speed, rows);
+    let all = |seconds: f64| seconds * micro_batches;
+    StepTime { compute: all(time.compute), unpack: all(time.unpack), head: all(time.head), bus: all(time.bus) }
 }
 
 /// Knobs by seconds saved per byte, the best first. Gate/up comes after attention: it needs it.
@@ -104,20 +143,24 @@ pub fn knobs_by_worth(r: &Request, sizes: &dyn Sizes, speed: &Speed) -> Vec<Knob
     let c = &r.model;
     let rows = r.rows as f64;
     let act = sizes.activation().size() as f64;
-    let seconds = |flops: f64, weights: f64| {
-        StepCost { flops, bytes: weights * dequantize_bytes(sizes.activation()) }.seconds(speed)
+    let again = |weights: f64| {
+        let packed = if r.four_bit { unpacking(sizes, speed, rows, weights) } else { 0.0 };
+        2.0 * rows * weights / speed.flops + packed
     };
     let attention_weights = module_weights(c, &[Module::QProj, Module::KProj, Module::VProj, Module::OProj]);
     let attention_bytes =
         rows * act * (c.heads.qkv_width() + c.heads.q_width() + c.hidden) as f64 + rows * 4.0 * c.heads.q as f64;
-    let attention_saves =
-        seconds(2.0 * rows * attention_weights + attention_flops(c, rows, r.max_len as f64), attention_weights);
+    let attention_saves = again(attention_weights) + attention_flops(c, rows, r.max_len as f64) / speed.flops;
     let gate_up = module_weights(c, &[Module::GateProj, Module::UpProj]);
     let passes = if r.training { 2.0 } else { 1.0 };
+    let unpack_saves = unpacking(sizes, speed, rows, passes * linear_weights(c));
+    let fetch = rows / speed.bus;
     let mut worth = [
         (Knob::SaveAttention, attention_saves / attention_bytes),
-        (Knob::SaveGateUp, seconds(2.0 * rows * gate_up, gate_up) / (rows * act * 2.0 * c.intermediate as f64)),
-        (Knob::Unpack, seconds(0.0, passes * linear_weights(c)) / (linear_weights(c) * (act - 0.5625)).max(1.0)),
+        (Knob::SaveGateUp, again(gate_up) / (rows * act * 2.0 * c.intermediate as f64)),
+        (Knob::Unpack, unpack_saves / (linear_weights(c) * (act - PACKED_BYTES)).max(1.0)),
+        // Rows of it a micro-batch, and all of it in memory: its width and type cancel.
+        (Knob::Embedding, fetch / c.vocab as f64),
     ];
     worth.sort_by(|a, b| b.1.total_cmp(&a.1));
     let mut order: Vec<Knob> = worth.iter().map(|w| w.0).collect();

@@ -11,7 +11,7 @@ pub struct Profile {
     pub sms: usize,
     /// Memory that a process can have, bytes.
     pub memory: u64,
-    /// Dense bf16 peak (with mma.sync on Hopper) and memory bandwidth.
+    /// Dense bf16 peak (with mma.sync on Hopper), memory bandwidth, and that of the PCIe link (16 lanes).
     pub speed: Speed,
 }
 
@@ -20,12 +20,32 @@ const GIB: u64 = 1 << 30;
 /// Known devices. bf16 peaks: NVIDIA's data sheets, scaled by SM count for slices; on Hopper about 62 % of it, which is
 /// what mma.sync reaches.
 pub const PROFILES: &[Profile] = &[
-    Profile { name: "a100-2g.20gb", sms: 28, memory: 39 * GIB / 2, speed: Speed { flops: 80.9e12, bandwidth: 500e9 } },
-    Profile { name: "a100-3g.20gb", sms: 42, memory: 39 * GIB / 2, speed: Speed { flops: 121.3e12, bandwidth: 780e9 } },
-    Profile { name: "a100-80gb", sms: 108, memory: 79 * GIB, speed: Speed { flops: 312e12, bandwidth: 2.0e12 } },
-    Profile { name: "h100", sms: 132, memory: 78 * GIB, speed: Speed { flops: 613e12, bandwidth: 3.35e12 } },
-    Profile { name: "h200", sms: 132, memory: 139 * GIB, speed: Speed { flops: 613e12, bandwidth: 4.8e12 } },
-    Profile { name: "rtx3080-10gb", sms: 68, memory: 19 * GIB / 2, speed: Speed { flops: 59.5e12, bandwidth: 760e9 } },
+    Profile {
+        name: "a100-2g.20gb",
+        sms: 28,
+        memory: 39 * GIB / 2,
+        speed: Speed { flops: 80.9e12, bandwidth: 500e9, bus: 31.5e9 },
+    },
+    Profile {
+        name: "a100-3g.20gb",
+        sms: 42,
+        memory: 39 * GIB / 2,
+        speed: Speed { flops: 121.3e12, bandwidth: 780e9, bus: 31.5e9 },
+    },
+    Profile {
+        name: "a100-80gb",
+        sms: 108,
+        memory: 79 * GIB,
+        speed: Speed { flops: 312e12, bandwidth: 2.0e12, bus: 31.5e9 },
+    },
+    Profile { name: "h100", sms: 132, memory: 78 * GIB, speed: Speed { flops: 613e12, bandwidth: 3.35e12, bus: 63e9 } },
+    Profile { name: "h200", sms: 132, memory: 139 * GIB, speed: Speed { flops: 613e12, bandwidth: 4.8e12, bus: 63e9 } },
+    Profile {
+        name: "rtx3080-10gb",
+        sms: 68,
+        memory: 19 * GIB / 2,
+        speed: Speed { flops: 59.5e12, bandwidth: 760e9, bus: 31.5e9 },
+    },
 ];
 
 /// The profile called `name`.

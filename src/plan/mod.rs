@@ -9,13 +9,13 @@ pub mod device;
 
 use crate::{
     Error, Result,
-    backend::{DType, Kind, Sizes},
+    backend::{DType, Kind, Sizes, Space},
     model::{
         LoraConfig, ModelConfig,
         engine::{EngineSpec, Residency, Saved, arrange},
     },
 };
-pub use cost::{Speed, StepCost};
+pub use cost::{Speed, StepTime, Work};
 
 /// What a run asks of the planner.
 #[derive(Debug, Clone)]
@@ -66,11 +66,23 @@ pub struct Plan {
     pub bytes: usize,
     /// Bytes by item; they add up to `bytes`.
     pub items: Vec<(Kind, usize)>,
-    /// The limit it was made for, if there was one.
+    /// Bytes in host memory beside a device that has memory of its own.
+    pub host_bytes: usize,
+    /// The limit on the arena it was made for, if there was one.
     pub limit: Option<u64>,
 }
 
 impl Plan {
+    /// What `spec` takes.
+    ///
+    /// # Errors
+    /// If it cannot be laid out.
+    pub fn of(spec: EngineSpec, sizes: &dyn Sizes, limit: Option<u64>) -> Result<Self> {
+        let layout = arrange(&spec, sizes)?.layout;
+        let (bytes, host_bytes, items) = (layout.bytes(), layout.host_bytes(), layout.by_kind().collect());
+        Ok(Self { spec, bytes, items, host_bytes, limit })
+    }
+
     /// Layers under each choice of saved activations: all, without gate/up, input only.
     pub fn saved_counts(&self) -> [usize; 3] {
         [Saved::All, Saved::NoGateUp, Saved::InputOnly].map(|s| self.spec.saved.iter().filter(|&&x| x == s).count())
@@ -91,9 +103,16 @@ struct Upgrades {
     gate_up: usize,
     /// Layers whose weights are unpacked.
     unpacked: usize,
+    /// Whether the embedding is on the device although it might lie in host memory.
+    embedding: bool,
 }
 
-fn spec_of(r: &Request, u: Upgrades) -> EngineSpec {
+/// Whether the embedding may lie in host memory, and there is something to gain by it.
+fn embedding_may_leave(r: &Request, sizes: &dyn Sizes) -> bool {
+    sizes.own_memory() && !r.model.tied
+}
+
+fn spec_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
     let layers = r.model.layers;
     // The last layers run backward first, when the most is saved; which layers are chosen does not change the total.
     let saved = |i: usize| match i {
@@ -117,13 +136,14 @@ fn spec_of(r: &Request, u: Upgrades) -> EngineSpec {
         residency: (0..layers).map(residency).collect(),
         compute: r.compute,
         dense: r.dense,
+        embedding: if u.embedding || !embedding_may_leave(r, sizes) { Space::Device } else { Space::Host },
         kv_slots: r.kv_slots,
         kv_capacity: r.kv_capacity,
     }
 }
 
 fn bytes_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> Result<usize> {
-    Ok(arrange(&spec_of(r, u), sizes)?.layout.bytes())
+    Ok(arrange(&spec_of(r, sizes, u), sizes)?.layout.bytes())
 }
 
 /// The largest n in 0..=most for which `fits`, which holds for 0 and stops holding once.
@@ -149,7 +169,7 @@ pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -
     if r.unpack == Unpack::Always && r.four_bit {
         u.unpacked = layers;
     }
-    arrange(&spec_of(r, u), sizes)?;
+    arrange(&spec_of(r, sizes, u), sizes)?;
     if !fits(u)? {
         return Err(refuse(r, sizes, u, limit.unwrap_or(0)));
     }
@@ -165,12 +185,11 @@ pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -
             cost::Knob::Unpack if r.four_bit && r.unpack == Unpack::WhereItFits => {
                 u.unpacked = largest(layers, |n| fits(Upgrades { unpacked: n, ..u }))?;
             }
+            cost::Knob::Embedding => u.embedding = fits(Upgrades { embedding: true, ..u })?,
             _ => {}
         }
     }
-    let spec = spec_of(r, u);
-    let layout = arrange(&spec, sizes)?.layout;
-    Ok(Plan { spec, bytes: layout.bytes(), items: layout.by_kind().collect(), limit })
+    Plan::of(spec_of(r, sizes, u), sizes, limit)
 }
 
 /// Why nothing fits, and what would.

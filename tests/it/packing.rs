@@ -2,7 +2,7 @@
 //! recomputation, gives the same loss and gradients but for the rounding of f32 sums.
 
 use irori::{
-    backend::{AdamW, DType, cpu::CpuBackend},
+    backend::{AdamW, DType, Space, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
@@ -40,6 +40,7 @@ fn engine(saved: [Saved; 2], dropout: f32) -> Engine {
         residency: vec![Residency::Nf4; 2],
         compute: DType::Bf16,
         dense: DType::Bf16,
+        embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,
     };

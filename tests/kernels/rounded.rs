@@ -31,8 +31,8 @@ impl Backend for Rounded {
         self.0.describe()
     }
 
-    fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()> {
-        self.0.allocate(bytes, scratch)
+    fn allocate(&mut self, bytes: usize, host_bytes: usize, scratch: Buffer) -> Result<()> {
+        self.0.allocate(bytes, host_bytes, scratch)
     }
 
     fn write(&mut self, dst: Buffer, data: &[u8]) -> Result<()> {

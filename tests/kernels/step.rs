@@ -9,7 +9,7 @@ use crate::{
 use irori::{
     Result,
     backend::{
-        AdamW, Backend, DType, Heads,
+        AdamW, Backend, DType, Heads, Space,
         cpu::CpuBackend,
         cuda::{CudaBackend, CudaSizes, Nf4Path, modules::MODULES},
     },
@@ -86,6 +86,7 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
         model,
         compute: DType::Bf16,
         dense: DType::Bf16,
+        embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,
     }
@@ -243,6 +244,7 @@ fn plans_and_schedules_change_no_bit() {
         ("unpacked", resident([Residency::Unpacked; 2]), CudaSizes::FUSED, 6),
         ("one layer unpacked", resident([Residency::Nf4, Residency::Unpacked]), CudaSizes::FUSED, 7),
         ("logits in small chunks", EngineSpec { logit_rows: 17, ..base.clone() }, CudaSizes::FUSED, 8),
+        ("embedding in host memory", EngineSpec { embedding: Space::Host, ..base.clone() }, CudaSizes::FUSED, 10),
         ("room for more", EngineSpec { max_rows: 300, max_len: 300, ..base.clone() }, CudaSizes::FUSED, 9),
     ] {
         let got = run(spec, sizes, seed).unwrap();

@@ -5,7 +5,7 @@
 
 use crate::{
     Error, Result,
-    backend::{Buffer, DType},
+    backend::{Buffer, DType, Space},
 };
 use bytemuck::Pod;
 use half::bf16;
@@ -35,18 +35,21 @@ pub(super) struct Access<'a> {
     operation: &'static str,
     base: *mut u8,
     len: usize,
+    host: usize,
     lent: Vec<(Range<usize>, bool)>,
     scratch: Range<usize>,
     arena: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Access<'a> {
-    /// Opens `arena` for `operation`, which may use the bytes of `scratch` for itself.
-    pub fn new(operation: &'static str, arena: &'a mut [u8], scratch: Range<usize>) -> Self {
+    /// Opens `arena`, whose host space begins at byte `host`, for `operation`, which may use the bytes of `scratch` for
+    /// itself.
+    pub fn new(operation: &'static str, arena: &'a mut [u8], host: usize, scratch: Range<usize>) -> Self {
         Self {
             operation,
             base: arena.as_mut_ptr(),
             len: arena.len(),
+            host: host.min(arena.len()),
             lent: Vec::with_capacity(12),
             scratch,
             arena: PhantomData,
@@ -58,9 +61,21 @@ impl<'a> Access<'a> {
         Error::failed(format!("{}: {message}", self.operation))
     }
 
+    /// Bytes `range` of a space as bytes of the arena.
+    fn place(&self, name: &str, space: Space, range: Range<usize>) -> Result<Range<usize>> {
+        let (start, len) = match space {
+            Space::Device => (0, self.host),
+            Space::Host => (self.host, self.len - self.host),
+        };
+        if range.start > range.end || range.end > len {
+            return Err(self.error(format!("{name} ends at byte {} of an arena of {len}", range.end)));
+        }
+        Ok(start + range.start..start + range.end)
+    }
+
     /// Lends bytes of the arena; the pointer is valid for `'a` for the access asked.
     fn lend(&mut self, name: &str, range: Range<usize>, write: bool) -> Result<*mut u8> {
-        if range.start > range.end || range.end > self.len {
+        if range.end > self.len {
             return Err(self.error(format!("{name} ends at byte {} of an arena of {}", range.end, self.len)));
         }
         if range.is_empty() {
@@ -87,7 +102,7 @@ impl<'a> Access<'a> {
         if !b.offset().is_multiple_of(size_of::<T>()) {
             return Err(self.error(format!("{name} starts at byte {}, which is not aligned", b.offset())));
         }
-        Ok(b.offset()..b.offset() + len * size_of::<T>())
+        self.place(name, b.space(), b.offset()..b.offset() + len * size_of::<T>())
     }
 
     /// `b` for reading; it has exactly `len` elements.
@@ -116,12 +131,14 @@ impl<'a> Access<'a> {
 
     /// Bytes of `b` for reading, whatever its type.
     pub fn read_bytes(&mut self, name: &str, b: Buffer) -> Result<&'a [u8]> {
-        self.shared(name, b.range(), b.bytes())
+        let range = self.place(name, b.space(), b.range())?;
+        self.shared(name, range, b.bytes())
     }
 
     /// Bytes of `b` for writing, whatever its type.
     pub fn write_bytes(&mut self, name: &str, b: Buffer) -> Result<&'a mut [u8]> {
-        self.exclusive(name, b.range(), b.bytes())
+        let range = self.place(name, b.space(), b.range())?;
+        self.exclusive(name, range, b.bytes())
     }
 
     /// `len` elements of scratch that this operation has not used yet; their content is arbitrary.
@@ -174,7 +191,8 @@ mod tests {
         let a = layout.take(Kind::Workspace, DType::F32, 64);
         let b = layout.take(Kind::Workspace, DType::F32, 64);
         let mut arena = vec![0u64; layout.bytes() / 8];
-        let mut m = Access::new("test", bytemuck::cast_slice_mut(&mut arena), 0..0);
+        let end = layout.bytes();
+        let mut m = Access::new("test", bytemuck::cast_slice_mut(&mut arena), end, 0..0);
         m.read::<f32>("a", a, 64).unwrap();
         m.read::<f32>("a again", a.slice(3, 10), 10).unwrap();
         assert!(
@@ -189,11 +207,31 @@ mod tests {
     }
 
     #[test]
+    fn each_space_has_its_own_bytes_and_its_own_end() {
+        let mut layout = Layout::new();
+        let device = layout.take(Kind::Workspace, DType::F32, 64);
+        let host = layout.take_host(Kind::EmbeddingAndHead, DType::F32, 64);
+        let beyond = Layout::new().take(Kind::Workspace, DType::F32, 65);
+        let mut arena = vec![0u64; (layout.bytes() + layout.host_bytes()) / 8];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
+        let mut m = Access::new("test", bytes, layout.bytes(), 0..0);
+        m.write::<f32>("device", device, 64).unwrap().fill(1.0);
+        m.write::<f32>("host", host, 64).unwrap().fill(2.0);
+        assert_eq!(
+            m.read::<f32>("beyond", beyond, 65).unwrap_err().to_string(),
+            "test: beyond ends at byte 260 of an arena of 256"
+        );
+        assert!(m.read_bytes("host again", host).is_err(), "lent for writing");
+        let values: &[f32] = bytemuck::cast_slice(&arena);
+        assert_eq!((values[63], values[64]), (1.0, 2.0));
+    }
+
+    #[test]
     fn errors_say_what_was_found() {
         let mut layout = Layout::new();
         let a = layout.take(Kind::Workspace, DType::F32, 4);
         let mut arena = vec![0u64; 1];
-        let mut m = Access::new("test", bytemuck::cast_slice_mut(&mut arena), 0..8);
+        let mut m = Access::new("test", bytemuck::cast_slice_mut(&mut arena), 8, 0..8);
         assert_eq!(m.read::<u32>("a", a, 4).unwrap_err().to_string(), "test: a is F32, expected U32");
         assert_eq!(m.read::<f32>("a", a, 5).unwrap_err().to_string(), "test: a has 4 elements, expected 5");
         assert_eq!(m.read::<f32>("a", a, 4).unwrap_err().to_string(), "test: a ends at byte 16 of an arena of 8");

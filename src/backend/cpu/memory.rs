@@ -22,19 +22,22 @@ struct Line([u8; ALIGN]);
 #[derive(Default)]
 pub(super) struct Arena {
     lines: Vec<Line>,
+    host: usize,
 }
 
 impl Arena {
-    /// `bytes` zero bytes.
-    pub fn new(bytes: usize) -> Result<Self> {
-        let lines = bytemuck::try_zeroed_vec(bytes.div_ceil(ALIGN))
-            .map_err(|()| Error::failed(format!("the system has no {bytes} bytes of memory for the arena")))?;
-        Ok(Self { lines })
+    /// `bytes` zero bytes for the device's space, then `host_bytes` for that of the host.
+    pub fn new(bytes: usize, host_bytes: usize) -> Result<Self> {
+        let host = bytes.next_multiple_of(ALIGN);
+        let all = host.saturating_add(host_bytes);
+        let lines = bytemuck::try_zeroed_vec(all.div_ceil(ALIGN))
+            .map_err(|()| Error::failed(format!("the system has no {all} bytes of memory for the arena")))?;
+        Ok(Self { lines, host })
     }
 
-    /// All of it.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.lines)
+    /// All of it, and where the host's space begins.
+    pub fn parts(&mut self) -> (&mut [u8], usize) {
+        (bytemuck::cast_slice_mut(&mut self.lines), self.host)
     }
 }
 

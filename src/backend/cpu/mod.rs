@@ -32,7 +32,7 @@ mod tests;
 
 use super::{
     AdamW, Backend, Buffer, DType, HeadNormRope, Heads, HostTensor, KvCache, LoraPart, OperationTime, Rows,
-    ScratchShape, Sizes, Weight, arena::ALIGN,
+    ScratchShape, Sizes, Space, Weight, arena::ALIGN,
 };
 use crate::{Error, Result, rng::Dropout};
 use access::Access;
@@ -95,7 +95,8 @@ impl CpuBackend {
         let Self { threads, arena, scratch, times } = self;
         let scratch = scratch.range();
         let began = Instant::now();
-        let result = threads.install(|| f(&mut Access::new(operation, arena.bytes(), scratch)));
+        let (bytes, host) = arena.parts();
+        let result = threads.install(|| f(&mut Access::new(operation, bytes, host, scratch)));
         let seconds = began.elapsed().as_secs_f64();
         match times.iter_mut().find(|t| t.operation == operation) {
             Some(time) => {
@@ -145,11 +146,11 @@ impl Backend for CpuBackend {
         Ok(times)
     }
 
-    fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()> {
-        if scratch.range().end > bytes {
+    fn allocate(&mut self, bytes: usize, host_bytes: usize, scratch: Buffer) -> Result<()> {
+        if scratch.range().end > bytes || scratch.space() != Space::Device {
             return Err(Error::failed(format!("scratch ends at byte {} of an arena of {bytes}", scratch.range().end)));
         }
-        self.arena = Arena::new(bytes)?;
+        self.arena = Arena::new(bytes, host_bytes)?;
         self.scratch = scratch;
         Ok(())
     }

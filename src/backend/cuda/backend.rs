@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     backend::{
         AdamW, Backend, Buffer, DType, HeadNormRope, Heads, HostTensor, KvCache, LoraPart, OperationTime, Rows, Sizes,
-        Weight, WeightStore,
+        Space, Weight, WeightStore,
     },
     quant::{host::Floats, nf4},
     rng::Dropout,
@@ -39,9 +39,17 @@ pub struct CudaBackend {
 /// Where the arena lies.
 #[derive(Debug, Clone, Copy)]
 struct Arena {
+    device: Region,
+    /// Pinned memory of the host.
+    host: Region,
+    scratch: Buffer,
+}
+
+/// Memory in one piece.
+#[derive(Debug, Clone, Copy, Default)]
+struct Region {
     base: Address,
     bytes: usize,
-    scratch: Buffer,
 }
 
 /// Events around the operations since times were last taken.
@@ -65,14 +73,14 @@ impl Access {
 
     /// Address of `b`, of whatever type.
     fn raw(&self, name: &str, b: Buffer) -> Result<Address> {
-        if b.range().end > self.arena.bytes {
-            return Err(self.error(format!(
-                "{name} ends at byte {} of an arena of {}",
-                b.range().end,
-                self.arena.bytes
-            )));
+        let region = match b.space() {
+            Space::Device => self.arena.device,
+            Space::Host => self.arena.host,
+        };
+        if b.range().end > region.bytes {
+            return Err(self.error(format!("{name} ends at byte {} of an arena of {}", b.range().end, region.bytes)));
         }
-        Ok(self.arena.base + b.offset() as u64)
+        Ok(region.base + b.offset() as u64)
     }
 
     /// Address of `b`, which has at least `len` elements of `dtype`.
@@ -202,7 +210,7 @@ impl CudaBackend {
         }
         let a = driver.attributes();
         let chip = Chip { sms: a.sms, shared_per_block: a.shared_per_block, shared_per_sm: a.shared_per_sm };
-        let arena = Arena { base: 0, bytes: 0, scratch: Buffer::empty(DType::U8) };
+        let arena = Arena { device: Region::default(), host: Region::default(), scratch: Buffer::empty(DType::U8) };
         Ok(Self { driver, chip, sizes, arena, profile: None })
     }
 
@@ -359,14 +367,16 @@ impl Backend for CudaBackend {
         Ok(times)
     }
 
-    fn allocate(&mut self, bytes: usize, scratch: Buffer) -> Result<()> {
-        if self.arena.bytes > 0 {
+    fn allocate(&mut self, bytes: usize, host_bytes: usize, scratch: Buffer) -> Result<()> {
+        if self.arena.device.bytes > 0 {
             return Err(Error::failed("the arena has been taken already"));
         }
         if scratch.range().end > bytes {
             return Err(Error::failed(format!("scratch ends at byte {} of an arena of {bytes}", scratch.range().end)));
         }
-        self.arena = Arena { base: self.driver.alloc(bytes)?, bytes, scratch };
+        let device = Region { base: self.driver.alloc(bytes)?, bytes };
+        let base = if host_bytes > 0 { self.driver.alloc_pinned(host_bytes)? } else { 0 };
+        self.arena = Arena { device, host: Region { base, bytes: host_bytes }, scratch };
         Ok(())
     }
 

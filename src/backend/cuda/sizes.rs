@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{DType, ScratchShape, Sizes},
+    backend::{DType, ScratchShape, Sizes, Unpacking},
     quant::nf4,
 };
 
@@ -41,6 +41,18 @@ impl CudaSizes {
 impl Sizes for CudaSizes {
     fn name(&self) -> &'static str {
         "cuda"
+    }
+
+    fn own_memory(&self) -> bool {
+        true
+    }
+
+    fn unpacking(&self) -> Unpacking {
+        match self.nf4 {
+            // By counted instructions the dense kernels reach 94–98 % of the tensor cores' bound, those that decode 89–98 %.
+            Nf4Path::Fused => Unpacking::InProduct(0.05),
+            Nf4Path::Scratch => Unpacking::ToScratch(self.activation()),
+        }
     }
 
     fn activation(&self) -> DType {

@@ -84,7 +84,7 @@ fn set_up(be: &mut dyn Backend, c: &ModelConfig, batch: &MicroBatch, dense: DTyp
         staging: take(DType::F32, (t * n).max(c.vocab * h).max(n * k)),
         dense_copy: take(DType::Bf16, n * k),
     };
-    be.allocate(l.bytes(), scratch)?;
+    be.allocate(l.bytes(), l.host_bytes(), scratch)?;
     for (buffer, data) in [
         (tokens, &batch.tokens),
         (positions, &batch.positions),

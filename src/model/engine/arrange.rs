@@ -5,7 +5,8 @@ use super::{EngineSpec, Residency, Saved};
 use crate::{
     Error, Result,
     backend::{
-        Buffer, DType, HeadNormRope, Kind, KvCache, Layout, LoraPart, Rows, ScratchShape, Sizes, Weight, WeightStore,
+        Buffer, DType, HeadNormRope, Kind, KvCache, Layout, LoraPart, Rows, ScratchShape, Sizes, Space, Weight,
+        WeightStore,
     },
     model::{LoraConfig, Module, lora::LoraSlot},
     quant::nf4,
@@ -161,11 +162,11 @@ pub struct BatchBuffers {
 /// Everything that an engine keeps in its arena.
 #[derive(Debug, Clone)]
 pub struct Arrangement {
-    /// Total and bytes by kind.
+    /// Totals and bytes by kind.
     pub layout: Layout,
     /// Scratch of the backend's operations.
     pub scratch: Buffer,
-    /// Embedding, Bf16 or F32 [V, H].
+    /// Embedding, Bf16 or F32 [V, H], on the device or in host memory.
     pub embed: Buffer,
     /// Head [V, H]; the embedding again where tied.
     pub head: Weight,
@@ -207,7 +208,10 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
     let scratch_shape = scratch_shape(spec, logit_rows);
     sizes.check(&scratch_shape)?;
     let scratch = l.take(Kind::Scratch, DType::U8, sizes.scratch_bytes(&scratch_shape));
-    let embed = l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden);
+    let embed = match spec.embedding {
+        Space::Device => l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden),
+        Space::Host => l.take_host(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden),
+    };
     let head = if c.tied { embed } else { l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden) };
     let final_norm = l.take(Kind::EmbeddingAndHead, DType::F32, hidden);
     let positions = spec.max_len.max(if spec.kv_slots > 0 { spec.kv_capacity } else { 0 });
@@ -514,6 +518,9 @@ impl EngineSpec {
                 "{} sequences cannot be generated at once in passes of {} rows",
                 self.kv_slots, self.max_rows
             )));
+        }
+        if self.embedding == Space::Host && c.tied {
+            return Err(Error::failed("the embedding is the head too: it cannot lie in host memory"));
         }
         if self.training && self.lora.is_none() {
             return Err(Error::failed("training needs an adapter"));

@@ -11,7 +11,7 @@ mod tests;
 use super::{LoraConfig, ModelConfig, source::WeightSource};
 use crate::{
     Error, Result,
-    backend::{AdamW, Backend, Buffer, DType, OperationTime, Rows, Sizes},
+    backend::{AdamW, Backend, Buffer, DType, OperationTime, Rows, Sizes, Space},
     data::MicroBatch,
 };
 pub use arrange::{Arrangement, arrange};
@@ -65,6 +65,8 @@ pub struct EngineSpec {
     pub compute: DType,
     /// Storage of dense linears, embedding and head: Bf16 or F32.
     pub dense: DType,
+    /// Where the embedding lies; on the device where it is the head too. Same numbers.
+    pub embedding: Space,
     /// Sequences generated at once (0: no KV cache).
     pub kv_slots: usize,
     /// Most positions of a generated sequence.
@@ -99,7 +101,7 @@ impl Engine {
         progress: LoadProgress,
     ) -> Result<Self> {
         let arrangement = arrange(&spec, backend.sizes())?;
-        backend.allocate(arrangement.layout.bytes(), arrangement.scratch)?;
+        backend.allocate(arrangement.layout.bytes(), arrangement.layout.host_bytes(), arrangement.scratch)?;
         let mut engine = Self { backend, spec, arrangement };
         if let Some(a) = engine.arrangement.adapter {
             for vector in [a.master, a.working, a.m, a.v] {
@@ -118,6 +120,11 @@ impl Engine {
     /// Bytes of the arena: what the plan said and what was taken.
     pub fn arena_bytes(&self) -> usize {
         self.arrangement.layout.bytes()
+    }
+
+    /// Bytes taken in host memory, beside the arena.
+    pub fn host_bytes(&self) -> usize {
+        self.arrangement.layout.host_bytes()
     }
 
     /// The backend's name for people.

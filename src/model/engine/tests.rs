@@ -75,6 +75,7 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
         model,
         compute: DType::Bf16,
         dense: DType::F32,
+        embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,
     }
@@ -181,6 +182,57 @@ fn the_plan_changes_no_bit() {
     use Residency::{Nf4, Unpacked};
     assert!(of([Nf4; 3]) == of([Unpacked; 3]), "packed and unpacked weights give different bits");
     assert!(of([Nf4; 3]) == of([Unpacked, Nf4, Unpacked]), "mixed residency gives different bits");
+}
+
+/// A model whose head is a matrix of its own.
+fn untied() -> ModelConfig {
+    ModelConfig { tied: false, ..model() }
+}
+
+#[test]
+fn where_the_embedding_lies_changes_no_bit() {
+    let batches = pack(&samples(), &[&[0, 1, 2], &[3, 4, 5]]);
+    let of = |embedding| {
+        let base = spec(Some(lora(0.2, &Module::ALL)), true);
+        let mut e = engine(EngineSpec { model: untied(), embedding, ..base });
+        let taken = (e.arena_bytes(), e.host_bytes());
+        let trained = gradients(&mut e, &batches);
+        (taken, trained, e.target_logprobs(&batches[0]).expect("logprobs"))
+    };
+    let (device, host) = (of(Space::Device), of(Space::Host));
+    assert!(device.1 == host.1 && device.2 == host.2);
+    let table = (97usize * 64 * 4).next_multiple_of(256);
+    assert_eq!((device.0.1, host.0.1), (0, table));
+    assert_eq!(device.0.0 - host.0.0, table);
+    let tied = EngineSpec { embedding: Space::Host, ..spec(None, false) };
+    let error =
+        arrange(&tied, &crate::backend::cpu::CpuSizes).expect_err("the head is needed on the device").to_string();
+    assert!(error.contains("head"), "{error}");
+}
+
+/// What the layout says is what there is: its last bytes can be read, and not one behind them.
+#[test]
+fn exactly_the_planned_bytes_are_taken() {
+    let base = spec(Some(lora(0.2, &Module::ALL)), true);
+    let mut e = engine(EngineSpec { model: untied(), embedding: Space::Host, ..base });
+    let mut layout = e.arrangement.layout.clone();
+    assert_eq!((layout.bytes(), layout.host_bytes()), (e.arena_bytes(), e.host_bytes()));
+    let mut ends = |host: bool| {
+        let mut take = |len| match host {
+            true => layout.take_host(crate::backend::Kind::Batch, DType::U8, len),
+            false => layout.take(crate::backend::Kind::Batch, DType::U8, len),
+        };
+        let (behind, all) = (take(1), if host { e.host_bytes() } else { e.arena_bytes() });
+        assert_eq!(behind.offset(), all);
+        behind
+    };
+    let behind = [ends(false), ends(true)];
+    for b in behind {
+        let error = e.backend.read(b).expect_err("behind the end").to_string();
+        assert!(error.contains("ends at byte"), "{error}");
+    }
+    let last = e.arrangement.embed.slice(97 * 64 - 1, 1);
+    assert_eq!(e.backend.read(last).expect("the last element").len(), 4);
 }
 
 /// Central differences of the loss along a random direction in each tensor of the adapter.

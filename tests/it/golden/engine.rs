@@ -6,7 +6,7 @@
 
 use super::{Tensors, assert_close, assert_same, f32s, ids, json, numbers, path};
 use irori::{
-    backend::{AdamW, Backend, DType, cpu::CpuBackend},
+    backend::{AdamW, Backend, DType, Space, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
@@ -59,6 +59,7 @@ fn engine(source: &dyn WeightSource, lora: Option<LoraConfig>, training: bool, p
         logit_rows: 16,
         compute: plan.compute,
         dense: DType::F32,
+        embedding: Space::Device,
         kv_slots: 3,
         kv_capacity: 64,
     };

@@ -51,7 +51,7 @@ fn elements_are_converted_with_one_rounding_to_even() {
 #[test]
 fn memory_that_cannot_be_had_is_an_error() {
     let mut be = CpuBackend::new(Some(1)).unwrap();
-    let error = be.allocate(1 << 60, Buffer::empty(DType::U8)).unwrap_err().to_string();
+    let error = be.allocate(1 << 60, 0, Buffer::empty(DType::U8)).unwrap_err().to_string();
     assert!(error.contains("no 1152921504606846976 bytes"), "{error}");
     assert!(be.read(Layout::new().take(Kind::Batch, DType::U32, 1)).is_err(), "nothing was allocated");
 }

@@ -53,7 +53,7 @@ impl Rig {
 
     pub fn start(&mut self, scratch_bytes: usize) {
         let scratch = self.layout.take(Kind::Scratch, DType::U8, scratch_bytes);
-        self.be.allocate(self.layout.bytes(), scratch).unwrap();
+        self.be.allocate(self.layout.bytes(), self.layout.host_bytes(), scratch).unwrap();
         for (b, bytes) in self.pending.drain(..) {
             self.be.write(b, &bytes).unwrap();
         }
