@@ -5,6 +5,11 @@ use crate::{
     backend::{
         Backend, DType, Sizes,
         cpu::{CpuBackend, CpuSizes},
+        cuda::{
+            self, CudaBackend, CudaSizes,
+            cudarc_driver::CudaDriver,
+            probe::{Probe, probe},
+        },
     },
     model::{Engine, LoraConfig, source::Opened},
     plan::{self, Plan, Request, Speed, Unpack, device},
@@ -103,34 +108,68 @@ impl Default for DeviceArgs {
     }
 }
 
+/// A device that is ready for work, and what the planner must know of it.
+pub struct OpenDevice {
+    /// The backend; its arena is not taken yet.
+    pub backend: Box<dyn Backend>,
+    /// How fast it is.
+    pub speed: Speed,
+    /// Bytes that the arena may take.
+    pub limit: Option<u64>,
+}
+
+/// Left free on a GPU beside the arena: what the driver takes for itself as a run goes on.
+const CUDA_MARGIN: u64 = 128 << 20;
+
 impl DeviceArgs {
-    /// The backend.
+    /// The device that is meant: `auto` is the first GPU that irori can use, or the CPU.
+    pub fn resolved(&self) -> Device {
+        let usable = || {
+            let devices = match probe() {
+                Probe::Driver { devices, .. } if !cuda::modules::MODULES.is_empty() => devices,
+                _ => Vec::new(),
+            };
+            devices.iter().position(|d| d.capability >= 80).map(|i| Device::Cuda(i as u32))
+        };
+        match self.device {
+            Device::Auto => usable().unwrap_or(Device::Cpu),
+            device => device,
+        }
+    }
+
+    /// Opens the device.
     ///
     /// # Errors
-    /// If the device asked for is not there, or the number of threads is absurd.
-    pub fn backend(&self) -> Result<Box<dyn Backend>> {
-        match self.device {
-            Device::Auto | Device::Cpu => {
-                if self.threads.is_some_and(|n| n == 0 || n > 1024) {
-                    return Err(Error::usage("--threads must be from 1 to 1024"));
-                }
-                Ok(Box::new(CpuBackend::new(self.threads)?))
+    /// If the device asked for is not there or does not work, or the number of threads is absurd.
+    pub fn open(&self) -> Result<OpenDevice> {
+        if self.threads.is_some_and(|n| n == 0 || n > 1024) {
+            return Err(Error::usage("--threads must be from 1 to 1024"));
+        }
+        match self.resolved() {
+            Device::Auto | Device::Cpu => Ok(OpenDevice {
+                backend: Box::new(CpuBackend::new(self.threads)?),
+                speed: CPU_SPEED,
+                limit: self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9)),
+            }),
+            Device::Cuda(n) => {
+                let mut backend = CudaBackend::new(Box::new(CudaDriver::open(n)?), CudaSizes::FUSED)?;
+                let peaks = backend.measure()?;
+                let speed = Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus };
+                // The limit is for all that the process takes on the device; the driver's own part is in use already.
+                let asked = self.memory_limit.map(|limit| limit.saturating_sub(device::CUDA_CONTEXT));
+                let free = backend.free_memory()?.saturating_sub(CUDA_MARGIN);
+                let limit = Some(asked.map_or(free, |asked| asked.min(free)));
+                Ok(OpenDevice { backend: Box::new(backend), speed, limit })
             }
-            Device::Cuda(n) => Err(Error::usage(format!(
-                "--device cuda:{n}: this version of irori computes on the CPU only; use --device cpu (`irori doctor` \
-                 tells what this machine has)"
-            ))),
         }
     }
 
     /// Sizes of the backend, known without it.
     pub fn sizes(&self) -> &'static dyn Sizes {
-        &CpuSizes
-    }
-
-    /// Bytes that the arena may take: the limit, or nine tenths of the free memory.
-    pub fn limit(&self) -> Option<u64> {
-        self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9))
+        match self.resolved() {
+            Device::Auto | Device::Cpu => &CpuSizes,
+            Device::Cuda(_) => &CudaSizes::FUSED,
+        }
     }
 }
 
@@ -173,27 +212,32 @@ impl Job {
         }
     }
 
-    /// What the planner is asked.
-    pub fn request(&self, opened: &Opened) -> Request {
+    /// What the planner is asked, for a backend of these sizes.
+    pub fn request(&self, opened: &Opened, sizes: &dyn Sizes) -> Request {
+        let gpu = sizes.own_memory();
+        // Generation reads every weight for a few rows: packed ones are the quicker, however much room there is.
+        let unpack = if gpu && self.kv_slots == 0 { Unpack::WhereItFits } else { self.unpack };
         Request {
             model: opened.source.config().clone(),
             lora: self.lora.clone(),
             training: self.training,
             rows: self.rows,
             max_len: self.max_len,
-            logit_rows: LOGIT_ROWS,
+            logit_rows: if gpu { CUDA_LOGIT_ROWS } else { CPU_LOGIT_ROWS },
             four_bit: self.four_bit,
             compute: self.compute,
-            dense: opened.source.dense_dtype(),
+            dense: if gpu { DType::Bf16 } else { opened.source.dense_dtype() },
             kv_slots: self.kv_slots,
             kv_capacity: self.kv_capacity,
-            unpack: self.unpack,
+            unpack,
         }
     }
 }
 
 /// Rows of a logits chunk on the CPU: enough to share one pass over the head, few enough to stay small.
-const LOGIT_ROWS: usize = 128;
+const CPU_LOGIT_ROWS: usize = 128;
+/// Rows of a logits chunk on a GPU: the head's product fills the chip.
+pub const CUDA_LOGIT_ROWS: usize = 512;
 
 /// Speed that the planner assumes of a CPU when it orders its choices. They depend on the ratio only.
 pub const CPU_SPEED: Speed = Speed { flops: 5e10, bandwidth: 1e10, bus: 1e10 };
@@ -202,18 +246,31 @@ pub const CPU_SPEED: Speed = Speed { flops: 5e10, bandwidth: 1e10, bus: 1e10 };
 ///
 /// # Errors
 /// If it does not fit; the message names the nearest setting that does.
-pub fn plan(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Plan> {
-    plan::plan(&job.request(opened), device.sizes(), &CPU_SPEED, device.limit())
+pub fn plan(opened: &Opened, job: &Job, device: &OpenDevice) -> Result<Plan> {
+    let sizes = device.backend.sizes();
+    plan::plan(&job.request(opened, sizes), sizes, &device.speed, device.limit)
 }
 
-/// Plans a job and loads the model for it, with a progress bar on a terminal.
+/// Plans a job and loads the model for it.
+///
+/// # Errors
+/// As [`plan`] and [`load`].
 pub fn engine(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Engine> {
-    let plan = plan(opened, job, device)?;
+    let device = device.open()?;
+    let plan = plan(opened, job, &device)?;
+    load(opened, plan, device.backend)
+}
+
+/// Loads a model under a plan, with a progress bar on a terminal.
+///
+/// # Errors
+/// If the memory cannot be had, or a weight is missing or malformed.
+pub fn load(opened: &Opened, plan: Plan, backend: Box<dyn Backend>) -> Result<Engine> {
     let bar = indicatif::ProgressBar::new(0).with_style(
         indicatif::ProgressStyle::with_template("loading {bar:30} {percent:>3}%  {elapsed}")
             .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
     );
-    let engine = Engine::new(device.backend()?, plan.spec, opened.source.as_ref(), &mut |done, total| {
+    let engine = Engine::new(backend, plan.spec, opened.source.as_ref(), &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

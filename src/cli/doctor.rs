@@ -1,13 +1,17 @@
 //! `irori doctor`: what this machine is, and whether irori computes right on it.
 
-use super::common::DeviceArgs;
+use super::common::{Device, DeviceArgs};
 use crate::{
     Error, Result,
     backend::{
         cpu,
+        cpu::CpuBackend,
         cuda::{
+            CudaBackend, CudaSizes,
+            cudarc_driver::CudaDriver,
+            measure::Peaks,
             modules,
-            probe::{Probe, probe},
+            probe::{self, Probe, probe},
         },
     },
     model::selftest,
@@ -32,14 +36,34 @@ struct Findings {
     matrix_product_gflops: f64,
     cuda: Probe,
     cuda_kernel_files: usize,
+    gpus: Vec<Gpu>,
     self_test: String,
     verdict: String,
+}
+
+/// What a GPU does; the probe says what it is.
+#[derive(serde::Serialize)]
+struct Gpu {
+    free_memory_bytes: u64,
+    /// A slice of a GPU: it has fewer multiprocessors and less memory than the card, and bandwidth in proportion.
+    mig: bool,
+    peaks: Option<Peaks>,
+    self_test: String,
+    healthy: bool,
+    /// Whether it is new enough for the kernels.
+    supported: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let cuda = probe();
-    let self_test = DeviceArgs::default().backend().and_then(selftest::run);
+    let self_test = CpuBackend::new(None).and_then(|cpu| selftest::run(Box::new(cpu)));
+    let gpus = match &cuda {
+        Probe::Driver { devices, .. } if !modules::MODULES.is_empty() => {
+            devices.iter().enumerate().map(|(i, d)| examine(i as u32, d)).collect()
+        }
+        _ => Vec::new(),
+    };
     let findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
@@ -47,7 +71,8 @@ pub fn run(args: Args) -> Result<()> {
         available_memory_bytes: device::available_memory(),
         matrix_product_gflops: cpu::measure_gflops(),
         cuda_kernel_files: modules::MODULES.len(),
-        verdict: verdict(&cuda, self_test.is_ok()),
+        verdict: verdict(&cuda, &gpus, self_test.is_ok()),
+        gpus,
         self_test: self_test.as_ref().map_or_else(Error::to_string, |()| "passed".into()),
         cuda,
     };
@@ -57,7 +82,34 @@ pub fn run(args: Args) -> Result<()> {
         describe(&findings)
     };
     super::print(&text)?;
-    self_test
+    self_test?;
+    // One that is too old for the kernels does not count as broken.
+    match findings.gpus.iter().find(|g| !g.healthy && g.supported) {
+        Some(gpu) => Err(Error::failed(format!("a GPU does not work: {}", gpu.self_test))),
+        None => Ok(()),
+    }
+}
+
+/// Opens a GPU, measures it and lets it compute.
+fn examine(index: u32, device: &probe::Device) -> Gpu {
+    let mut gpu = Gpu {
+        free_memory_bytes: 0,
+        mig: device.name.contains("MIG"),
+        peaks: None,
+        self_test: String::new(),
+        healthy: false,
+        supported: device.capability >= 80,
+    };
+    let mut run = || -> Result<()> {
+        let mut backend = CudaBackend::new(Box::new(CudaDriver::open(index)?), CudaSizes::FUSED)?;
+        gpu.free_memory_bytes = backend.free_memory()?;
+        gpu.peaks = Some(backend.measure()?);
+        selftest::run(Box::new(backend))
+    };
+    let result = run();
+    gpu.healthy = result.is_ok();
+    gpu.self_test = result.map_or_else(|e| e.to_string(), |()| "passed".into());
+    gpu
 }
 
 fn instruction_sets() -> Vec<&'static str> {
@@ -72,20 +124,32 @@ fn instruction_sets() -> Vec<&'static str> {
     known.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
-fn verdict(cuda: &Probe, healthy: bool) -> String {
+fn verdict(cuda: &Probe, gpus: &[Gpu], healthy: bool) -> String {
     if !healthy {
         return "irori computes wrong results on this machine: do not train here, and please report it".into();
     }
+    let on_cpu = |why: String| format!("irori runs on the CPU here: {why}");
     match cuda {
-        Probe::NoDriver => "irori runs on the CPU here: libcuda, NVIDIA's driver, is not on this machine".into(),
+        Probe::NoDriver => on_cpu("libcuda, NVIDIA's driver, is not on this machine".into()),
         Probe::DriverFailed { call, code } => {
-            format!("irori runs on the CPU here: the NVIDIA driver is installed, but {call} failed with code {code}")
+            on_cpu(format!("the NVIDIA driver is installed, but {call} failed with code {code}"))
         }
         Probe::Driver { devices, .. } if devices.is_empty() => {
-            "irori runs on the CPU here: the NVIDIA driver shows no device (check CUDA_VISIBLE_DEVICES)".into()
+            on_cpu("the NVIDIA driver shows no device (check CUDA_VISIBLE_DEVICES)".into())
         }
-        Probe::Driver { .. } => {
-            "irori runs on the CPU here: there is a GPU, and training on it is not built into this version yet".into()
+        Probe::Driver { .. } if gpus.is_empty() => {
+            on_cpu("there is a GPU, but this program was built without nvcc and has no kernels for it".into())
+        }
+        Probe::Driver { devices, .. } => {
+            match (gpus.iter().position(|g| g.healthy), DeviceArgs::default().resolved()) {
+                (Some(first), Device::Cuda(chosen)) if gpus.get(chosen as usize).is_some_and(|g| g.healthy) => format!(
+                    "irori trains on cuda:{chosen} here ({}{}); `irori plan` says what fits",
+                    devices[chosen as usize].name,
+                    if gpus[first].mig { ", a MIG slice" } else { "" }
+                ),
+                (Some(first), _) => format!("cuda:{first} works: name it with --device cuda:{first}"),
+                (None, _) => on_cpu(format!("no GPU works: {}", gpus[0].self_test)),
+            }
         }
     }
 }
@@ -115,6 +179,18 @@ fn describe(f: &Findings) -> String {
                     d.sms,
                     gib(d.memory)
                 );
+                let Some(gpu) = f.gpus.get(i) else { continue };
+                let _ = writeln!(t, "                  {:.1} GiB free", gib(gpu.free_memory_bytes));
+                if let Some(p) = gpu.peaks {
+                    let _ = writeln!(
+                        t,
+                        "                  {:.1} TFLOP/s bf16 mma.sync, {:.0} GB/s memory, {:.1} GB/s from the host",
+                        p.flops * 1e-12,
+                        p.bandwidth * 1e-9,
+                        p.bus * 1e-9
+                    );
+                }
+                let _ = writeln!(t, "                  self-test {}", gpu.self_test);
             }
         }
     }

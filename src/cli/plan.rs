@@ -1,15 +1,15 @@
 //! `irori plan`: what a training run will take, said before it starts: memory by item, steps, tokens, time.
 
 use super::{
-    common::{self, Device},
+    common,
     training::{self, Inputs},
 };
 use crate::{
-    Error, Result,
-    backend::{DType, Sizes, cuda::CudaSizes},
+    Result,
+    backend::{Sizes, cuda::CudaSizes},
     model::source,
     plan::{
-        self, Plan, Speed, Unpack,
+        self, Plan, Speed,
         cost::{Work, step_time},
         device::{self, CUDA_CONTEXT, PROFILES, Profile},
     },
@@ -68,12 +68,9 @@ pub fn run(args: Args) -> Result<()> {
         (source::open(&config.model)?, job, None)
     };
     let here = training::device_of(&config)?;
-    let mut request = job.request(&opened);
-    let (plan, sizes, speed, reserve): (Plan, &dyn Sizes, Speed, u64) = match (args.gpu, here.device) {
-        (Some(gpu), _) => {
-            request.unpack = Unpack::WhereItFits;
-            request.dense = DType::Bf16;
-            request.logit_rows = 512;
+    let (plan, sizes, speed, reserve): (Plan, &dyn Sizes, Speed, u64) = match args.gpu {
+        Some(gpu) => {
+            let request = job.request(&opened, &CudaSizes::FUSED);
             let memory = here.memory_limit.unwrap_or(gpu.memory);
             let limit = memory.saturating_sub(CUDA_CONTEXT);
             (
@@ -83,15 +80,19 @@ pub fn run(args: Args) -> Result<()> {
                 CUDA_CONTEXT,
             )
         }
-        (None, Device::Cuda(_)) => {
-            return Err(Error::usage("name the GPU to plan for with --gpu, for example --gpu a100-2g.20gb"));
-        }
-        (None, _) => {
-            let speed = Speed { flops: crate::backend::cpu::measure_gflops() * 1e9, ..common::CPU_SPEED };
-            (common::plan(&opened, &job, &here)?, here.sizes(), speed, 0)
+        None => {
+            let device = here.open()?;
+            let plan = common::plan(&opened, &job, &device)?;
+            let sizes = here.sizes();
+            if sizes.own_memory() {
+                (plan, sizes, device.speed, CUDA_CONTEXT)
+            } else {
+                let speed = Speed { flops: crate::backend::cpu::measure_gflops() * 1e9, ..device.speed };
+                (plan, sizes, speed, 0)
+            }
         }
     };
-    let where_ = args.gpu.map_or("cpu", |g| g.name);
+    let where_ = args.gpu.map_or(sizes.name(), |g| g.name);
     let seconds = course.as_ref().map(|c| seconds(&config, &plan, sizes, &speed, c));
     let text = if args.json {
         let items: serde_json::Map<_, _> = plan.items.iter().map(|(k, b)| (k.label().to_owned(), json!(b))).collect();

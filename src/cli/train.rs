@@ -61,8 +61,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let total = StepPlan::new(&config, prepared.inputs.train.samples.len())?.total();
     let stop = Stop::install()?;
-    let mut learner = prepared.load()?;
-    let accuracy: Option<AccuracyHook<EngineLearner>> = match prepared.inputs.questions.as_slice() {
+    let (inputs, mut learner) = prepared.load()?;
+    let accuracy: Option<AccuracyHook<EngineLearner>> = match inputs.questions.as_slice() {
         [] => None,
         questions => Some(Box::new(move |learner| training::accuracy(learner.engine(), questions))),
     };
@@ -70,10 +70,10 @@ pub fn run(args: Args) -> Result<()> {
         config: &config,
         output: &output,
         learner: &mut learner,
-        samples: &prepared.inputs.train.samples,
-        eval_samples: prepared.inputs.eval.as_ref().map(|e| e.samples.as_slice()),
+        samples: &inputs.train.samples,
+        eval_samples: inputs.eval.as_ref().map(|e| e.samples.as_slice()),
         accuracy,
-        base: prepared.inputs.opened.source.fingerprint()?,
+        base: inputs.opened.source.fingerprint()?,
         disk: &RealDisk,
         stop: &stop,
         observer: &mut Console::new(total),

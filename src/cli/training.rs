@@ -4,6 +4,7 @@
 use super::common::{self, DeviceArgs, Job, parse_bytes, parse_device};
 use crate::{
     Error, Result,
+    backend::Backend,
     data::{
         encode::{self, Encoded, Encoder, Limits, LossOn},
         lawqa::Letter,
@@ -48,8 +49,7 @@ pub struct Prepared {
     pub inputs: Inputs,
     /// What the run will take.
     pub plan: Plan,
-    job: Job,
-    device: DeviceArgs,
+    backend: Box<dyn Backend>,
 }
 
 /// A question whose four answers are compared while training: everything up to the letter, and the letters' tokens.
@@ -68,8 +68,9 @@ pub fn prepare(config: &TrainConfig) -> Result<Prepared> {
     let device = device_of(config)?;
     let inputs = read(config)?;
     let job = inputs.job(config);
+    let device = device.open()?;
     let plan = common::plan(&inputs.opened, &job, &device)?;
-    Ok(Prepared { inputs, plan, job, device })
+    Ok(Prepared { inputs, plan, backend: device.backend })
 }
 
 /// Opens the model, and reads and tokenises the data.
@@ -136,13 +137,14 @@ pub fn job(config: &TrainConfig, lora: LoraConfig, rows: usize, longest: usize) 
 
 impl Prepared {
     /// Loads the model onto its device and sets the adapter.
-    pub fn load(&self) -> Result<EngineLearner> {
+    pub fn load(self) -> Result<(Inputs, EngineLearner)> {
         let Inputs { opened, lora, adapter, .. } = &self.inputs;
-        let mut engine = common::engine(opened, &self.job, &self.device)?;
+        let mut engine = common::load(opened, self.plan, self.backend)?;
         engine.set_adapter(adapter)?;
         let base = opened.dir.as_ref().map_or(opened.source.describe(), |d| d.display().to_string());
         let format = Peft { lora: lora.clone(), model: opened.source.config().clone(), base };
-        EngineLearner::new(engine, Box::new(format))
+        let learner = EngineLearner::new(engine, Box::new(format))?;
+        Ok((self.inputs, learner))
     }
 
     /// What the run will take, in lines to print.

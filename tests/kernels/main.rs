@@ -15,6 +15,7 @@ mod linear;
 mod linear_nf4;
 mod lora;
 mod loss;
+mod measure;
 mod nf4;
 mod norm;
 mod optim;

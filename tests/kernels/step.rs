@@ -349,6 +349,17 @@ fn generated_tokens_are_the_most_probable() {
     }
 }
 
+/// What `irori doctor` runs on a GPU.
+#[test]
+fn the_self_test_passes() {
+    if MODULES.is_empty() {
+        eprintln!("SKIP: this build has no kernels (no nvcc was found)");
+        return;
+    }
+    let backend = CudaBackend::new(Box::new(VmDriver::new(1 << 30, 0)), CudaSizes::FUSED).unwrap();
+    irori::model::selftest::run(Box::new(backend)).unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// What the kernels cannot do is said before anything is taken.
 #[test]
 fn what_does_not_fit_the_kernels_is_refused() {

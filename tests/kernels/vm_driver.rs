@@ -26,8 +26,9 @@ pub struct VmDriver {
     attributes: Attributes,
     modules: HashMap<&'static str, Module>,
     streams: u32,
-    /// Whether each event has been recorded.
-    events: Vec<bool>,
+    /// How many launches there had been when each event was recorded; the clock of this device.
+    events: Vec<Option<u64>>,
+    launches: u64,
     ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -55,7 +56,15 @@ impl VmDriver {
             shared_per_sm: SHARED_PER_SM,
             memory,
         };
-        Self { vm, attributes, modules: HashMap::new(), streams: 1, events: Vec::new(), ledger: Arc::default() }
+        Self {
+            vm,
+            attributes,
+            modules: HashMap::new(),
+            streams: 1,
+            events: Vec::new(),
+            launches: 0,
+            ledger: Arc::default(),
+        }
     }
 
     /// What is asked of the device from now on and was asked before; stays readable when the driver is given away.
@@ -71,7 +80,7 @@ impl VmDriver {
         if stream.0 < self.streams { Ok(()) } else { Err(Error::failed(format!("virtual machine: no {stream:?}"))) }
     }
 
-    fn recorded(&self, event: Event) -> Result<bool> {
+    fn recorded(&self, event: Event) -> Result<Option<u64>> {
         let recorded = self.events.get(event.0 as usize).copied();
         recorded.ok_or_else(|| Error::failed(format!("virtual machine: no {event:?}")))
     }
@@ -152,6 +161,7 @@ impl Driver for VmDriver {
             .vm
             .launch(module, l.kernel, l.grid, l.threads, l.shared, l.args.bytes())
             .map_err(|fault| Error::failed(fault.to_string()))?;
+        self.launches += 1;
         let mut book = self.book();
         let (count, cost) = book.costs.entry(l.kernel).or_default();
         *count += 1;
@@ -165,14 +175,14 @@ impl Driver for VmDriver {
     }
 
     fn event(&mut self) -> Result<Event> {
-        self.events.push(false);
+        self.events.push(None);
         Ok(Event(self.events.len() as u32 - 1))
     }
 
     fn record(&mut self, event: Event, stream: Stream) -> Result<()> {
         self.known(stream)?;
         self.recorded(event)?;
-        self.events[event.0 as usize] = true;
+        self.events[event.0 as usize] = Some(self.launches);
         Ok(())
     }
 
@@ -182,10 +192,10 @@ impl Driver for VmDriver {
     }
 
     fn elapsed_ms(&mut self, from: Event, to: Event) -> Result<f32> {
-        if self.recorded(from)? && self.recorded(to)? {
-            Ok(0.0)
-        } else {
-            Err(Error::failed("virtual machine: an event was not recorded"))
+        match (self.recorded(from)?, self.recorded(to)?) {
+            // A microsecond a launch.
+            (Some(from), Some(to)) => Ok((to - from) as f32 * 1e-3),
+            _ => Err(Error::failed("virtual machine: an event was not recorded")),
         }
     }
 
@@ -234,7 +244,7 @@ mod tests {
         driver.synchronize(side).unwrap();
         let values = bytemuck::pod_collect_to_vec::<u8, u16>(&out);
         assert!(values[..500].iter().all(|&x| x == 0x3fc0) && values[500..].iter().all(|&x| x == 0));
-        assert_eq!(driver.elapsed_ms(start, end).unwrap(), 0.0);
+        assert_eq!(driver.elapsed_ms(start, end).unwrap(), 1e-3);
         driver.free(src).unwrap();
         assert!(driver.free(src).is_err());
         assert_eq!(driver.attributes().capability, 80);

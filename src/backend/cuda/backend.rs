@@ -12,6 +12,7 @@ use super::{
     driver::{Attributes, Driver, Event, Stream},
     launch::{Address, Args, Launch},
     linear::{self, Chip, Direction, DropoutArgs, Linear, PARTS, Part, Stored},
+    measure::{self, Peaks},
     modules::MODULES,
     rows::{self, Elements, OptimizerBuffers, RopeInputs},
     sizes::{CudaSizes, LOAD_CHUNK, Nf4Path},
@@ -225,6 +226,14 @@ impl CudaBackend {
     /// If the device does not say.
     pub fn free_memory(&self) -> Result<u64> {
         self.driver.free_memory()
+    }
+
+    /// What the device can do at most, measured; before the arena is taken.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn measure(&mut self) -> Result<Peaks> {
+        measure::peaks(self.driver.as_mut(), measure::ROUNDS)
     }
 
     /// Queues what `f` makes of the arena, as one operation.

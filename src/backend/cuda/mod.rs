@@ -6,6 +6,7 @@
 //! | [`driver`], [`cudarc_driver`], [`probe`] | what is asked of a device; libcuda; what this machine has |
 //! | [`modules`], [`launch`] | the compiled kernels; a launch as data |
 //! | [`attention`], [`linear`], [`rows`], [`skinny`] | the launches of each kernel file: grids, shared memory, parameters |
+//! | [`measure`] | peaks of the device |
 //! | `sizes` | element types, scratch and limits, for the planner |
 
 pub mod attention;
@@ -14,6 +15,7 @@ pub mod cudarc_driver;
 pub mod driver;
 pub mod launch;
 pub mod linear;
+pub mod measure;
 pub mod modules;
 pub mod probe;
 pub mod rows;

@@ -1,6 +1,6 @@
 //! Single operations through the [`Backend`] trait, on the shapes of a model.
 
-use super::{Args, Figure, Found, job, step::documents, time};
+use super::{Args, Figure, Found, job, step::documents};
 use crate::{
     Result,
     backend::{Backend, Buffer, DType, HostTensor, Kind, Layout, Rows, ScratchShape, Weight, WeightStore},
@@ -105,34 +105,48 @@ fn set_up(be: &mut dyn Backend, c: &ModelConfig, batch: &MicroBatch, dense: DTyp
     Ok(b)
 }
 
+/// A run of one operation.
+type Run<'a> = &'a mut dyn FnMut(&mut dyn Backend) -> Result<()>;
+
+/// Seconds of each of `repeats` runs by the device's clock, after one that does not count.
+fn times(be: &mut dyn Backend, repeats: u32, f: Run) -> Result<Vec<f64>> {
+    be.measure_times(true);
+    f(be)?;
+    be.take_times()?;
+    (0..repeats)
+        .map(|_| {
+            f(be)?;
+            Ok(be.take_times()?.iter().map(|t| t.seconds).sum::<f64>().max(1e-9))
+        })
+        .collect()
+}
+
 /// GFLOP/s of products and attention, GB/s of quantising.
 pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
     let c = opened.source.config();
     let job = job(args, opened);
     let batch = documents(job.rows, job.max_len, c.vocab);
-    let mut backend = args.device.backend()?;
-    let be = backend.as_mut();
-    let dense = opened.source.dense_dtype();
+    let mut device = args.device.open()?;
+    let be = device.backend.as_mut();
+    let gpu = be.sizes().own_memory();
+    let peak = gpu.then_some(device.speed.flops * 1e-9);
+    let dense = if gpu { DType::Bf16 } else { opened.source.dense_dtype() };
     let b = set_up(be, c, &batch, dense)?;
     let (t, h, n) = (job.rows, c.hidden, 2 * c.intermediate);
     let z = b.narrow[0].prefix(t * h);
     let mut figures = Vec::new();
-    let mut add = |name: &str, unit, amount: f64, f: &mut dyn FnMut() -> Result<()>| -> Result<()> {
-        figures.push(Figure::new(name, unit, amount, &time(args.repeats, f)?));
+    let mut add = |be: &mut dyn Backend, name: &str, unit, amount: f64, f: Run| -> Result<()> {
+        let figure = Figure::new(name, unit, amount, &times(be, args.repeats, f)?);
+        figures.push(figure.of(peak.filter(|_| unit == "GFLOP/s")));
         Ok(())
     };
-    // Backends that only queue run when something is read.
     let loss = b.loss;
     let gflop = 2e-9 * (t * n * h) as f64;
     for (w, name) in zip(b.weights, ["dense", "NF4"]) {
         let shape = format!("linear {n}×{h}, {name}");
-        add(&shape, "GFLOP/s", gflop, &mut || {
-            be.linear(z, &w, &[], None, b.wide)?;
-            be.read(loss).map(drop)
-        })?;
-        add(&format!("{shape}, backward"), "GFLOP/s", gflop, &mut || {
-            be.linear_backward(b.wide, &w, &b.rows, &[], None, b.narrow[1].prefix(t * h))?;
-            be.read(loss).map(drop)
+        add(be, &shape, "GFLOP/s", gflop, &mut |be| be.linear(z, &w, &[], None, b.wide))?;
+        add(be, &format!("{shape}, backward"), "GFLOP/s", gflop, &mut |be| {
+            be.linear_backward(b.wide, &w, &b.rows, &[], None, b.narrow[1].prefix(t * h))
         })?;
     }
     // Scores above the diagonal are not counted.
@@ -140,37 +154,32 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         batch.cu_seqlens.windows(2).map(|w| f64::from(w[1] - w[0])).map(|len| len * (len + 1.0) / 2.0).sum();
     let product = 2e-9 * pairs * c.heads.q_width() as f64;
     let documents = format!("attention, {} × {}", batch.docs(), batch.max_len());
-    add(&documents, "GFLOP/s", 2.0 * product, &mut || {
-        be.attention(b.qk[0], b.qkv[0], &b.rows, c.heads, b.o[0], b.lse)?;
-        be.read(loss).map(drop)
+    add(be, &documents, "GFLOP/s", 2.0 * product, &mut |be| {
+        be.attention(b.qk[0], b.qkv[0], &b.rows, c.heads, b.o[0], b.lse)
     })?;
-    add(&format!("{documents}, backward"), "GFLOP/s", 5.0 * product, &mut || {
-        be.attention_backward(b.qk[0], b.qkv[0], b.o[0], b.lse, b.o[1], &b.rows, c.heads, b.qk[1], b.qkv[1])?;
-        be.read(loss).map(drop)
+    add(be, &format!("{documents}, backward"), "GFLOP/s", 5.0 * product, &mut |be| {
+        be.attention_backward(b.qk[0], b.qkv[0], b.o[0], b.lse, b.o[1], &b.rows, c.heads, b.qk[1], b.qkv[1])
     })?;
     let head = 2e-9 * (HEAD_ROWS * h * c.vocab) as f64;
     let targets: Vec<u32> = (0..HEAD_ROWS as u32).map(|i| i % c.vocab as u32).collect();
     be.write(b.targets, bytemuck::cast_slice(&targets))?;
     let x = b.narrow[0].prefix(HEAD_ROWS * h);
-    add(&format!("head, {HEAD_ROWS} rows of {}", c.vocab), "GFLOP/s", head, &mut || {
-        be.linear(x, &b.head, &[], None, b.logits)?;
-        be.read(loss).map(drop)
+    add(be, &format!("head, {HEAD_ROWS} rows of {}", c.vocab), "GFLOP/s", head, &mut |be| {
+        be.linear(x, &b.head, &[], None, b.logits)
     })?;
-    add("cross-entropy", "10⁶ logits/s", 1e-6 * b.logits.len() as f64, &mut || {
-        be.cross_entropy(b.logits, c.vocab, b.targets, 1.0, loss)?;
-        be.read(loss).map(drop)
+    add(be, "cross-entropy", "10⁶ logits/s", 1e-6 * b.logits.len() as f64, &mut |be| {
+        be.cross_entropy(b.logits, c.vocab, b.targets, 1.0, loss)
     })?;
-    add("head, backward", "GFLOP/s", head, &mut || {
-        be.linear_backward(b.logits, &b.head, &b.head_rows, &[], None, b.narrow[1].prefix(HEAD_ROWS * h))?;
-        be.read(loss).map(drop)
+    add(be, "head, backward", "GFLOP/s", head, &mut |be| {
+        be.linear_backward(b.logits, &b.head, &b.head_rows, &[], None, b.narrow[1].prefix(HEAD_ROWS * h))
     })?;
     if let WeightStore::Nf4 { packed, absmax, .. } = b.weights[1].store {
         let values = be.read(b.staging.prefix(n * h))?;
         let host = HostTensor { dtype: DType::F32, bytes: &values };
         let gigabytes = values.len() as f64 / 1e9;
-        add("quantise f32 to NF4", "GB/s", gigabytes, &mut || be.load_nf4(host, packed, absmax))?;
-        add("dequantise to bf16", "GB/s", gigabytes / 2.0, &mut || be.dequantize(&b.weights[1], b.dense_copy))?;
+        add(be, "quantise f32 to NF4", "GB/s", gigabytes, &mut |be| be.load_nf4(host, packed, absmax))?;
+        add(be, "dequantise to bf16", "GB/s", gigabytes / 2.0, &mut |be| be.dequantize(&b.weights[1], b.dense_copy))?;
     }
     let workload = format!("{t} rows, documents of {}; weights as {dense:?} and NF4", job.max_len);
-    Ok(Found { workload, figures, operations: Vec::new() })
+    Ok(Found { workload, device: be.describe(), figures, operations: Vec::new() })
 }

@@ -10,9 +10,11 @@ pub(super) fn measure(args: &Args, name: &str) -> Result<Found> {
     let weights = opened.source.config().parameters() as f64;
     let bytes = weights * opened.source.dense_dtype().size() as f64;
     let job = job(args, &opened);
+    let mut device = String::new();
     let seconds = time(args.repeats, || {
         let opened = open(name)?;
-        common::engine(&opened, &job, &args.device).map(drop)
+        device = common::engine(&opened, &job, &args.device)?.describe();
+        Ok(())
     })?;
     let workload =
         format!("{:.2} billion weights, {}", weights / 1e9, if job.four_bit { "to NF4" } else { "as they are" });
@@ -20,5 +22,5 @@ pub(super) fn measure(args: &Args, name: &str) -> Result<Found> {
         Figure::new("checkpoint", "GB/s", bytes / 1e9, &seconds),
         Figure::new("weights", "10⁶/s", weights / 1e6, &seconds),
     ];
-    Ok(Found { workload, figures, operations: Vec::new() })
+    Ok(Found { workload, device, figures, operations: Vec::new() })
 }

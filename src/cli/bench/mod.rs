@@ -74,6 +74,8 @@ struct Figure {
     /// Median time of one run.
     seconds: f64,
     repeats: usize,
+    /// Part of the device's measured peak that the median is, where there is one.
+    of_peak: Option<f64>,
 }
 
 impl Figure {
@@ -91,7 +93,13 @@ impl Figure {
             fastest: amount / sorted[0],
             seconds: median,
             repeats: sorted.len(),
+            of_peak: None,
         }
+    }
+
+    /// With the peak, in the figure's unit.
+    fn of(self, peak: Option<f64>) -> Self {
+        Self { of_peak: peak.map(|peak| self.median / peak), ..self }
     }
 }
 
@@ -111,6 +119,8 @@ fn time(repeats: u32, mut f: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
 struct Found {
     /// The workload in words.
     workload: String,
+    /// The device in words.
+    device: String,
     figures: Vec<Figure>,
     /// Seconds of a run by operation, if known.
     operations: Vec<(&'static str, f64)>,
@@ -127,7 +137,6 @@ pub fn run(args: Args) -> Result<()> {
     });
     let before = load_average();
     let opened = open(name)?;
-    let device = args.device.backend()?.describe();
     let found = match args.what {
         What::Step => step::measure(&args, &opened)?,
         What::Load => load::measure(&args, name)?,
@@ -140,7 +149,7 @@ pub fn run(args: Args) -> Result<()> {
             "what": args.what.name(),
             "model": opened.source.describe(),
             "workload": found.workload,
-            "device": device,
+            "device": found.device,
             "load_average": before,
             "version": env!("CARGO_PKG_VERSION"),
             "figures": found.figures,
@@ -149,7 +158,7 @@ pub fn run(args: Args) -> Result<()> {
         return print(&format!("{value:#}\n"));
     }
     let load = before.map_or(String::new(), |l| format!("; load average {l:.1}"));
-    print(&format!("{}\n{}\n{device}{load}\n\n{}", opened.source.describe(), found.workload, table(&found)))
+    print(&format!("{}\n{}\n{}{load}\n\n{}", opened.source.describe(), found.workload, found.device, table(&found)))
 }
 
 impl What {
@@ -168,7 +177,8 @@ fn table(found: &Found) -> String {
     for f in &found.figures {
         let spread = format!("{} … {}", number(f.slowest), number(f.fastest));
         let time = if f.seconds < 1.0 { format!("{:.3} ms", f.seconds * 1e3) } else { format!("{:.2} s", f.seconds) };
-        text += &format!("{:width$} {:>10} {:10} {spread:>21} {time:>11}\n", f.name, number(f.median), f.unit);
+        let share = f.of_peak.map_or(String::new(), |part| format!("  {:.0} % of the peak", 100.0 * part));
+        text += &format!("{:width$} {:>10} {:10} {spread:>21} {time:>11}{share}\n", f.name, number(f.median), f.unit);
     }
     let total: f64 = found.operations.iter().map(|o| o.1).sum();
     if total > 0.0 {

@@ -66,5 +66,10 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         args.lora_r,
         if args.lora_dropout > 0.0 { format!(", dropout {}", args.lora_dropout) } else { String::new() }
     );
-    Ok(Found { workload, figures: vec![Figure::new("step", "tokens/s", batch.rows() as f64, &seconds)], operations })
+    Ok(Found {
+        workload,
+        device: engine.describe(),
+        figures: vec![Figure::new("step", "tokens/s", batch.rows() as f64, &seconds)],
+        operations,
+    })
 }
