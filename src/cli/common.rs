@@ -97,6 +97,9 @@ pub struct DeviceArgs {
     /// Memory the run may take, such as 20GiB [default: what is free]
     #[arg(long, value_parser = parse_bytes, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory_limit: Option<u64>,
+    /// Run on N multiprocessors of a GPU at most, to study a slice on a larger card
+    #[arg(long, value_name = "N")]
+    pub sm_limit: Option<u32>,
     /// CPU threads [default: all]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -104,7 +107,7 @@ pub struct DeviceArgs {
 
 impl Default for DeviceArgs {
     fn default() -> Self {
-        Self { device: Device::Auto, memory_limit: None, threads: None }
+        Self { device: Device::Auto, memory_limit: None, sm_limit: None, threads: None }
     }
 }
 
@@ -146,13 +149,17 @@ impl DeviceArgs {
             return Err(Error::usage("--threads must be from 1 to 1024"));
         }
         match self.resolved() {
+            Device::Auto | Device::Cpu if self.sm_limit.is_some() => {
+                Err(Error::usage("--sm-limit is for a GPU, and this run computes on the CPU"))
+            }
             Device::Auto | Device::Cpu => Ok(OpenDevice {
                 backend: Box::new(CpuBackend::new(self.threads)?),
                 speed: CPU_SPEED,
                 limit: self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9)),
             }),
             Device::Cuda(n) => {
-                let mut backend = CudaBackend::new(Box::new(CudaDriver::open(n)?), CudaSizes::FUSED)?;
+                let mut backend =
+                    CudaBackend::new(Box::new(CudaDriver::open_part(n, self.sm_limit)?), CudaSizes::FUSED)?;
                 let peaks = backend.measure()?;
                 let speed = Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus };
                 // The limit is for all that the process takes on the device; the driver's own part is in use already.

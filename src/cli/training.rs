@@ -186,7 +186,7 @@ pub fn device_of(config: &TrainConfig) -> Result<DeviceArgs> {
         .as_deref()
         .map(|limit| parse_bytes(limit).map_err(|e| Error::usage(format!("--memory-limit: {e}"))))
         .transpose()?;
-    Ok(DeviceArgs { device, memory_limit, threads: config.threads })
+    Ok(DeviceArgs { device, memory_limit, sm_limit: None, threads: config.threads })
 }
 
 /// Refuses records that do not hold what `--train-mode` says, with the line of the first.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{Error, Result};
 use cudarc::driver::sys;
+use rayon::prelude::*;
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
@@ -23,13 +24,19 @@ const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
 /// `CU_STREAM_NON_BLOCKING`: no implicit order with other users of the context.
 const NON_BLOCKING: u32 = 1;
 
+/// Pinned memory that uploads pass through: this many pieces of this many bytes.
+const STAGES: usize = 4;
+const STAGE_BYTES: usize = 4 << 20;
+/// A piece of a copy into pinned memory that one thread makes.
+const COPY_BYTES: usize = 256 << 10;
+
 macro_rules! symbols {
-    ($($name:ident),* $(,)?) => {
-        const SYMBOLS: &[&str] = &[$(stringify!($name)),*];
+    ($of:ident: $($name:ident),* $(,)?) => {
+        const $of: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
-symbols!(
+symbols!(SYMBOLS:
     cuCtxSetCurrent,
     cuDeviceGet,
     cuDeviceGetAttribute,
@@ -63,10 +70,21 @@ symbols!(
     cuStreamWaitEvent,
 );
 
+// Green contexts, which drivers have since CUDA 12.4: looked for only where the number of multiprocessors is limited.
+symbols!(GREEN_SYMBOLS:
+    cuCtxFromGreenCtx,
+    cuDevResourceGenerateDesc,
+    cuDevSmResourceSplitByCount,
+    cuDeviceGetDevResource,
+    cuGreenCtxCreate,
+    cuGreenCtxDestroy,
+    cuGreenCtxStreamCreate,
+);
+
 /// Calls a function of libcuda and turns its CUresult into an error that names both.
 macro_rules! call {
     ($name:ident($($argument:expr),* $(,)?)) => {{
-        debug_assert!(SYMBOLS.contains(&stringify!($name)), "{} is not checked for at the start", stringify!($name));
+        debug_assert!(SYMBOLS.iter().chain(GREEN_SYMBOLS).any(|s| *s == stringify!($name)), "{} is not checked for at the start", stringify!($name));
         // SAFETY: libcuda is present and has the symbol (`CudaDriver::open` checked). Handles were made by the driver and
         // are destroyed only when `CudaDriver` is dropped; pointers are to live variables or slices of the stated size.
         // Device addresses are the backend's duty: out of its arena, checked there.
@@ -104,6 +122,20 @@ pub struct CudaDriver {
     modules: HashMap<&'static str, Module>,
     /// Addresses of pinned memory, which is freed by another call.
     pinned: Vec<Address>,
+    staging: Option<Staging>,
+    /// The part of the device that is used, where it is not all of it.
+    green: Option<sys::CUgreenCtx>,
+}
+
+/// Pinned memory that uploads pass through, so that the caller's bytes may change and the host runs ahead: a ring of
+/// pieces, each with the event after which it is free again.
+struct Staging {
+    base: Address,
+    events: [sys::CUevent; STAGES],
+    /// The piece in use and how much of it is taken.
+    stage: usize,
+    used: usize,
+    stream: Stream,
 }
 
 // SAFETY: libcuda's handles may be used from any thread as long as the context is current there, which every method sees
@@ -116,7 +148,20 @@ impl CudaDriver {
     /// # Errors
     /// If there is no libcuda, it lacks functions (a stub), it refuses to work, or has no such device.
     pub fn open(index: u32) -> Result<Self> {
-        require_library()?;
+        Self::open_part(index, None)
+    }
+
+    /// Opens device `index`, of which work will run on `sm_limit` multiprocessors at most (rounded up to what the device
+    /// can part: 2 on sm_80, 8 on sm_90): a green context, to study a slice on a larger card. Memory, its bandwidth and L2
+    /// are not parted.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also if the driver is too old to part a device.
+    pub fn open_part(index: u32, sm_limit: Option<u32>) -> Result<Self> {
+        require_library(SYMBOLS)?;
+        if sm_limit.is_some() {
+            require_library(GREEN_SYMBOLS).map_err(|e| e.context("--sm-limit"))?;
+        }
         let (mut count, mut version) = (0, 0);
         call!(cuDriverGetVersion(&mut version))?;
         call!(cuInit(0))?;
@@ -145,10 +190,63 @@ impl CudaDriver {
             events: Vec::new(),
             modules: HashMap::new(),
             pinned: Vec::new(),
+            staging: None,
+            green: None,
         };
+        if let Some(sms) = sm_limit {
+            driver.limit(sms).map_err(|e| e.context(format!("--sm-limit {sms}")))?;
+        }
         let main = driver.stream()?;
         debug_assert_eq!(main, Stream::MAIN);
         Ok(driver)
+    }
+
+    /// Goes on in a green context of at least `sms` multiprocessors.
+    fn limit(&mut self, sms: u32) -> Result<()> {
+        let all = self.attributes.sms;
+        if sms == 0 || sms > all {
+            return Err(Error::usage(format!("the device has {all} multiprocessors")));
+        }
+        self.bind()?;
+        let of_device = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+        // SAFETY: plain data, for which all zero bytes are a valid value (type 0 is CU_DEV_RESOURCE_TYPE_INVALID).
+        let (mut whole, mut part): (sys::CUdevResource, sys::CUdevResource) = unsafe { std::mem::zeroed() };
+        call!(cuDeviceGetDevResource(self.device, &mut whole, of_device))?;
+        let mut groups = 1;
+        call!(cuDevSmResourceSplitByCount(&mut part, &mut groups, &whole, ptr::null_mut(), 0, sms))?;
+        let (mut description, mut green, mut context) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        call!(cuDevResourceGenerateDesc(&mut description, &mut part, 1))?;
+        let default_stream = sys::CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM as u32;
+        call!(cuGreenCtxCreate(&mut green, description, self.device, default_stream))?;
+        self.green = Some(green);
+        call!(cuCtxFromGreenCtx(&mut context, green))?;
+        self.context = context;
+        // SAFETY: a resource of type SM, which the split gave, has this member.
+        self.attributes.sms = unsafe { part.__bindgen_anon_1.sm.smCount };
+        Ok(())
+    }
+
+    /// Room for `len` ≤ [`STAGE_BYTES`] bytes in pinned memory, free again after `event`, which the caller records.
+    fn stage(&mut self, len: usize, stream: Stream) -> Result<(Address, sys::CUevent)> {
+        if self.staging.is_none() {
+            let base = self.alloc_pinned(STAGES * STAGE_BYTES)?;
+            let mut events = [ptr::null_mut(); STAGES];
+            for event in &mut events {
+                call!(cuEventCreate(event, 0))?;
+                // So that an error on the way loses none.
+                self.events.push(*event);
+            }
+            self.staging = Some(Staging { base, events, stage: 0, used: 0, stream });
+        }
+        let s = self.staging.as_mut().expect("made above");
+        // An event tells of one stream's work, so another stream begins another piece.
+        if s.used + len > STAGE_BYTES || s.stream != stream {
+            (s.stage, s.used, s.stream) = ((s.stage + 1) % STAGES, 0, stream);
+            call!(cuEventSynchronize(s.events[s.stage]))?;
+        }
+        let at = s.base + (s.stage * STAGE_BYTES + s.used) as u64;
+        s.used += len.next_multiple_of(64);
+        Ok((at, s.events[s.stage]))
     }
 
     fn bind(&self) -> Result<()> {
@@ -183,8 +281,8 @@ impl CudaDriver {
     }
 }
 
-/// Fails, in words, unless libcuda can be loaded and has every symbol that this file uses.
-fn require_library() -> Result<()> {
+/// Fails, in words, unless libcuda can be loaded and has these symbols.
+fn require_library(symbols: &[&str]) -> Result<()> {
     // SAFETY: tries to open libcuda and closes it again; no symbol is used.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::failed(
@@ -195,7 +293,7 @@ fn require_library() -> Result<()> {
     let library = unsafe { sys::culib() };
     // SAFETY: the symbols are looked up, never called by this type.
     let lacks = |name: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err();
-    match SYMBOLS.iter().find(lacks) {
+    match symbols.iter().find(lacks) {
         Some(name) => Err(Error::failed(format!(
             "libcuda on this machine lacks {name}: a stub library, or a driver older than r525; use --device cpu"
         ))),
@@ -278,8 +376,23 @@ impl Driver for CudaDriver {
             return Ok(());
         }
         self.bind()?;
-        // From pageable memory the driver returns when the bytes are staged, so `data` may change afterwards.
-        call!(cuMemcpyAsync(dst, data.as_ptr() as Address, data.len(), self.raw_stream(stream)?))
+        let raw = self.raw_stream(stream)?;
+        for (i, piece) in data.chunks(STAGE_BYTES).enumerate() {
+            let (pinned, event) = self.stage(piece.len(), stream)?;
+            // SAFETY: `stage` gave this room in pinned memory, which the host may write; nothing else uses it until it is
+            // given again, which is after `event`.
+            let room = unsafe { std::slice::from_raw_parts_mut(pinned as *mut u8, piece.len()) };
+            if piece.len() > COPY_BYTES {
+                room.par_chunks_mut(COPY_BYTES)
+                    .zip(piece.par_chunks(COPY_BYTES))
+                    .for_each(|(to, from)| to.copy_from_slice(from));
+            } else {
+                room.copy_from_slice(piece);
+            }
+            call!(cuMemcpyAsync(dst + (i * STAGE_BYTES) as u64, pinned, piece.len(), raw))?;
+            call!(cuEventRecord(event, raw))?;
+        }
+        Ok(())
     }
 
     fn read(&mut self, src: Address, out: &mut [u8], stream: Stream) -> Result<()> {
@@ -371,7 +484,10 @@ impl Driver for CudaDriver {
     fn stream(&mut self) -> Result<Stream> {
         self.bind()?;
         let mut stream = ptr::null_mut();
-        call!(cuStreamCreate(&mut stream, NON_BLOCKING))?;
+        match self.green {
+            Some(green) => call!(cuGreenCtxStreamCreate(&mut stream, green, NON_BLOCKING, 0))?,
+            None => call!(cuStreamCreate(&mut stream, NON_BLOCKING))?,
+        }
         self.streams.push(stream);
         Ok(Stream(self.streams.len() as u32 - 1))
     }
@@ -425,6 +541,9 @@ impl Drop for CudaDriver {
         }
         for &address in &self.pinned {
             let _ = call!(cuMemFreeHost(address as *mut c_void));
+        }
+        if let Some(green) = self.green {
+            let _ = call!(cuGreenCtxDestroy(green));
         }
         let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));
     }
