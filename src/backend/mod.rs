@@ -228,7 +228,7 @@ pub struct ScratchShape {
     pub max_len: usize,
     /// Heads.
     pub heads: Heads,
-    /// (n, k) of the largest weight of the decoder layers, by n·k.
+    /// (n, k) of the largest weight, by n·k, of the decoder layers and of a head in NF4.
     pub largest_weight: (usize, usize),
     /// Largest k and largest n of any decoder linear.
     pub widest: usize,
