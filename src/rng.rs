@@ -4,6 +4,9 @@
 //! depends only on its key and counter, never on how many were drawn before it, so the same mask can be made again in the
 //! backward pass, on another device, or after a resume.
 
+use half::bf16;
+use rayon::prelude::*;
+
 const M0: u32 = 0xD251_1F53;
 const M1: u32 = 0xCD9E_8D57;
 const W0: u32 = 0x9E37_79B9;
@@ -23,6 +26,36 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             [(p1 >> 32) as u32 ^ counter[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ counter[3] ^ key[1], p0 as u32];
     }
     counter
+}
+
+/// Random weights by key: element i is the sum of the four bytes of Philox value i, less their mean of 510, times `unit`,
+/// rounded to bf16. Nearly normal; integers up to one product and one rounding, so every device makes the same bits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bell {
+    /// Key of the tensor.
+    pub key: [u32; 2],
+    /// Deviation of the elements over that of the sum.
+    pub unit: f32,
+}
+
+impl Bell {
+    /// Elements of this standard deviation. A byte has the variance (256² − 1)/12.
+    pub fn new(key: u64, deviation: f32) -> Self {
+        Self { key: [key as u32, (key >> 32) as u32], unit: deviation / (65_535.0f32 / 3.0).sqrt() }
+    }
+
+    /// The first `len` elements.
+    pub fn elements(&self, len: usize) -> Vec<bf16> {
+        let mut out = vec![bf16::ZERO; len];
+        out.par_chunks_mut(4).with_min_len(4096).enumerate().for_each(|(i, four)| {
+            let bits = philox4x32([i as u32, (i as u64 >> 32) as u32, 0, 0], self.key);
+            for (x, bits) in four.iter_mut().zip(bits) {
+                let sum: i32 = bits.to_le_bytes().iter().map(|&b| i32::from(b)).sum();
+                *x = bf16::from_f32((sum - 510) as f32 * self.unit);
+            }
+        });
+        out
+    }
 }
 
 /// The finaliser of SplitMix64 (Steele et al. 2014): spreads structured integers (seed, step) over 64 bits.

@@ -21,7 +21,10 @@ pub mod arena;
 pub mod cpu;
 pub mod cuda;
 
-use crate::{Result, rng::Dropout};
+use crate::{
+    Result,
+    rng::{Bell, Dropout},
+};
 pub use adamw::AdamW;
 pub use arena::{Buffer, Kind, Layout, Space};
 use std::ops::Range;
@@ -211,7 +214,7 @@ pub struct ScratchShape {
     pub max_len: usize,
     /// Heads.
     pub heads: Heads,
-    /// (n, k) of the largest weight of the decoder layers, by n·k.
+    /// (n, k) of the largest weight, by n·k, of the decoder layers and of a head in NF4.
     pub largest_weight: (usize, usize),
     /// Largest k and largest n of any decoder linear.
     pub widest: usize,
@@ -350,6 +353,18 @@ pub trait Backend: Send {
 
     /// Loads a tensor and quantises it to NF4, bit for bit as bitsandbytes: `packed` U8 [len/2], `absmax` F32 [len/64].
     fn load_nf4(&mut self, src: HostTensor, packed: Buffer, absmax: Buffer) -> Result<()>;
+
+    /// Makes the elements of `dst` (F32 or Bf16) as [`Bell`] says: [`Backend::load_dense`] of a tensor that has no bytes.
+    fn make_dense(&mut self, bell: &Bell, dst: Buffer) -> Result<()> {
+        let elements = bell.elements(dst.len());
+        self.load_dense(HostTensor { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&elements) }, dst)
+    }
+
+    /// [`Backend::load_nf4`] of a tensor that is made as [`Bell`] says.
+    fn make_nf4(&mut self, bell: &Bell, packed: Buffer, absmax: Buffer) -> Result<()> {
+        let elements = bell.elements(2 * packed.len());
+        self.load_nf4(HostTensor { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&elements) }, packed, absmax)
+    }
 
     /// W as dense elements: Bf16 or F32 `dst` [n·k]. For an NF4 weight, code·absmax rounded as `compute` says.
     fn dequantize(&mut self, w: &Weight, dst: Buffer) -> Result<()>;

@@ -11,7 +11,7 @@ use crate::{
             probe::{Probe, probe},
         },
     },
-    model::{Engine, LoraConfig, source::Opened},
+    model::{Engine, LoraConfig, engine::HeadStore, source::Opened},
     plan::{self, Plan, Request, Speed, Unpack, device},
 };
 
@@ -158,8 +158,9 @@ impl DeviceArgs {
                 limit: self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9)),
             }),
             Device::Cuda(n) => {
-                let mut backend =
-                    CudaBackend::new(Box::new(CudaDriver::open_part(n, self.sm_limit)?), CudaSizes::FUSED)?;
+                let driver =
+                    CudaDriver::open_part(n, self.sm_limit).map_err(|e| e.context(format!("--device cuda:{n}")))?;
+                let mut backend = CudaBackend::new(Box::new(driver), CudaSizes::FUSED)?;
                 let peaks = backend.measure()?;
                 let speed = Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus };
                 // The limit is for all that the process takes on the device; the driver's own part is in use already.
@@ -195,6 +196,8 @@ pub struct Job {
     pub four_bit: bool,
     /// Type that quantised weights are rounded to: Bf16 or F32.
     pub compute: DType,
+    /// How the head is held.
+    pub head: HeadStore,
     /// Sequences generated at once; 0 without generation.
     pub kv_slots: usize,
     /// Most positions of a generated sequence.
@@ -213,6 +216,7 @@ impl Job {
             max_len,
             four_bit: true,
             compute: DType::Bf16,
+            head: HeadStore::Dense,
             kv_slots: 0,
             kv_capacity: 0,
             unpack: Unpack::Never,
@@ -234,6 +238,7 @@ impl Job {
             four_bit: self.four_bit,
             compute: self.compute,
             dense: if gpu { DType::Bf16 } else { opened.source.dense_dtype() },
+            head: self.head,
             kv_slots: self.kv_slots,
             kv_capacity: self.kv_capacity,
             unpack,

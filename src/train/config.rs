@@ -100,6 +100,8 @@ pub struct TrainConfig {
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub max_seq_length: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_rows: Option<usize>,
     pub data_order: DataOrder,
     pub seed: u64,
 
@@ -121,6 +123,7 @@ pub struct TrainConfig {
     pub target_modules: Vec<String>,
 
     pub use_4bit: bool,
+    pub head_4bit: bool,
     pub bnb_4bit_quant_type: QuantType,
     pub bnb_4bit_compute_dtype: ComputeDtype,
 
@@ -183,13 +186,23 @@ impl TrainConfig {
             whole("threads", n as u64, 1, 1024)?;
         }
         whole("max-seq-length", self.max_seq_length as u64, 2, 1 << 20)?;
-        if self.token_budget() > 1 << 26 {
+        if self.batch_size * self.max_seq_length > 1 << 26 {
             return Err(Error::usage(format!(
                 "--batch-size {} times --max-seq-length {} is {} rows in one micro-batch: lower one of them",
                 self.batch_size,
                 self.max_seq_length,
-                self.token_budget()
+                self.batch_size * self.max_seq_length
             )));
+        }
+        if let Some(n) = self.micro_batch_rows {
+            whole("micro-batch-rows", n as u64, 1, 1 << 26)?;
+            if n < self.max_seq_length {
+                return Err(Error::usage(format!(
+                    "--micro-batch-rows {n} is less than --max-seq-length {}: a sample is never cut in two, so lower the \
+                     second or raise the first",
+                    self.max_seq_length
+                )));
+            }
         }
         if let Some(n) = self.max_steps {
             whole("max-steps", n, 1, 1 << 40)?;
@@ -205,6 +218,9 @@ impl TrainConfig {
         real("lora-alpha", self.lora_alpha, "above 0 and at most 65536", |v| v > 0.0 && v <= 65_536.0)?;
         real("lora-dropout", self.lora_dropout, "from 0 to below 1", |v| (0.0..1.0).contains(&v))?;
         self.targets()?;
+        if self.head_4bit && !self.use_4bit {
+            return Err(Error::usage("--head-4bit is for a base in 4 bits: leave out --no-4bit"));
+        }
         whole("seed", self.seed, 0, ANY)?;
         whole("logging-steps", self.logging_steps, 1, ANY)?;
         whole("save-steps", self.save_steps, 1, ANY)?;
@@ -271,9 +287,10 @@ impl TrainConfig {
         self.batch_size * self.gradient_accumulation_steps
     }
 
-    /// Most rows of a micro-batch.
+    /// Most rows of a micro-batch: batch-size × max-seq-length, or micro-batch-rows if that is less.
     pub fn token_budget(&self) -> usize {
-        self.batch_size * self.max_seq_length
+        let budget = self.batch_size * self.max_seq_length;
+        self.micro_batch_rows.map_or(budget, |n| n.min(budget))
     }
 
     /// The learning rates of a run of `total` steps.
@@ -298,6 +315,9 @@ impl TrainConfig {
         }
         if !self.use_4bit {
             all.retain(|key, _| !key.starts_with("bnb-4bit"));
+        }
+        if !self.head_4bit {
+            all.remove("head-4bit"); // as in checkpoints of versions without this setting
         }
         all
     }

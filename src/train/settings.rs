@@ -40,7 +40,7 @@ pub struct Settings {
     #[arg(long, alias = "max-steps-override", value_name = "N", allow_negative_numbers = true)]
     #[serde(alias = "max-steps-override")]
     pub max_steps: Option<u64>,
-    /// Samples per micro-batch at full length; times --max-seq-length it is the token budget [default: 2]
+    /// Samples per micro-batch at full length; times --max-seq-length it is the token budget of one [default: 2]
     #[arg(long, alias = "per-device-train-batch-size", value_name = "N", allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
     /// A step takes batch-size times this many samples [default: 4]
@@ -49,6 +49,10 @@ pub struct Settings {
     /// Longest sample in tokens; longer ones are cut [default: 1024]
     #[arg(long, alias = "max-length", value_name = "N", allow_negative_numbers = true)]
     pub max_seq_length: Option<usize>,
+    /// Most rows of one forward pass, at least --max-seq-length: fewer than the token budget take less memory [default:
+    /// the token budget]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub micro_batch_rows: Option<usize>,
     /// Order of the samples in an epoch [default: shuffled]
     #[arg(long, value_name = "ORDER")]
     pub data_order: Option<DataOrder>,
@@ -109,6 +113,10 @@ pub struct Settings {
     #[arg(long, conflicts_with = "use_4bit", help_heading = "Base weights")]
     #[serde(skip)]
     pub no_4bit: bool,
+    /// Hold the head in NF4 too: saves memory and changes results [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+          help_heading = "Base weights")]
+    pub head_4bit: Option<bool>,
     /// The 4-bit type [default: nf4]
     #[arg(long, value_name = "TYPE", help_heading = "Base weights")]
     pub bnb_4bit_quant_type: Option<QuantType>,
@@ -212,6 +220,7 @@ impl Settings {
             batch_size,
             gradient_accumulation_steps,
             max_seq_length,
+            micro_batch_rows,
             data_order,
             seed,
             learning_rate,
@@ -229,6 +238,7 @@ impl Settings {
             rslora,
             target_modules,
             use_4bit,
+            head_4bit,
             bnb_4bit_quant_type,
             bnb_4bit_compute_dtype,
             train_mode,
@@ -264,6 +274,7 @@ impl Settings {
             batch_size: self.batch_size.unwrap_or(2),
             gradient_accumulation_steps: self.gradient_accumulation_steps.unwrap_or(4),
             max_seq_length: self.max_seq_length.unwrap_or(1024),
+            micro_batch_rows: self.micro_batch_rows,
             data_order: self.data_order.unwrap_or(DataOrder::Shuffled),
             seed: self.seed.unwrap_or(42),
             learning_rate: self.learning_rate.unwrap_or(2e-4),
@@ -283,6 +294,7 @@ impl Settings {
                 .target_modules
                 .unwrap_or_else(|| Module::ALL.iter().map(|m| m.name().to_string()).collect()),
             use_4bit: !self.no_4bit && self.use_4bit.unwrap_or(true),
+            head_4bit: self.head_4bit.unwrap_or(false),
             bnb_4bit_quant_type: self.bnb_4bit_quant_type.unwrap_or(QuantType::Nf4),
             bnb_4bit_compute_dtype: self.bnb_4bit_compute_dtype.unwrap_or(ComputeDtype::Bfloat16),
             train_mode: self.train_mode.unwrap_or(TrainMode::Auto),
@@ -352,6 +364,8 @@ mod tests {
         let defaults = config("").unwrap();
         assert_eq!(defaults.lora().unwrap().targets, Module::ALL);
         assert_eq!((defaults.samples_per_step(), defaults.token_budget(), defaults.logging_steps), (8, 2048, 1));
+        assert_eq!(config("--micro-batch-rows 1024").unwrap().token_budget(), 1024);
+        assert_eq!(config("--micro-batch-rows 4096").unwrap().token_budget(), 2048);
         assert!(defaults.use_4bit && defaults.loss_on_output_only);
         assert!(!config("--no-4bit").unwrap().use_4bit);
         assert!(!config("--loss-on-output-only=false").unwrap().loss_on_output_only);
@@ -380,6 +394,8 @@ mod tests {
             ("target-modules", &["lm_head", "q_proj,x"]),
             ("eval-steps", &["5"]),
             ("early-stopping-patience", &["3"]),
+            ("head-4bit", &["--no-4bit"]),
+            ("micro-batch-rows", &["0", "1023", "999999999"]),
             ("metric-for-best-model", &["accuracy"]),
         ] {
             for value in values {
@@ -434,7 +450,7 @@ mod tests {
     fn the_written_configuration_reads_back_as_itself() {
         let full = "--eval-file e --init-adapter i --max-steps 9 --warmup-steps 2 --save-total-limit 2 --eval-steps 3 \
                     --early-stopping-patience 2 --memory-limit 9GiB --rslora --num-epochs 0.5 --no-4bit";
-        for args in ["", full] {
+        for args in ["", full, "--head-4bit --micro-batch-rows 1024"] {
             let c = config(args).unwrap();
             let again = file(&c.to_toml().unwrap()).unwrap().resolve().unwrap();
             assert_eq!(c, again);
@@ -445,10 +461,20 @@ mod tests {
     #[test]
     fn the_hash_is_of_what_decides_the_course() {
         let base = config("").unwrap().hash();
-        for same in ["--logging-steps 5", "--save-steps 7", "--device cpu", "--target-modules all"] {
+        for same in ["--logging-steps 5", "--save-steps 7", "--device cpu", "--target-modules all", "--head-4bit=false"]
+        {
             assert_eq!(config(same).unwrap().hash(), base, "{same}");
         }
-        for other in ["--learning-rate 1e-4", "--seed 1", "--batch-size 1", "--max-steps 3", "--no-4bit", "--rslora"] {
+        for other in [
+            "--learning-rate 1e-4",
+            "--seed 1",
+            "--batch-size 1",
+            "--max-steps 3",
+            "--no-4bit",
+            "--rslora",
+            "--head-4bit",
+            "--micro-batch-rows 1024",
+        ] {
             assert_ne!(config(other).unwrap().hash(), base, "{other}");
         }
         let (a, b) = (config("").unwrap(), config("--learning-rate 0.001 --max-steps 3").unwrap());

@@ -25,5 +25,6 @@ mod rounded;
 mod rows;
 mod step;
 mod swiglu;
+mod synthetic;
 #[allow(dead_code)]
 mod vm_driver;

@@ -16,10 +16,10 @@ use irori::{
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, ModelConfig, Module,
-        engine::{EngineSpec, Residency, Saved},
+        engine::{EngineSpec, HeadStore, Residency, Saved},
         source::{LinearData, Synthetic, TensorData, WeightSource},
     },
-    rng::{Dropout, Rng},
+    rng::{Bell, Dropout, Rng},
 };
 use std::sync::{Arc, Mutex};
 
@@ -39,6 +39,9 @@ impl WeightSource for Toy {
             t.bytes = bytemuck::cast_slice(&values).to_vec().into();
         }
         Ok(t)
+    }
+    fn recipe(&self, name: &str) -> Option<Bell> {
+        self.0.recipe(name)
     }
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
         self.0.linear(path, n, k)
@@ -87,6 +90,7 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
         compute: DType::Bf16,
         dense: DType::Bf16,
         embedding: Space::Device,
+        head: HeadStore::Dense,
         kv_slots: 0,
         kv_capacity: 0,
     }
@@ -139,7 +143,7 @@ fn documents(lengths: &[usize]) -> MicroBatch {
 }
 
 fn adamw(step: u64) -> AdamW {
-    AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step, max_norm: Some(1.0) }
+    AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step, max_norm: Some(1.0) }
 }
 
 /// What two steps leave.
@@ -187,7 +191,8 @@ fn distance(a: &[f32], b: &[f32]) -> (f64, f64) {
 
 /// The CUDA backend stores activations in bf16. What that costs is what it costs the cpu backend ([`Rounded`]), measured
 /// against the cpu backend proper, tensor by tensor; the kernels may add a quarter to it (they round softmax probabilities
-/// and adapters' v inside), and no bias: rounding errors of thousands of elements cancel in the factor that fits best.
+/// and adapters' v inside). There is no bias either: in the factor that fits best most of the error cancels, though not all,
+/// since an error of one row of dx is in every gradient below it.
 #[test]
 fn steps_are_the_cpu_steps() {
     let spec = spec(Some(lora(0.1, &Module::ALL)), true);
@@ -203,6 +208,8 @@ fn steps_are_the_cpu_steps() {
         let error = (got.norms[step] / exact.norms[step] - 1.0).abs();
         assert!(error < 5e-3, "step {step}: norm {} and {}", got.norms[step], exact.norms[step]);
     }
+    let (_, factor) = distance(&got.gradients, &exact.gradients);
+    assert!((factor - 1.0).abs() < 3e-3, "all gradients are biased by {factor}");
     for slot in spec.lora.unwrap().slots(&spec.model) {
         for (what, r) in [("A", slot.a_range()), ("B", slot.b_range())] {
             let (rounding, _) = distance(&rounded.gradients[r.clone()], &exact.gradients[r.clone()]);
@@ -210,7 +217,7 @@ fn steps_are_the_cpu_steps() {
             let what = format!("gradient of {} {what}", slot.peft_path());
             println!("{what}: {error:.4}, rounding {rounding:.4}, factor {factor:.5}");
             assert!(error < 1.25 * rounding, "{what}: {error}, rounding alone {rounding}");
-            assert!((factor - 1.0).abs() < 4e-3, "{what}: biased by {factor}");
+            assert!((factor - 1.0).abs() < 0.6 * rounding, "{what}: biased by {factor}");
         }
     }
     for (what, got, rounded, exact) in [
@@ -220,7 +227,10 @@ fn steps_are_the_cpu_steps() {
     ] {
         let ((rounding, _), (error, factor)) = (distance(rounded, exact), distance(got, exact));
         println!("{what}: {error:.4}, rounding {rounding:.4}, factor {factor:.5}");
-        assert!(error < 1.25 * rounding && (factor - 1.0).abs() < 4e-3, "{what}: {error}, {rounding}, {factor}");
+        assert!(
+            error < 1.25 * rounding && (factor - 1.0).abs() < 0.6 * rounding,
+            "{what}: {error}, {rounding}, {factor}"
+        );
     }
 }
 
@@ -286,13 +296,17 @@ fn a_step_takes_no_memory_and_waits_once() {
     }
 }
 
-/// The CPU's log-probabilities, in NF4 and without quantisation, with a head of its own and a tied one.
+/// The CPU's log-probabilities, in NF4 and without quantisation, with a head of its own, a tied one, and one in NF4.
 #[test]
 fn scores_are_the_cpu_scores() {
     let batch = documents(&[50, 2, 71]);
-    for (tied, residency) in [(false, Residency::Nf4), (true, Residency::Dense)] {
+    for (tied, residency, head, embedding) in [
+        (false, Residency::Nf4, HeadStore::Dense, Space::Device),
+        (true, Residency::Dense, HeadStore::Dense, Space::Device),
+        (true, Residency::Nf4, HeadStore::Nf4, Space::Host),
+    ] {
         let base = spec(Some(lora(0.5, &Module::ALL)), false);
-        let spec = EngineSpec { model: model(tied), residency: vec![residency; 2], ..base };
+        let spec = EngineSpec { model: model(tied), residency: vec![residency; 2], head, embedding, ..base };
         let Some((mut gpu, ledger)) = cuda(spec.clone(), CudaSizes::FUSED, 3) else { return };
         let score = |e: &mut Engine| {
             let targets = e.target_logprobs(&batch).unwrap_or_else(|e| panic!("{e}"));
@@ -309,7 +323,8 @@ fn scores_are_the_cpu_scores() {
                 "{error}, rounding alone {rounding}, {factor}"
             );
         }
-        assert_eq!(ledger.lock().unwrap().allocations.len(), 1);
+        let taken = if embedding == Space::Host { 2 } else { 1 };
+        assert_eq!(ledger.lock().unwrap().allocations.len(), taken);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         Space, Weight, WeightStore,
     },
     quant::{host::Floats, nf4},
-    rng::Dropout,
+    rng::{Bell, Dropout},
 };
 
 /// The CUDA backend.
@@ -457,6 +457,38 @@ impl Backend for CudaBackend {
         self.through_scratch("load_nf4", src, |start, len, elements, scratch| {
             let (packed, absmax) = (packed + start as u64 / 2, absmax + start as u64 / 16);
             rows::nf4_quantize(len, elements, scratch, packed, absmax)
+        })
+    }
+
+    fn make_dense(&mut self, bell: &Bell, dst: Buffer) -> Result<()> {
+        let len = dst.len();
+        if dst.space() == Space::Host || !len.is_multiple_of(8) || dst.dtype() != DType::Bf16 {
+            // The embedding in host memory: made by the host, which is where it goes.
+            let elements = bell.elements(len);
+            return self.load_dense(HostTensor { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&elements) }, dst);
+        }
+        self.run("make_dense", |m| Ok([rows::bell(bell, 0, len, m.act("dst", dst, len)?)]))
+    }
+
+    fn make_nf4(&mut self, bell: &Bell, packed: Buffer, absmax: Buffer) -> Result<()> {
+        let len = 2 * packed.len();
+        let step = LOAD_CHUNK / DType::Bf16.size();
+        self.run("make_nf4", |m| {
+            if !len.is_multiple_of(nf4::BLOCK) {
+                return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));
+            }
+            let (packed, absmax) =
+                (m.exact("packed", packed, DType::U8, len / 2)?, m.f32("absmax", absmax, len / nf4::BLOCK)?);
+            let scratch = m.scratch(LOAD_CHUNK)?;
+            let chunks = (0..len).step_by(step).flat_map(move |start| {
+                let count = step.min(len - start);
+                let (packed, absmax) = (packed + start as u64 / 2, absmax + start as u64 / 16);
+                [
+                    rows::bell(bell, start, count, scratch),
+                    rows::nf4_quantize(count, Elements::Bf16, scratch, packed, absmax),
+                ]
+            });
+            Ok(chunks.collect::<Vec<_>>())
         })
     }
 

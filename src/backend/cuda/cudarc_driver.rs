@@ -167,7 +167,7 @@ impl CudaDriver {
         call!(cuInit(0))?;
         call!(cuDeviceGetCount(&mut count))?;
         if i64::from(index) >= i64::from(count) {
-            return Err(Error::usage(format!("--device cuda:{index}: the driver shows {count} CUDA devices")));
+            return Err(Error::usage(format!("the driver shows {count} CUDA devices, there is no number {index}")));
         }
         let (mut device, mut context) = (0, ptr::null_mut());
         call!(cuDeviceGet(&mut device, index as i32))?;

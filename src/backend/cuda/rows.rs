@@ -2,7 +2,10 @@
 //! `optim.cu`, `nf4.cu`. Shapes and types are those of the operations in [`crate::backend::Backend`].
 
 use super::launch::{Address, Args, Launch, blocks, int};
-use crate::backend::{AdamW, Heads};
+use crate::{
+    backend::{AdamW, Heads},
+    rng::Bell,
+};
 
 /// Widest row that RMSNorm keeps in registers.
 pub const MAX_HIDDEN: usize = 8192;
@@ -190,6 +193,13 @@ pub fn nf4_quantize(count: usize, elements: Elements, src: Address, packed: Addr
     };
     let args = Args::new().with(src).with(count as u64).with(packed).with(absmax);
     Launch::new("nf4", kernel, [blocks(count, 2048), 1, 1], 256, args)
+}
+
+/// Makes elements `start..start + count` of a random tensor, both multiples of 8, as bf16.
+pub fn bell(bell: &Bell, start: usize, count: usize, out: Address) -> Launch {
+    let [key0, key1] = bell.key;
+    let args = Args::new().with(key0).with(key1).with(bell.unit).with(start as u64).with(count as u64).with(out);
+    Launch::new("synthetic", "bell_bf16", [blocks(count, 2048), 1, 1], 256, args)
 }
 
 /// Unpacks `count` elements to bf16.

@@ -9,6 +9,7 @@ use crate::{
     backend::{Backend, Buffer, DType, HostTensor, Weight, WeightStore},
     model::source::{LinearData, TensorData, WeightSource},
     quant::nf4,
+    rng::Bell,
 };
 
 /// Called after each tensor with the parameters loaded so far and the parameters in all.
@@ -19,8 +20,8 @@ fn host<'a>(t: &'a TensorData<'_>) -> HostTensor<'a> {
 }
 
 impl Engine {
-    /// Loads every weight of `source`. Norms, embedding and head are converted; linears go where their layer's
-    /// [`Residency`] says.
+    /// Loads every weight of `source`. Norms, embedding and head are converted (the head quantised where it is to be);
+    /// linears go where their layer's [`Residency`] says.
     pub(super) fn load(&mut self, source: &dyn WeightSource, progress: LoadProgress) -> Result<()> {
         let c = self.spec.model.clone();
         let total = c.parameters();
@@ -28,10 +29,12 @@ impl Engine {
         let a = &self.arrangement;
         let b = self.backend.as_mut();
         let mut dense = |b: &mut dyn Backend, name: String, shape: &[usize], dst: Buffer| -> Result<()> {
-            let tensor = source.tensor(&name, shape)?;
-            b.load_dense(host(&tensor), dst)?;
-            drop(tensor);
-            source.release(&name);
+            if let Some(bell) = source.recipe(&name) {
+                b.make_dense(&bell, dst)?;
+            } else {
+                b.load_dense(host(&source.tensor(&name, shape)?), dst)?;
+                source.release(&name);
+            }
             done += dst.len();
             progress(done, total);
             Ok(())
@@ -48,6 +51,16 @@ impl Engine {
             dense(b, format!("{path}.self_attn.q_norm.weight"), &[c.heads.dim], layer.q_norm)?;
             dense(b, format!("{path}.self_attn.k_norm.weight"), &[c.heads.dim], layer.k_norm)?;
         }
+        if let WeightStore::Nf4 { .. } = a.head.store {
+            let path = if c.tied { "model.embed_tokens" } else { "lm_head" };
+            let data = fetch(source, path, c.vocab, c.hidden)?;
+            store(b, a, self.spec.compute, Residency::Nf4, &data, &a.head)
+                .map_err(|e| e.context(format!("loading {path}")))?;
+            drop(data);
+            source.release(&format!("{path}.weight"));
+            done += if c.tied { 0 } else { c.vocab * c.hidden };
+            progress(done, total);
+        }
         for i in 0..c.layers {
             for group in Group::ALL {
                 let fused = self.arrangement.layers[i].linears[group as usize];
@@ -55,7 +68,7 @@ impl Engine {
                 for module in group.modules() {
                     let (n, k) = module.shape(&c);
                     let name = format!("model.layers.{i}.{}", module.path());
-                    let data = source.linear(&name, n, k)?;
+                    let data = fetch(source, &name, n, k)?;
                     let part = rows_of_weight(&fused, row, n);
                     let residency = self.spec.residency[i];
                     store(self.backend.as_mut(), &self.arrangement, self.spec.compute, residency, &data, &part)
@@ -87,18 +100,34 @@ fn rows_of_weight(w: &Weight, first: usize, n: usize) -> Weight {
     Weight { n, k: w.k, store }
 }
 
+/// One linear's weight on its way to its place.
+enum Fetched<'a> {
+    /// From a file.
+    Read(LinearData<'a>),
+    /// To be made where it goes.
+    Made(Bell),
+}
+
+fn fetch<'a>(source: &'a dyn WeightSource, path: &str, n: usize, k: usize) -> Result<Fetched<'a>> {
+    match source.recipe(&format!("{path}.weight")) {
+        Some(bell) => Ok(Fetched::Made(bell)),
+        None => source.linear(path, n, k).map(Fetched::Read),
+    }
+}
+
 /// Puts one linear's weight into its place.
 fn store(
     b: &mut dyn Backend,
     a: &Arrangement,
     compute: DType,
     residency: Residency,
-    data: &LinearData,
+    data: &Fetched,
     dst: &Weight,
 ) -> Result<()> {
     let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
-        LinearData::Dense(t) => b.load_nf4(host(t), packed, absmax),
-        LinearData::Nf4 { packed: bytes, absmax: scales } => {
+        Fetched::Made(bell) => b.make_nf4(bell, packed, absmax),
+        Fetched::Read(LinearData::Dense(t)) => b.load_nf4(host(t), packed, absmax),
+        Fetched::Read(LinearData::Nf4 { packed: bytes, absmax: scales }) => {
             b.write(packed, bytes)?;
             b.write(absmax, bytemuck::cast_slice(scales))
         }
@@ -114,8 +143,9 @@ fn store(
             b.dequantize(&nf4, dense)
         }
         (WeightStore::Dense(dense), _) => match data {
-            LinearData::Dense(t) => b.load_dense(host(t), dense),
-            LinearData::Nf4 { .. } => {
+            Fetched::Made(bell) => b.make_dense(bell, dense),
+            Fetched::Read(LinearData::Dense(t)) => b.load_dense(host(t), dense),
+            Fetched::Read(LinearData::Nf4 { .. }) => {
                 Err(Error::usage("the checkpoint is quantised to 4 bits already: leave out --no-4bit"))
             }
         },

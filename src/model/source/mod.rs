@@ -7,7 +7,7 @@ pub mod safetensors;
 mod synthetic;
 
 use super::ModelConfig;
-use crate::{Result, backend::DType, quant::host::Floats};
+use crate::{Result, backend::DType, quant::host::Floats, rng::Bell};
 pub use hf::HfDirectory;
 pub use open::{Opened, open};
 use std::borrow::Cow;
@@ -71,6 +71,11 @@ pub trait WeightSource: Send + Sync {
 
     /// Type that dense weights are stored in: F32 where the embedding is, else Bf16 (F16 files are converted).
     fn dense_dtype(&self) -> DType;
+
+    /// How the tensor called `name` can be made on a device, where it is not read from anywhere but made.
+    fn recipe(&self, _name: &str) -> Option<Bell> {
+        None
+    }
 
     /// Whether the linears are quantised in the source already.
     fn is_quantized(&self) -> bool {

@@ -5,10 +5,9 @@ use super::{LinearData, ModelConfig, TensorData, WeightSource};
 use crate::{
     Result,
     backend::DType,
-    rng::{mix64, philox4x32},
+    rng::{Bell, mix64},
 };
 use half::bf16;
-use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Standard deviation of linears and embeddings: 0.02, as transformers initialises Qwen3, from the narrowest published
@@ -32,34 +31,13 @@ impl Synthetic {
         Self { name: name.into(), config, seed }
     }
 
-    /// The elements of a tensor as bf16: norm weights are 1, everything else is normal with mean 0.
+    /// The elements of a tensor as bf16: norm weights are 1, everything else is nearly normal with mean 0.
     pub fn elements(&self, name: &str, len: usize) -> Vec<bf16> {
-        if name.ends_with("norm.weight") {
-            return vec![bf16::ONE; len];
+        match self.recipe(name) {
+            Some(bell) => bell.elements(len),
+            None => vec![bf16::ONE; len],
         }
-        let key = name.bytes().fold(mix64(self.seed), |h, b| mix64(h ^ u64::from(b)));
-        let key = [key as u32, (key >> 32) as u32];
-        let spread = spread(self.config.hidden);
-        let mut out = vec![bf16::ZERO; len];
-        out.par_chunks_mut(4).with_min_len(4096).enumerate().for_each(|(i, chunk)| {
-            let bits = philox4x32([i as u32, (i >> 32) as u32, 0, 0], key);
-            for (pair, out) in bits.chunks_exact(2).zip(chunk.chunks_mut(2)) {
-                let (a, b) = normal_pair(pair[0], pair[1]);
-                out[0] = bf16::from_f32(spread * a);
-                if let Some(second) = out.get_mut(1) {
-                    *second = bf16::from_f32(spread * b);
-                }
-            }
-        });
-        out
     }
-}
-
-/// Two independent standard normal values from 64 random bits (Box–Muller).
-fn normal_pair(a: u32, b: u32) -> (f32, f32) {
-    let radius = (-2.0 * ((a as f32 + 1.0) / 4_294_967_808.0).ln()).sqrt();
-    let angle = std::f32::consts::TAU * (b as f32 / 4_294_967_296.0);
-    (radius * angle.cos(), radius * angle.sin())
 }
 
 impl WeightSource for Synthetic {
@@ -75,6 +53,11 @@ impl WeightSource for Synthetic {
 
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
         Ok(LinearData::Dense(self.tensor(&format!("{path}.weight"), &[n, k])?))
+    }
+
+    fn recipe(&self, name: &str) -> Option<Bell> {
+        let key = || name.bytes().fold(mix64(self.seed), |h, b| mix64(h ^ u64::from(b)));
+        (!name.ends_with("norm.weight")).then(|| Bell::new(key(), spread(self.config.hidden)))
     }
 
     fn dense_dtype(&self) -> DType {

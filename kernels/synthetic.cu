@@ -1,0 +1,29 @@
+// Random weights for models that have no file, bit for bit those of src/rng.rs `Bell`: an element is the sum of four random
+// bytes, less its mean, times a unit. Integers until one multiplication and one rounding, so host and device agree.
+//
+// Eight elements a thread: two draws of Philox, one store of 16 bytes.
+#include "common.cuh"
+#include "philox.cuh"
+
+__device__ __forceinline__ float bell(uint32_t bits, float unit) {
+    const int sum = int(bits & 255) + int(bits >> 8 & 255) + int(bits >> 16 & 255) + int(bits >> 24);
+    return __fmul_rn(float(sum - 510), unit);
+}
+
+// Elements start … start + count of a tensor; both are multiples of 8.
+extern "C" __global__ void __launch_bounds__(256) bell_bf16(uint32_t key0, uint32_t key1, float unit, size_t start,
+                                                            size_t count, bf16* __restrict__ out) {
+    const size_t at = (size_t(blockIdx.x) * 256 + threadIdx.x) * 8;
+    if (at >= count) return;
+    float x[8];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const size_t draw = (start + at) / 4 + half;
+        const uint4 bits = philox(make_uint4(uint32_t(draw), uint32_t(draw >> 32), 0, 0), key0, key1);
+        x[4 * half] = bell(bits.x, unit);
+        x[4 * half + 1] = bell(bits.y, unit);
+        x[4 * half + 2] = bell(bits.z, unit);
+        x[4 * half + 3] = bell(bits.w, unit);
+    }
+    store8(out + at, pack(x));
+}
