@@ -10,7 +10,7 @@ use irori::{
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, ModelConfig, Module,
-        engine::{EngineSpec, Residency, Saved},
+        engine::{EngineSpec, HeadStore, Residency, Saved},
         peft,
         source::Synthetic,
     },
@@ -68,6 +68,7 @@ fn step(c: &mut Criterion) {
             residency: vec![residency; model.layers],
             compute: DType::Bf16,
             dense: DType::Bf16,
+            head: HeadStore::Dense,
             embedding: Space::Device,
             kv_slots: 0,
             kv_capacity: 0,

@@ -211,7 +211,7 @@ pub struct ScratchShape {
     pub max_len: usize,
     /// Heads.
     pub heads: Heads,
-    /// (n, k) of the largest weight of the decoder layers, by n·k.
+    /// (n, k) of the largest weight, by n·k, of the decoder layers and of a head in NF4.
     pub largest_weight: (usize, usize),
     /// Largest k and largest n of any decoder linear.
     pub widest: usize,
@@ -225,6 +225,8 @@ pub struct ScratchShape {
     pub lora_rank: usize,
     /// Whether some linear is stored in NF4.
     pub quantized: bool,
+    /// Whether the head is.
+    pub quantized_head: bool,
     /// Type that quantised weights are rounded to.
     pub compute: DType,
     /// Storage of dense weights.
@@ -256,6 +258,7 @@ impl Default for ScratchShape {
             intermediate: 0,
             lora_rank: 0,
             quantized: false,
+            quantized_head: false,
             compute: DType::F32,
             dense: DType::F32,
             kv_slots: 0,

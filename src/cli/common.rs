@@ -11,7 +11,7 @@ use crate::{
             probe::{Probe, probe},
         },
     },
-    model::{Engine, LoraConfig, source::Opened},
+    model::{Engine, LoraConfig, engine::HeadStore, source::Opened},
     plan::{self, Plan, Request, Speed, Unpack, device},
 };
 
@@ -188,6 +188,8 @@ pub struct Job {
     pub four_bit: bool,
     /// Type that quantised weights are rounded to: Bf16 or F32.
     pub compute: DType,
+    /// How the head is held.
+    pub head: HeadStore,
     /// Sequences generated at once; 0 without generation.
     pub kv_slots: usize,
     /// Most positions of a generated sequence.
@@ -206,6 +208,7 @@ impl Job {
             max_len,
             four_bit: true,
             compute: DType::Bf16,
+            head: HeadStore::Dense,
             kv_slots: 0,
             kv_capacity: 0,
             unpack: Unpack::Never,
@@ -227,6 +230,7 @@ impl Job {
             four_bit: self.four_bit,
             compute: self.compute,
             dense: if gpu { DType::Bf16 } else { opened.source.dense_dtype() },
+            head: self.head,
             kv_slots: self.kv_slots,
             kv_capacity: self.kv_capacity,
             unpack,

@@ -13,6 +13,7 @@ use crate::{
         result::{EvalResult, check_output},
         stats::Labels,
     },
+    model::engine::HeadStore,
     report::compare::columns,
 };
 use serde_json::{Map, Value, json};
@@ -207,7 +208,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
         "top_k": args.top_k, "total_samples": results.len(), "method": if method == Method::Loglik { "loglik" } else { "generate" },
         "permute": permute, "prompt": choice.prompt, "style": if args.style == TextStyle::Raw { "raw" } else { "chat" },
         "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()), "adapter_sha256": fingerprint,
-        "four_bit": !args.model.no_4bit, "device": session.description, "data": data.display().to_string(),
+        "four_bit": !args.model.no_4bit, "head_four_bit": args.model.head()? == HeadStore::Nf4, "device": session.description, "data": data.display().to_string(),
         "max_new_tokens": if method == Method::Generate { json!(max_new) } else { Value::Null },
         "irori_version": env!("CARGO_PKG_VERSION"),
     });

@@ -10,8 +10,8 @@ use crate::{
         record,
     },
     eval::ask::{Prompter, Question},
-    model::{Engine, peft, source},
-    train::config::ComputeDtype,
+    model::{Engine, engine::HeadStore, peft, source},
+    train::{config::ComputeDtype, output::RUN_CONFIG},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -40,6 +40,10 @@ pub struct ModelArgs {
     /// Keep the base weights as they are
     #[arg(long, help_heading = "Model")]
     pub no_4bit: bool,
+    /// Hold the head in NF4 too [default: as the adapter's run.toml says it was trained, else false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+          help_heading = "Model")]
+    pub head_4bit: Option<bool>,
     /// Tokenizer, if the model has none of its own: a directory or tokenizer.json
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub tokenizer: Option<PathBuf>,
@@ -61,6 +65,18 @@ impl ModelArgs {
         })
     }
 
+    /// How the head is held: as asked, or as the adapter was trained.
+    ///
+    /// # Errors
+    /// If it is asked for in 4 bits beside a base that is not.
+    pub fn head(&self) -> Result<HeadStore> {
+        if self.no_4bit && self.head_4bit == Some(true) {
+            return Err(Error::usage("--head-4bit is for a base in 4 bits: leave out --no-4bit"));
+        }
+        let trained = || self.adapter.as_deref().is_some_and(|dir| trained_with_head_4bit(dir) && !self.no_4bit);
+        Ok(if self.head_4bit.unwrap_or_else(trained) { HeadStore::Nf4 } else { HeadStore::Dense })
+    }
+
     /// SHA-256 of the adapter's weights, which tells adapters apart in results; `None` without an adapter.
     pub fn adapter_fingerprint(&self) -> Result<Option<String>> {
         let Some(dir) = &self.adapter else { return Ok(None) };
@@ -70,6 +86,14 @@ impl ModelArgs {
         std::io::copy(&mut file, &mut hash).map_err(Error::io("read", &path))?;
         Ok(Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
     }
+}
+
+/// Whether the run that made the adapter in `dir` (its output directory, or a checkpoint in it) held the head in NF4.
+fn trained_with_head_4bit(dir: &Path) -> bool {
+    let run = |dir: &Path| std::fs::read_to_string(dir.join(RUN_CONFIG)).ok()?.parse::<toml::Table>().ok();
+    let checkpoint = dir.file_name().is_some_and(|n| n.to_string_lossy().starts_with("checkpoint-"));
+    let recorded = run(dir).or_else(|| checkpoint.then(|| run(&dir.join(".."))).flatten());
+    recorded.and_then(|t| t.get("head-4bit")?.as_bool()).unwrap_or(false)
 }
 
 /// A model ready for inference.
@@ -122,6 +146,7 @@ pub fn open(args: &ModelArgs, layout: Layout) -> Result<Session> {
         lora: adapter.as_ref().map(|a| a.lora.clone()),
         four_bit: !args.no_4bit,
         compute: args.bnb_4bit_compute_dtype.dtype(),
+        head: args.head()?,
         kv_slots: layout.kv_slots,
         kv_capacity,
         ..Job::inference(layout.max_rows, layout.max_len)
@@ -299,5 +324,30 @@ impl Progress {
             bar.finish_and_clear();
         }
         self.start.elapsed().as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_trained_with_a_head_in_four_bits_is_asked_with_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path();
+        std::fs::create_dir_all(run.join("checkpoint-7")).unwrap();
+        std::fs::create_dir_all(run.join("other")).unwrap();
+        let head = |adapter: &Path, head_4bit: Option<bool>, no_4bit: bool| {
+            let args = ModelArgs { adapter: Some(adapter.into()), head_4bit, no_4bit, ..ModelArgs::default() };
+            args.head().map(|h| h == HeadStore::Nf4)
+        };
+        assert!(!head(run, None, false).unwrap(), "no run.toml");
+        std::fs::write(run.join(RUN_CONFIG), "lora-r = 8\nhead-4bit = true\n").unwrap();
+        assert!(head(run, None, false).unwrap() && head(&run.join("checkpoint-7"), None, false).unwrap());
+        assert!(!head(&run.join("other"), None, false).unwrap(), "another adapter");
+        assert!(!head(run, Some(false), false).unwrap() && !head(run, None, true).unwrap());
+        assert!(head(run, Some(true), true).unwrap_err().to_string().contains("--no-4bit"));
+        std::fs::write(run.join(RUN_CONFIG), "head-4bit = false\n").unwrap();
+        assert!(!head(run, None, false).unwrap() && head(run, Some(true), false).unwrap());
     }
 }

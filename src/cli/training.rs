@@ -13,7 +13,9 @@ use crate::{
     },
     eval::loglik,
     model::{
-        Engine, LoraConfig, ModelConfig, peft,
+        Engine, LoraConfig, ModelConfig,
+        engine::HeadStore,
+        peft,
         source::{Opened, open},
     },
     plan::{Plan, Unpack},
@@ -129,6 +131,7 @@ pub fn job(config: &TrainConfig, lora: LoraConfig, rows: usize, longest: usize) 
         max_len: longest,
         four_bit: config.use_4bit,
         compute: config.bnb_4bit_compute_dtype.dtype(),
+        head: if config.head_4bit { HeadStore::Nf4 } else { HeadStore::Dense },
         kv_slots: 0,
         kv_capacity: 0,
         unpack: Unpack::Never,

@@ -4,7 +4,7 @@
 
 use super::{
     Engine, LoraConfig, ModelConfig, Module,
-    engine::{EngineSpec, Residency, Saved},
+    engine::{EngineSpec, HeadStore, Residency, Saved},
     hex, peft,
     source::Synthetic,
 };
@@ -127,6 +127,7 @@ fn engine(backend: Box<dyn Backend>, model: &ModelConfig) -> Result<Engine> {
         residency: vec![Residency::Nf4; model.layers],
         compute: DType::Bf16,
         dense: DType::Bf16,
+        head: HeadStore::Dense,
         embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,

@@ -8,7 +8,7 @@ use crate::{
     backend::{Sizes, Space, Unpacking},
     model::{
         ModelConfig, Module,
-        engine::{EngineSpec, Residency, Saved},
+        engine::{EngineSpec, HeadStore, Residency, Saved},
     },
     quant::nf4,
 };
@@ -95,12 +95,17 @@ fn unpacking(sizes: &dyn Sizes, speed: &Speed, rows: f64, weights: f64) -> f64 {
 }
 
 /// Seconds of one pass of the head, forward or backward, over `targets` rows in chunks of `chunk`: each chunk reads it all.
-fn head_pass(spec: &EngineSpec, speed: &Speed, targets: f64) -> f64 {
+fn head_pass(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, targets: f64) -> f64 {
     let c = &spec.model;
     let weights = (c.vocab * c.hidden) as f64;
     let chunks = (targets / spec.logit_rows.min(spec.max_rows) as f64).ceil();
-    let traffic = chunks * weights * spec.dense.size() as f64 / speed.bandwidth;
-    (2.0 * targets * weights / speed.flops).max(traffic)
+    let product = 2.0 * targets * weights / speed.flops;
+    let read = |bytes: f64| chunks * weights * bytes / speed.bandwidth;
+    match (spec.head, sizes.unpacking()) {
+        (HeadStore::Dense, _) => product.max(read(spec.dense.size() as f64)),
+        (HeadStore::Nf4, Unpacking::InProduct(part)) => (product * (1.0 + part)).max(read(PACKED_BYTES)),
+        (HeadStore::Nf4, Unpacking::ToScratch(_)) => product + chunks * unpacking(sizes, speed, 0.0, weights),
+    }
 }
 
 /// Seconds to fetch the rows of the embedding.
@@ -132,7 +137,7 @@ pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Wor
             time.unpack += unpacking(sizes, speed, rows, 2.0 * linear_weights(c) + recompute);
         }
     }
-    time.head = 2.0 * head_pass(spec, speed, targets);
+    time.head = 2.0 * head_pass(spec, sizes, speed, targets);
     time.bus = bus(spec, speed, rows);
     let all = |seconds: f64| seconds * micro_batches;
     StepTime { compute: all(time.compute), unpack: all(time.unpack), head: all(time.head), bus: all(time.bus) }

@@ -12,7 +12,7 @@ use crate::{
     backend::{DType, Kind, Sizes, Space},
     model::{
         LoraConfig, ModelConfig,
-        engine::{EngineSpec, Residency, Saved, arrange},
+        engine::{EngineSpec, HeadStore, Residency, Saved, arrange},
     },
 };
 pub use cost::{Speed, StepTime, Work};
@@ -38,6 +38,8 @@ pub struct Request {
     pub compute: DType,
     /// Storage of embedding, head and unquantised linears.
     pub dense: DType,
+    /// How the head is held.
+    pub head: HeadStore,
     /// Sequences generated at once.
     pub kv_slots: usize,
     /// Most positions of a generated sequence.
@@ -109,7 +111,7 @@ struct Upgrades {
 
 /// Whether the embedding may lie in host memory, and there is something to gain by it.
 fn embedding_may_leave(r: &Request, sizes: &dyn Sizes) -> bool {
-    sizes.own_memory() && !r.model.tied
+    sizes.own_memory() && (!r.model.tied || r.head == HeadStore::Nf4)
 }
 
 fn spec_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
@@ -136,6 +138,7 @@ fn spec_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
         residency: (0..layers).map(residency).collect(),
         compute: r.compute,
         dense: r.dense,
+        head: r.head,
         embedding: if u.embedding || !embedding_may_leave(r, sizes) { Space::Device } else { Space::Host },
         kv_slots: r.kv_slots,
         kv_capacity: r.kv_capacity,

@@ -25,6 +25,7 @@ fn qwen3_8b() -> Request {
         four_bit: true,
         compute: DType::Bf16,
         dense: DType::Bf16,
+        head: HeadStore::Dense,
         kv_slots: 0,
         kv_capacity: 0,
         unpack: Unpack::WhereItFits,

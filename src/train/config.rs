@@ -121,6 +121,7 @@ pub struct TrainConfig {
     pub target_modules: Vec<String>,
 
     pub use_4bit: bool,
+    pub head_4bit: bool,
     pub bnb_4bit_quant_type: QuantType,
     pub bnb_4bit_compute_dtype: ComputeDtype,
 
@@ -205,6 +206,9 @@ impl TrainConfig {
         real("lora-alpha", self.lora_alpha, "above 0 and at most 65536", |v| v > 0.0 && v <= 65_536.0)?;
         real("lora-dropout", self.lora_dropout, "from 0 to below 1", |v| (0.0..1.0).contains(&v))?;
         self.targets()?;
+        if self.head_4bit && !self.use_4bit {
+            return Err(Error::usage("--head-4bit is for a base in 4 bits: leave out --no-4bit"));
+        }
         whole("seed", self.seed, 0, ANY)?;
         whole("logging-steps", self.logging_steps, 1, ANY)?;
         whole("save-steps", self.save_steps, 1, ANY)?;
@@ -298,6 +302,9 @@ impl TrainConfig {
         }
         if !self.use_4bit {
             all.retain(|key, _| !key.starts_with("bnb-4bit"));
+        }
+        if !self.head_4bit {
+            all.remove("head-4bit"); // as in checkpoints of versions without this setting
         }
         all
     }

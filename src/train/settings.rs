@@ -109,6 +109,10 @@ pub struct Settings {
     #[arg(long, conflicts_with = "use_4bit", help_heading = "Base weights")]
     #[serde(skip)]
     pub no_4bit: bool,
+    /// Hold the head in NF4 too: saves memory and changes results [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
+          help_heading = "Base weights")]
+    pub head_4bit: Option<bool>,
     /// The 4-bit type [default: nf4]
     #[arg(long, value_name = "TYPE", help_heading = "Base weights")]
     pub bnb_4bit_quant_type: Option<QuantType>,
@@ -229,6 +233,7 @@ impl Settings {
             rslora,
             target_modules,
             use_4bit,
+            head_4bit,
             bnb_4bit_quant_type,
             bnb_4bit_compute_dtype,
             train_mode,
@@ -283,6 +288,7 @@ impl Settings {
                 .target_modules
                 .unwrap_or_else(|| Module::ALL.iter().map(|m| m.name().to_string()).collect()),
             use_4bit: !self.no_4bit && self.use_4bit.unwrap_or(true),
+            head_4bit: self.head_4bit.unwrap_or(false),
             bnb_4bit_quant_type: self.bnb_4bit_quant_type.unwrap_or(QuantType::Nf4),
             bnb_4bit_compute_dtype: self.bnb_4bit_compute_dtype.unwrap_or(ComputeDtype::Bfloat16),
             train_mode: self.train_mode.unwrap_or(TrainMode::Auto),
@@ -380,6 +386,7 @@ mod tests {
             ("target-modules", &["lm_head", "q_proj,x"]),
             ("eval-steps", &["5"]),
             ("early-stopping-patience", &["3"]),
+            ("head-4bit", &["--no-4bit"]),
             ("metric-for-best-model", &["accuracy"]),
         ] {
             for value in values {
@@ -434,7 +441,7 @@ mod tests {
     fn the_written_configuration_reads_back_as_itself() {
         let full = "--eval-file e --init-adapter i --max-steps 9 --warmup-steps 2 --save-total-limit 2 --eval-steps 3 \
                     --early-stopping-patience 2 --memory-limit 9GiB --rslora --num-epochs 0.5 --no-4bit";
-        for args in ["", full] {
+        for args in ["", full, "--head-4bit"] {
             let c = config(args).unwrap();
             let again = file(&c.to_toml().unwrap()).unwrap().resolve().unwrap();
             assert_eq!(c, again);
@@ -445,10 +452,19 @@ mod tests {
     #[test]
     fn the_hash_is_of_what_decides_the_course() {
         let base = config("").unwrap().hash();
-        for same in ["--logging-steps 5", "--save-steps 7", "--device cpu", "--target-modules all"] {
+        for same in ["--logging-steps 5", "--save-steps 7", "--device cpu", "--target-modules all", "--head-4bit=false"]
+        {
             assert_eq!(config(same).unwrap().hash(), base, "{same}");
         }
-        for other in ["--learning-rate 1e-4", "--seed 1", "--batch-size 1", "--max-steps 3", "--no-4bit", "--rslora"] {
+        for other in [
+            "--learning-rate 1e-4",
+            "--seed 1",
+            "--batch-size 1",
+            "--max-steps 3",
+            "--no-4bit",
+            "--rslora",
+            "--head-4bit",
+        ] {
             assert_ne!(config(other).unwrap().hash(), base, "{other}");
         }
         let (a, b) = (config("").unwrap(), config("--learning-rate 0.001 --max-steps 3").unwrap());

@@ -6,7 +6,7 @@ use irori::{
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
-        engine::{EngineSpec, Residency, Saved},
+        engine::{EngineSpec, HeadStore, Residency, Saved},
         source::open,
     },
     rng::{Dropout, Rng},
@@ -40,6 +40,7 @@ fn engine(saved: [Saved; 2], dropout: f32) -> Engine {
         residency: vec![Residency::Nf4; 2],
         compute: DType::Bf16,
         dense: DType::Bf16,
+        head: HeadStore::Dense,
         embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,

@@ -203,6 +203,7 @@ fn another_configuration_or_other_data_is_refused_by_name() {
         (&["--seed", "7"], "seed was 42, is 7"),
         (&["--lora-dropout", "0"], "lora-dropout was 0.1, is 0"),
         (&["--no-4bit"], "use-4bit was true, is false"),
+        (&["--head-4bit"], "head-4bit was not set, is true"),
         (&["--model", "synthetic:tiny@5"], "base model is not the same"),
     ] {
         // A later flag of the same name would be refused by the parser, so the earlier one goes.

@@ -16,7 +16,7 @@ use irori::{
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, ModelConfig, Module,
-        engine::{EngineSpec, Residency, Saved},
+        engine::{EngineSpec, HeadStore, Residency, Saved},
         source::{LinearData, Synthetic, TensorData, WeightSource},
     },
     rng::{Dropout, Rng},
@@ -86,6 +86,7 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
         model,
         compute: DType::Bf16,
         dense: DType::Bf16,
+        head: HeadStore::Dense,
         embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,
@@ -265,6 +266,21 @@ fn plans_and_schedules_change_no_bit() {
     }
 }
 
+/// The same of a head in NF4, beside whose copy a tied embedding is free to leave the device.
+#[test]
+fn a_head_in_nf4_has_the_same_bits_on_both_paths() {
+    let base = spec(Some(lora(0.1, &[Module::VProj])), true);
+    let batches = [documents(&[29, 1, 66])];
+    let run = |embedding, sizes, seed| {
+        let model = ModelConfig { vocab: 576, ..model(true) };
+        let spec = EngineSpec { model, head: HeadStore::Nf4, embedding, ..base.clone() };
+        cuda(spec, sizes, seed).map(|(mut e, _)| train(&mut e, &batches))
+    };
+    let Some(want) = run(Space::Device, CudaSizes::FUSED, 0) else { return };
+    assert!(want.losses[0] > 0.0 && want.gradients.iter().any(|&g| g != 0.0));
+    assert!(run(Space::Host, CudaSizes { nf4: Nf4Path::Scratch }, 1).unwrap() == want);
+}
+
 /// The arena is taken at the plan's size; after that nothing is allocated, and a step waits for the device once.
 #[test]
 fn a_step_takes_no_memory_and_waits_once() {
@@ -286,13 +302,18 @@ fn a_step_takes_no_memory_and_waits_once() {
     }
 }
 
-/// The CPU's log-probabilities, in NF4 and without quantisation, with a head of its own and a tied one.
+/// The CPU's log-probabilities, in NF4 and without quantisation, with a head of its own, a tied one, and one in NF4.
 #[test]
 fn scores_are_the_cpu_scores() {
     let batch = documents(&[50, 2, 71]);
-    for (tied, residency) in [(false, Residency::Nf4), (true, Residency::Dense)] {
+    let packed_head = ModelConfig { vocab: 576, ..model(true) };
+    for (model, residency, head) in [
+        (model(false), Residency::Nf4, HeadStore::Dense),
+        (model(true), Residency::Dense, HeadStore::Dense),
+        (packed_head, Residency::Nf4, HeadStore::Nf4),
+    ] {
         let base = spec(Some(lora(0.5, &Module::ALL)), false);
-        let spec = EngineSpec { model: model(tied), residency: vec![residency; 2], ..base };
+        let spec = EngineSpec { model, residency: vec![residency; 2], head, ..base };
         let Some((mut gpu, ledger)) = cuda(spec.clone(), CudaSizes::FUSED, 3) else { return };
         let score = |e: &mut Engine| {
             let targets = e.target_logprobs(&batch).unwrap_or_else(|e| panic!("{e}"));

@@ -14,7 +14,10 @@ use super::{
 use crate::{
     Error, Result,
     backend::DType,
-    model::source::{Opened, open},
+    model::{
+        engine::HeadStore,
+        source::{Opened, open},
+    },
 };
 use serde_json::json;
 use std::time::Instant;
@@ -40,8 +43,11 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     lora_dropout: f32,
     /// Do not quantise the base
-    #[arg(long)]
+    #[arg(long, conflicts_with = "head_4bit")]
     no_4bit: bool,
+    /// Quantise the head too
+    #[arg(long)]
+    head_4bit: bool,
     /// Timed repeats, after one that warms up
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeats: u32,
@@ -217,6 +223,7 @@ fn job(args: &Args, opened: &Opened) -> common::Job {
         max_len: length,
         four_bit,
         compute: DType::Bf16,
+        head: if args.head_4bit { HeadStore::Nf4 } else { HeadStore::Dense },
         kv_slots: 0,
         kv_capacity: 0,
         unpack,
@@ -236,6 +243,7 @@ mod tests {
             lora_r: 4,
             lora_dropout: 0.1,
             no_4bit: false,
+            head_4bit: false,
             repeats: 2,
             json: true,
             device: DeviceArgs { threads: Some(2), ..DeviceArgs::default() },

@@ -6,7 +6,7 @@ use crate::{
     backend::AdamW,
     cli::common,
     data::{MicroBatch, Sample, batch::NO_LOSS},
-    model::{Engine, LoraConfig, Module, peft, source::Opened},
+    model::{Engine, LoraConfig, Module, engine::HeadStore, peft, source::Opened},
     rng::{Dropout, Rng},
 };
 
@@ -62,7 +62,11 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         batch.rows(),
         batch.docs(),
         batch.target_ids.len(),
-        if job.four_bit { "NF4" } else { "unquantised" },
+        match (job.four_bit, job.head) {
+            (true, HeadStore::Nf4) => "NF4, the head too",
+            (true, HeadStore::Dense) => "NF4",
+            (false, _) => "unquantised",
+        },
         args.lora_r,
         if args.lora_dropout > 0.0 { format!(", dropout {}", args.lora_dropout) } else { String::new() }
     );

@@ -1,7 +1,7 @@
 //! Where everything of an engine lies in its arena. The planner runs [`arrange`] to say what a run takes; the engine runs
 //! the same function to take it.
 
-use super::{EngineSpec, Residency, Saved};
+use super::{EngineSpec, HeadStore, Residency, Saved};
 use crate::{
     Error, Result,
     backend::{
@@ -168,7 +168,7 @@ pub struct Arrangement {
     pub scratch: Buffer,
     /// Embedding, Bf16 or F32 [V, H], on the device or in host memory.
     pub embed: Buffer,
-    /// Head [V, H]; the embedding again where tied.
+    /// Head [V, H]; the embedding again where tied and not in NF4.
     pub head: Weight,
     /// Weight of the last norm, `F32 [H]`.
     pub final_norm: Buffer,
@@ -212,7 +212,11 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
         Space::Device => l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden),
         Space::Host => l.take_host(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden),
     };
-    let head = if c.tied { embed } else { l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden) };
+    let head = match spec.head {
+        HeadStore::Dense if c.tied => WeightStore::Dense(embed),
+        HeadStore::Dense => WeightStore::Dense(l.take(Kind::EmbeddingAndHead, spec.dense, c.vocab * hidden)),
+        HeadStore::Nf4 => nf4_store(spec, &mut l, Kind::EmbeddingAndHead, c.vocab * hidden),
+    };
     let final_norm = l.take(Kind::EmbeddingAndHead, DType::F32, hidden);
     let positions = spec.max_len.max(if spec.kv_slots > 0 { spec.kv_capacity } else { 0 });
     let rope = l.take(Kind::EmbeddingAndHead, DType::F32, positions * heads.dim);
@@ -227,11 +231,7 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
                 let n = g.modules().iter().map(|m| m.shape(c).0).sum();
                 let k = g.modules()[0].shape(c).1;
                 let store = match spec.residency[i] {
-                    Residency::Nf4 => WeightStore::Nf4 {
-                        packed: l.take(Kind::QuantizedWeights, DType::U8, n * k / 2),
-                        absmax: l.take(Kind::QuantizedWeights, DType::F32, n * k / nf4::BLOCK),
-                        compute: spec.compute,
-                    },
+                    Residency::Nf4 => nf4_store(spec, &mut l, Kind::QuantizedWeights, n * k),
                     Residency::Unpacked => WeightStore::Dense(l.take(Kind::DenseWeights, act, n * k)),
                     Residency::Dense => WeightStore::Dense(l.take(Kind::DenseWeights, spec.dense, n * k)),
                 };
@@ -312,7 +312,7 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
     };
 
     Ok(Arrangement {
-        head: Weight { n: c.vocab, k: hidden, store: WeightStore::Dense(head) },
+        head: Weight { n: c.vocab, k: hidden, store: head },
         layout: l,
         scratch,
         embed,
@@ -331,6 +331,15 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
     })
 }
 
+/// A place for `len` weights in NF4.
+fn nf4_store(spec: &EngineSpec, l: &mut Layout, kind: Kind, len: usize) -> WeightStore {
+    WeightStore::Nf4 {
+        packed: l.take(kind, DType::U8, len / 2),
+        absmax: l.take(kind, DType::F32, len / nf4::BLOCK),
+        compute: spec.compute,
+    }
+}
+
 /// What decides the size of scratch.
 fn scratch_shape(spec: &EngineSpec, logit_rows: usize) -> ScratchShape {
     let c = &spec.model;
@@ -341,18 +350,20 @@ fn scratch_shape(spec: &EngineSpec, logit_rows: usize) -> ScratchShape {
     let rank = |g: &Group| {
         spec.lora.as_ref().map_or(0, |lora| g.modules().iter().filter(|m| lora.targets.contains(m)).count() * lora.r)
     };
+    let head = (spec.head == HeadStore::Nf4).then_some((c.vocab, c.hidden));
     ScratchShape {
         rows: spec.max_rows,
         logit_rows,
         max_len: spec.max_len,
         heads: c.heads,
-        largest_weight: shapes.into_iter().max_by_key(|(n, k)| n * k).unwrap_or((0, 0)),
+        largest_weight: shapes.into_iter().chain(head).max_by_key(|(n, k)| n * k).unwrap_or((0, 0)),
         widest: shapes.iter().map(|&(n, k)| n.max(k)).max().unwrap_or(0),
         vocab: c.vocab,
         hidden: c.hidden,
         intermediate: c.intermediate,
         lora_rank: spec.lora.as_ref().map_or(0, |lora| lora.r),
-        quantized: spec.residency.iter().any(|&r| r != Residency::Dense),
+        quantized: spec.head == HeadStore::Nf4 || spec.residency.iter().any(|&r| r != Residency::Dense),
+        quantized_head: spec.head == HeadStore::Nf4,
         compute: spec.compute,
         dense: spec.dense,
         kv_slots: spec.kv_slots,
@@ -519,7 +530,14 @@ impl EngineSpec {
                 self.kv_slots, self.max_rows
             )));
         }
-        if self.embedding == Space::Host && c.tied {
+        if self.head == HeadStore::Nf4 && !c.hidden.is_multiple_of(nf4::BLOCK) {
+            return Err(Error::failed(format!(
+                "the head has {} input features; NF4 needs a multiple of {}: leave out --head-4bit",
+                c.hidden,
+                nf4::BLOCK
+            )));
+        }
+        if self.embedding == Space::Host && c.tied && self.head == HeadStore::Dense {
             return Err(Error::failed("the embedding is the head too: it cannot lie in host memory"));
         }
         if self.training && self.lora.is_none() {

@@ -19,8 +19,8 @@ fn host<'a>(t: &'a TensorData<'_>) -> HostTensor<'a> {
 }
 
 impl Engine {
-    /// Loads every weight of `source`. Norms, embedding and head are converted; linears go where their layer's
-    /// [`Residency`] says.
+    /// Loads every weight of `source`. Norms, embedding and head are converted (the head quantised where it is to be);
+    /// linears go where their layer's [`Residency`] says.
     pub(super) fn load(&mut self, source: &dyn WeightSource, progress: LoadProgress) -> Result<()> {
         let c = self.spec.model.clone();
         let total = c.parameters();
@@ -47,6 +47,16 @@ impl Engine {
             dense(b, format!("{path}.post_attention_layernorm.weight"), &[c.hidden], layer.post_norm)?;
             dense(b, format!("{path}.self_attn.q_norm.weight"), &[c.heads.dim], layer.q_norm)?;
             dense(b, format!("{path}.self_attn.k_norm.weight"), &[c.heads.dim], layer.k_norm)?;
+        }
+        if let WeightStore::Nf4 { .. } = a.head.store {
+            let path = if c.tied { "model.embed_tokens" } else { "lm_head" };
+            let data = source.linear(path, c.vocab, c.hidden)?;
+            store(b, a, self.spec.compute, Residency::Nf4, &data, &a.head)
+                .map_err(|e| e.context(format!("loading {path}")))?;
+            drop(data);
+            source.release(&format!("{path}.weight"));
+            done += if c.tied { 0 } else { c.vocab * c.hidden };
+            progress(done, total);
         }
         for i in 0..c.layers {
             for group in Group::ALL {

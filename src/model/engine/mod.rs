@@ -42,6 +42,17 @@ pub enum Residency {
     Dense,
 }
 
+/// How the head is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadStore {
+    /// As the source has it; the embedding itself where tied.
+    #[default]
+    Dense,
+    /// Quantised to NF4 (`--head-4bit`), which changes results. Where tied it is a copy, and the embedding stays as it is.
+    Nf4,
+}
+
 /// What an engine is laid out for. [`arrange()`] turns it into bytes without allocating.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineSpec {
@@ -65,6 +76,8 @@ pub struct EngineSpec {
     pub compute: DType,
     /// Storage of dense linears, embedding and head: Bf16 or F32.
     pub dense: DType,
+    /// How the head is held.
+    pub head: HeadStore,
     /// Where the embedding lies; on the device where it is the head too. Same numbers.
     pub embedding: Space,
     /// Sequences generated at once (0: no KV cache).

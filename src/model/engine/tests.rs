@@ -9,6 +9,7 @@ use crate::{
         Module,
         source::{LinearData, TensorData},
     },
+    quant::nf4,
     rng::{Dropout, Rng, mix64},
 };
 use std::borrow::Cow;
@@ -35,7 +36,7 @@ impl WeightSource for Toy {
         Ok(Self::make(name, shape))
     }
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
-        Ok(LinearData::Dense(Self::make(path, &[n, k])))
+        Ok(LinearData::Dense(Self::make(&format!("{path}.weight"), &[n, k])))
     }
     fn dense_dtype(&self) -> DType {
         DType::F32
@@ -75,6 +76,7 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
         model,
         compute: DType::Bf16,
         dense: DType::F32,
+        head: HeadStore::Dense,
         embedding: Space::Device,
         kv_slots: 0,
         kv_capacity: 0,
@@ -88,7 +90,11 @@ fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
 /// An engine whose adapter is random in A and in B.
 fn engine(spec: EngineSpec) -> Engine {
     let source = Toy(spec.model.clone());
-    let mut e = Engine::new(Box::new(CpuBackend::new(Some(2)).expect("a backend")), spec, &source, &mut |_, _| {})
+    engine_of(spec, &source)
+}
+
+fn engine_of(spec: EngineSpec, source: &dyn WeightSource) -> Engine {
+    let mut e = Engine::new(Box::new(CpuBackend::new(Some(2)).expect("a backend")), spec, source, &mut |_, _| {})
         .expect("an engine");
     if let Some(lora) = e.spec().lora.clone() {
         let mut rng = Rng::new(5, 5);
@@ -210,6 +216,62 @@ fn where_the_embedding_lies_changes_no_bit() {
     assert!(error.contains("head"), "{error}");
 }
 
+/// Toy weights with a head of its own: those of the tensor named, quantised and dequantised beforehand.
+struct ByHand(Toy, &'static str);
+
+impl WeightSource for ByHand {
+    fn config(&self) -> &ModelConfig {
+        self.0.config()
+    }
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+        if name != "lm_head.weight" {
+            return self.0.tensor(name, shape);
+        }
+        let whole = Toy::make(self.1, shape);
+        let mut values = whole.to_f32();
+        let (mut packed, mut absmax) = (vec![0; values.len() / 2], vec![0.0; values.len() / 64]);
+        nf4::quantize(whole.floats(), &mut packed, &mut absmax);
+        nf4::dequantize_blocks(&packed, &absmax, true, &mut values);
+        let bytes = Cow::Owned(bytemuck::cast_slice(&values).to_vec());
+        Ok(TensorData { dtype: DType::F32, shape: shape.to_vec(), bytes })
+    }
+    fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
+        self.0.linear(path, n, k)
+    }
+    fn dense_dtype(&self) -> DType {
+        DType::F32
+    }
+    fn fingerprint(&self) -> Result<String> {
+        self.0.fingerprint()
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+#[test]
+fn a_head_in_nf4_is_the_head_quantised_by_hand() {
+    let batches = pack(&samples(), &[&[0, 1, 2], &[3, 4, 5]]);
+    let results = |mut e: Engine| {
+        let trained = gradients(&mut e, &batches);
+        (trained, e.target_logprobs(&batches[0]).expect("logprobs"))
+    };
+    let base = spec(Some(lora(0.2, &Module::ALL)), true);
+    for (model, tensor) in [(untied(), "lm_head.weight"), (model(), "model.embed_tokens.weight")] {
+        let dense = results(engine(EngineSpec { model: model.clone(), ..base.clone() }));
+        let by_hand = ByHand(Toy(untied()), tensor);
+        let expected = results(engine_of(EngineSpec { model: untied(), ..base.clone() }, &by_hand));
+        for embedding in [Space::Device, Space::Host] {
+            let spec = EngineSpec { model: model.clone(), head: HeadStore::Nf4, embedding, ..base.clone() };
+            assert!(results(engine(spec)) == expected, "tied {}, embedding {embedding:?}", model.tied);
+        }
+        assert!(expected != dense, "quantising the head changed nothing");
+    }
+    let narrow = EngineSpec { model: ModelConfig { hidden: 96, ..model() }, head: HeadStore::Nf4, ..base };
+    let error = arrange(&narrow, &crate::backend::cpu::CpuSizes).expect_err("96 is no multiple of 64").to_string();
+    assert!(error.contains("--head-4bit"), "{error}");
+}
+
 /// What the layout says is what there is: its last bytes can be read, and not one behind them.
 #[test]
 fn exactly_the_planned_bytes_are_taken() {
@@ -238,7 +300,14 @@ fn exactly_the_planned_bytes_are_taken() {
 /// Central differences of the loss along a random direction in each tensor of the adapter.
 #[test]
 fn finite_differences_agree_for_every_tensor() {
-    let mut e = engine(spec(Some(lora(0.25, &Module::ALL)), true));
+    let base = spec(Some(lora(0.25, &Module::ALL)), true);
+    let small = EngineSpec { model: untied(), head: HeadStore::Nf4, embedding: Space::Host, ..base.clone() };
+    for spec in [base, small] {
+        finite_differences_agree(engine(spec));
+    }
+}
+
+fn finite_differences_agree(mut e: Engine) {
     let batches = pack(&samples(), &[&[0, 1, 2], &[3, 4, 5]]);
     let targets: usize = batches.iter().map(|b| b.target_ids.len()).sum();
     let (_, gradient) = gradients(&mut e, &batches);
@@ -341,11 +410,13 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
 
 #[test]
 fn cached_generation_equals_running_the_whole_text_again() {
-    let with_cache = EngineSpec { kv_slots: 2, kv_capacity: 40, ..spec(Some(lora(0.0, &Module::ALL)), false) };
+    // As many rows as the vocabulary has: all columns are asked for at once.
+    let with_cache =
+        EngineSpec { max_rows: 97, kv_slots: 2, kv_capacity: 40, ..spec(Some(lora(0.0, &Module::ALL)), false) };
     let mut e = engine(with_cache);
     let prompts: Vec<Vec<u32>> =
         [5, 1, 17, 9].iter().map(|&n: &u32| (0..n).map(|t| (t * 7 + n) % 97).collect()).collect();
-    let ids: Vec<u32> = (0..90).collect();
+    let ids: Vec<u32> = (0..97).collect();
     let next = |e: &mut Engine, text: &[u32]| {
         let mut b = MicroBatch::new();
         let row = b.push_prompt(0, text);

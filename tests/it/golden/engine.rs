@@ -10,7 +10,7 @@ use irori::{
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
-        engine::{EngineSpec, Residency, Saved},
+        engine::{EngineSpec, HeadStore, Residency, Saved},
         peft,
         source::{HfDirectory, WeightSource},
     },
@@ -59,6 +59,7 @@ fn engine(source: &dyn WeightSource, lora: Option<LoraConfig>, training: bool, p
         logit_rows: 16,
         compute: plan.compute,
         dense: DType::F32,
+        head: HeadStore::Dense,
         embedding: Space::Device,
         kv_slots: 3,
         kv_capacity: 64,
