@@ -195,19 +195,31 @@ pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -
     Plan::of(spec_of(r, sizes, u), sizes, limit)
 }
 
-/// Why nothing fits, and what would.
+/// Why nothing fits, and the nearest settings with which something does.
 fn refuse(r: &Request, sizes: &dyn Sizes, least: Upgrades, limit: u64) -> Error {
     let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
     let need = bytes_of(r, sizes, least).unwrap_or(0);
-    let with_rows = |rows: usize| {
-        let fewer = Request { rows, max_len: r.max_len.min(rows), ..r.clone() };
-        bytes_of(&fewer, sizes, least)
+    let nf4_head = Request { head: HeadStore::Nf4, ..r.clone() };
+    let fits = |r: &Request| bytes_of(r, sizes, least).is_ok_and(|b| b as u64 <= limit);
+    let most_rows = |r: &Request| {
+        let with = |rows: usize| Request { rows, max_len: r.max_len.min(rows), ..r.clone() };
+        largest(r.rows, |n| Ok(n == 0 || fits(&with(n)))).unwrap_or(0)
     };
-    let rows = largest(r.rows, |n| Ok(n == 0 || with_rows(n)? as u64 <= limit)).unwrap_or(0);
-    let advice = if rows >= 16 {
-        format!(
-            "{rows} rows a micro-batch would fit: lower --batch-size or --max-seq-length so that their product is at most that"
-        )
+    let of_rows = |rows: usize| match (r.training, rows >= r.max_len) {
+        (true, true) => format!("--micro-batch-rows {rows} (with a --max-seq-length of no more)"),
+        (true, false) => format!("--micro-batch-rows {rows} --max-seq-length {rows}"),
+        (false, _) => format!("--max-seq-length {rows}"),
+    };
+    let (rows, rows_nf4) = (most_rows(r), if r.four_bit { most_rows(&nf4_head) } else { 0 });
+    let advice = if rows >= r.max_len {
+        format!("{} would fit", of_rows(rows))
+    } else if rows_nf4 == r.rows {
+        "--head-4bit would fit (it changes results)".to_owned()
+    } else if rows_nf4 >= r.max_len {
+        format!("--head-4bit {} would fit (the first changes results)", of_rows(rows_nf4))
+    } else if rows.max(rows_nf4) >= 16 {
+        let head = if rows >= 16 { "" } else { "--head-4bit " };
+        format!("{head}{} would fit", of_rows(rows.max(rows_nf4 * usize::from(rows < 16))))
     } else if !r.four_bit {
         "the weights alone are too large: use --use-4bit".to_owned()
     } else if r.unpack == Unpack::Always {

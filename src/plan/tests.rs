@@ -66,8 +66,49 @@ fn less_memory_means_more_recomputation_until_nothing_fits() {
     assert_eq!((large.saved_counts(), large.unpacked()), ([36, 0, 0], 36));
     let error = planned(4.0).expect_err("weights alone are larger").to_string();
     assert!(error.contains("--memory-limit"), "{error}");
-    let error = planned(6.4).expect_err("too many rows").to_string();
-    assert!(error.contains("rows a micro-batch would fit"), "{error}");
+}
+
+/// A refusal names the flags with which the run fits, and with them it does.
+#[test]
+fn a_refusal_names_what_would_fit() {
+    let limit = |gib: f64| (gib * (1u64 << 30) as f64) as u64;
+    let speed = device::profile("a100-2g.20gb").expect("a known device").speed;
+    let refused =
+        |r: &Request, gib: f64| plan(r, &CudaSizes, &speed, Some(limit(gib))).expect_err("too small").to_string();
+    let number = |error: &str, flag: &str| -> usize {
+        let after = error.split(flag).nth(1).unwrap_or_else(|| panic!("no {flag} in {error}"));
+        after.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{error}"))
+    };
+    let fits = |r: Request, gib: f64| plan(&r, &CudaSizes, &speed, Some(limit(gib))).is_ok();
+    let base = qwen3_8b();
+    let mut seen = [false; 4];
+    for tenths in (45..80).rev() {
+        let gib = f64::from(tenths) / 10.0;
+        if fits(base.clone(), gib) {
+            continue;
+        }
+        let error = refused(&base, gib);
+        if error.contains("--memory-limit") {
+            seen[3] = true;
+            continue;
+        }
+        let head = if error.contains("--head-4bit") { HeadStore::Nf4 } else { HeadStore::Dense };
+        if error.contains("-rows") {
+            let rows = number(&error, "--micro-batch-rows");
+            let max_len = if rows < 1024 { number(&error, "--max-seq-length") } else { 1024 };
+            assert!(fits(Request { rows, max_len, head, ..base.clone() }, gib), "{gib}: {error}");
+            let more = Request { rows: rows + 1, max_len: max_len.max(1024.min(rows + 1)), head, ..base.clone() };
+            assert!(!fits(more, gib), "{gib}: {error}");
+            seen[usize::from(rows < 1024)] = true;
+        } else {
+            assert!(fits(Request { head, ..base.clone() }, gib), "{gib}: {error}");
+        }
+        seen[2] |= head == HeadStore::Nf4;
+    }
+    assert_eq!(seen, [true; 4]);
+    let eval = Request { training: false, rows: 4096, max_len: 4096, ..base };
+    let error = refused(&eval, 5.2);
+    assert!(error.contains("--max-seq-length") && !error.contains("rows"), "{error}");
 }
 
 #[test]

@@ -100,6 +100,8 @@ pub struct TrainConfig {
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub max_seq_length: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_rows: Option<usize>,
     pub data_order: DataOrder,
     pub seed: u64,
 
@@ -184,13 +186,23 @@ impl TrainConfig {
             whole("threads", n as u64, 1, 1024)?;
         }
         whole("max-seq-length", self.max_seq_length as u64, 2, 1 << 20)?;
-        if self.token_budget() > 1 << 26 {
+        if self.batch_size * self.max_seq_length > 1 << 26 {
             return Err(Error::usage(format!(
                 "--batch-size {} times --max-seq-length {} is {} rows in one micro-batch: lower one of them",
                 self.batch_size,
                 self.max_seq_length,
-                self.token_budget()
+                self.batch_size * self.max_seq_length
             )));
+        }
+        if let Some(n) = self.micro_batch_rows {
+            whole("micro-batch-rows", n as u64, 1, 1 << 26)?;
+            if n < self.max_seq_length {
+                return Err(Error::usage(format!(
+                    "--micro-batch-rows {n} is less than --max-seq-length {}: a sample is never cut in two, so lower the \
+                     second or raise the first",
+                    self.max_seq_length
+                )));
+            }
         }
         if let Some(n) = self.max_steps {
             whole("max-steps", n, 1, 1 << 40)?;
@@ -275,9 +287,10 @@ impl TrainConfig {
         self.batch_size * self.gradient_accumulation_steps
     }
 
-    /// Most rows of a micro-batch.
+    /// Most rows of a micro-batch: batch-size × max-seq-length, or micro-batch-rows if that is less.
     pub fn token_budget(&self) -> usize {
-        self.batch_size * self.max_seq_length
+        let budget = self.batch_size * self.max_seq_length;
+        self.micro_batch_rows.map_or(budget, |n| n.min(budget))
     }
 
     /// The learning rates of a run of `total` steps.

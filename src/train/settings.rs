@@ -40,7 +40,7 @@ pub struct Settings {
     #[arg(long, alias = "max-steps-override", value_name = "N", allow_negative_numbers = true)]
     #[serde(alias = "max-steps-override")]
     pub max_steps: Option<u64>,
-    /// Samples per micro-batch at full length; times --max-seq-length it is the token budget [default: 2]
+    /// Samples per micro-batch at full length; times --max-seq-length it is the token budget of one [default: 2]
     #[arg(long, alias = "per-device-train-batch-size", value_name = "N", allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
     /// A step takes batch-size times this many samples [default: 4]
@@ -49,6 +49,10 @@ pub struct Settings {
     /// Longest sample in tokens; longer ones are cut [default: 1024]
     #[arg(long, alias = "max-length", value_name = "N", allow_negative_numbers = true)]
     pub max_seq_length: Option<usize>,
+    /// Most rows of one forward pass, at least --max-seq-length: fewer than the token budget take less memory [default:
+    /// the token budget]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub micro_batch_rows: Option<usize>,
     /// Order of the samples in an epoch [default: shuffled]
     #[arg(long, value_name = "ORDER")]
     pub data_order: Option<DataOrder>,
@@ -216,6 +220,7 @@ impl Settings {
             batch_size,
             gradient_accumulation_steps,
             max_seq_length,
+            micro_batch_rows,
             data_order,
             seed,
             learning_rate,
@@ -269,6 +274,7 @@ impl Settings {
             batch_size: self.batch_size.unwrap_or(2),
             gradient_accumulation_steps: self.gradient_accumulation_steps.unwrap_or(4),
             max_seq_length: self.max_seq_length.unwrap_or(1024),
+            micro_batch_rows: self.micro_batch_rows,
             data_order: self.data_order.unwrap_or(DataOrder::Shuffled),
             seed: self.seed.unwrap_or(42),
             learning_rate: self.learning_rate.unwrap_or(2e-4),
@@ -358,6 +364,8 @@ mod tests {
         let defaults = config("").unwrap();
         assert_eq!(defaults.lora().unwrap().targets, Module::ALL);
         assert_eq!((defaults.samples_per_step(), defaults.token_budget(), defaults.logging_steps), (8, 2048, 1));
+        assert_eq!(config("--micro-batch-rows 1024").unwrap().token_budget(), 1024);
+        assert_eq!(config("--micro-batch-rows 4096").unwrap().token_budget(), 2048);
         assert!(defaults.use_4bit && defaults.loss_on_output_only);
         assert!(!config("--no-4bit").unwrap().use_4bit);
         assert!(!config("--loss-on-output-only=false").unwrap().loss_on_output_only);
@@ -387,6 +395,7 @@ mod tests {
             ("eval-steps", &["5"]),
             ("early-stopping-patience", &["3"]),
             ("head-4bit", &["--no-4bit"]),
+            ("micro-batch-rows", &["0", "1023", "999999999"]),
             ("metric-for-best-model", &["accuracy"]),
         ] {
             for value in values {
@@ -441,7 +450,7 @@ mod tests {
     fn the_written_configuration_reads_back_as_itself() {
         let full = "--eval-file e --init-adapter i --max-steps 9 --warmup-steps 2 --save-total-limit 2 --eval-steps 3 \
                     --early-stopping-patience 2 --memory-limit 9GiB --rslora --num-epochs 0.5 --no-4bit";
-        for args in ["", full, "--head-4bit"] {
+        for args in ["", full, "--head-4bit --micro-batch-rows 1024"] {
             let c = config(args).unwrap();
             let again = file(&c.to_toml().unwrap()).unwrap().resolve().unwrap();
             assert_eq!(c, again);
@@ -464,6 +473,7 @@ mod tests {
             "--no-4bit",
             "--rslora",
             "--head-4bit",
+            "--micro-batch-rows 1024",
         ] {
             assert_ne!(config(other).unwrap().hash(), base, "{other}");
         }

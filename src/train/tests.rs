@@ -654,6 +654,21 @@ fn micro_batches_keep_to_the_budget_and_lose_nothing() {
 }
 
 #[test]
+fn fewer_rows_a_pass_give_the_same_steps_but_for_rounding() {
+    let losses = |settings: &str| {
+        let mut case = Case::new(settings);
+        case.go(&RealDisk, Resume::No).unwrap();
+        (case.config.token_budget(), case.learner.w)
+    };
+    let (whole, of_whole) = losses("");
+    let (part, of_part) = losses("--micro-batch-rows 16");
+    assert!(part < whole);
+    for (a, b) in of_whole.iter().zip(of_part) {
+        assert!((a - b).abs() < 1e-5, "{of_whole:?} and {of_part:?}");
+    }
+}
+
+#[test]
 fn a_sample_without_a_target_is_refused() {
     let mut case = Case::new("");
     case.samples[4].labels.fill(-100);
