@@ -228,6 +228,8 @@ pub struct ScratchShape {
     pub lora_rank: usize,
     /// Whether some linear is stored in NF4.
     pub quantized: bool,
+    /// Whether the head is.
+    pub quantized_head: bool,
     /// Type that quantised weights are rounded to.
     pub compute: DType,
     /// Storage of dense weights.
@@ -259,6 +261,7 @@ impl Default for ScratchShape {
             intermediate: 0,
             lora_rank: 0,
             quantized: false,
+            quantized_head: false,
             compute: DType::F32,
             dense: DType::F32,
             kv_slots: 0,

@@ -275,6 +275,21 @@ fn plans_and_schedules_change_no_bit() {
     }
 }
 
+/// The same of a head in NF4, beside whose copy a tied embedding is free to leave the device.
+#[test]
+fn a_head_in_nf4_has_the_same_bits_on_both_paths() {
+    let base = spec(Some(lora(0.1, &[Module::VProj])), true);
+    let batches = [documents(&[29, 1, 66])];
+    let run = |embedding, sizes, seed| {
+        let model = ModelConfig { vocab: 576, ..model(true) };
+        let spec = EngineSpec { model, head: HeadStore::Nf4, embedding, ..base.clone() };
+        cuda(spec, sizes, seed).map(|(mut e, _)| train(&mut e, &batches))
+    };
+    let Some(want) = run(Space::Device, CudaSizes::FUSED, 0) else { return };
+    assert!(want.losses[0] > 0.0 && want.gradients.iter().any(|&g| g != 0.0));
+    assert!(run(Space::Host, CudaSizes { nf4: Nf4Path::Scratch }, 1).unwrap() == want);
+}
+
 /// The arena is taken at the plan's size; after that nothing is allocated, and a step waits for the device once.
 #[test]
 fn a_step_takes_no_memory_and_waits_once() {
@@ -300,13 +315,14 @@ fn a_step_takes_no_memory_and_waits_once() {
 #[test]
 fn scores_are_the_cpu_scores() {
     let batch = documents(&[50, 2, 71]);
-    for (tied, residency, head, embedding) in [
-        (false, Residency::Nf4, HeadStore::Dense, Space::Device),
-        (true, Residency::Dense, HeadStore::Dense, Space::Device),
-        (true, Residency::Nf4, HeadStore::Nf4, Space::Host),
+    let packed_head = ModelConfig { vocab: 576, ..model(true) };
+    for (model, residency, head, embedding) in [
+        (model(false), Residency::Nf4, HeadStore::Dense, Space::Device),
+        (model(true), Residency::Dense, HeadStore::Dense, Space::Device),
+        (packed_head, Residency::Nf4, HeadStore::Nf4, Space::Host),
     ] {
         let base = spec(Some(lora(0.5, &Module::ALL)), false);
-        let spec = EngineSpec { model: model(tied), residency: vec![residency; 2], head, embedding, ..base };
+        let spec = EngineSpec { model, residency: vec![residency; 2], head, embedding, ..base };
         let Some((mut gpu, ledger)) = cuda(spec.clone(), CudaSizes::FUSED, 3) else { return };
         let score = |e: &mut Engine| {
             let targets = e.target_logprobs(&batch).unwrap_or_else(|e| panic!("{e}"));

@@ -92,7 +92,7 @@ impl Sizes for CudaSizes {
         for (name, width, multiple) in [
             ("hidden_size", s.hidden, multiple),
             ("intermediate_size", s.intermediate, multiple),
-            ("vocab_size", s.vocab, 8),
+            ("vocab_size", s.vocab, if s.quantized_head { nf4::BLOCK } else { 8 }),
         ] {
             if !width.is_multiple_of(multiple) {
                 return refuse(format!("the CUDA kernels need a {name} that is a multiple of {multiple}, not {width}"));
