@@ -11,7 +11,14 @@ use crate::{
             probe::{Probe, probe},
         },
     },
-    model::{Engine, LoraConfig, engine::HeadStore, source::Opened},
+    model::{
+        Engine, LoraConfig,
+        engine::{HeadStore, Residency},
+        source::{
+            Opened,
+            packed::{Kept, Packed},
+        },
+    },
     plan::{self, Plan, Request, Speed, Unpack, device},
 };
 
@@ -88,6 +95,21 @@ pub fn parse_device(text: &str) -> Result<Device, String> {
     }
 }
 
+/// Whether the quantised linears are kept in a file beside the model, for the next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum PackedCache {
+    /// For models large enough that it saves time
+    #[default]
+    Auto,
+    /// Neither read nor written
+    Never,
+    /// For every model
+    Always,
+}
+
+/// Parameters from which on a packed cache saves time.
+const CACHE_FROM: usize = 400_000_000;
+
 /// What the model is run on; the same flags for every command that runs one.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeviceArgs {
@@ -100,6 +122,9 @@ pub struct DeviceArgs {
     /// Run on N multiprocessors of a GPU at most, to study a slice on a larger card
     #[arg(long, value_name = "N")]
     pub sm_limit: Option<u32>,
+    /// Keep the quantised weights beside the model, for the next start
+    #[arg(long, value_enum, default_value_t = PackedCache::Auto)]
+    pub packed_cache: PackedCache,
     /// CPU threads [default: all]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -107,7 +132,13 @@ pub struct DeviceArgs {
 
 impl Default for DeviceArgs {
     fn default() -> Self {
-        Self { device: Device::Auto, memory_limit: None, sm_limit: None, threads: None }
+        Self {
+            device: Device::Auto,
+            memory_limit: None,
+            sm_limit: None,
+            packed_cache: PackedCache::Auto,
+            threads: None,
+        }
     }
 }
 
@@ -119,6 +150,8 @@ pub struct OpenDevice {
     pub speed: Speed,
     /// Bytes that the arena may take.
     pub limit: Option<u64>,
+    /// Whether quantised weights are kept.
+    pub packed_cache: PackedCache,
 }
 
 /// Left free on a GPU beside the arena: what the driver takes for itself as a run goes on.
@@ -156,6 +189,7 @@ impl DeviceArgs {
                 backend: Box::new(CpuBackend::new(self.threads)?),
                 speed: CPU_SPEED,
                 limit: self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9)),
+                packed_cache: self.packed_cache,
             }),
             Device::Cuda(n) => {
                 let driver =
@@ -167,7 +201,7 @@ impl DeviceArgs {
                 let asked = self.memory_limit.map(|limit| limit.saturating_sub(device::CUDA_CONTEXT));
                 let free = backend.free_memory()?.saturating_sub(CUDA_MARGIN);
                 let limit = Some(asked.map_or(free, |asked| asked.min(free)));
-                Ok(OpenDevice { backend: Box::new(backend), speed, limit })
+                Ok(OpenDevice { backend: Box::new(backend), speed, limit, packed_cache: self.packed_cache })
             }
         }
     }
@@ -270,22 +304,46 @@ pub fn plan(opened: &Opened, job: &Job, device: &OpenDevice) -> Result<Plan> {
 pub fn engine(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Engine> {
     let device = device.open()?;
     let plan = plan(opened, job, &device)?;
-    load(opened, plan, device.backend)
+    load(opened, plan, device)
 }
 
 /// Loads a model under a plan, with a progress bar on a terminal.
 ///
 /// # Errors
 /// If the memory cannot be had, or a weight is missing or malformed.
-pub fn load(opened: &Opened, plan: Plan, backend: Box<dyn Backend>) -> Result<Engine> {
+pub fn load(opened: &Opened, plan: Plan, device: OpenDevice) -> Result<Engine> {
     let bar = indicatif::ProgressBar::new(0).with_style(
         indicatif::ProgressStyle::with_template("loading {bar:30} {percent:>3}%  {elapsed}")
             .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
     );
-    let engine = Engine::new(backend, plan.spec, opened.source.as_ref(), &mut |done, total| {
+    let mut progress = |done: usize, total: usize| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-    });
+    };
+    let wanted = match device.packed_cache {
+        PackedCache::Auto => plan.spec.model.parameters() >= CACHE_FROM,
+        PackedCache::Never => false,
+        PackedCache::Always => true,
+    };
+    let from_dense = !opened.source.is_quantized() && !plan.spec.residency.contains(&Residency::Dense);
+    let dir = opened.dir.as_deref().filter(|_| wanted && from_dense);
+    let Some(dir) = dir else {
+        let engine = Engine::new(device.backend, plan.spec, opened.source.as_ref(), &mut progress);
+        bar.finish_and_clear();
+        return engine;
+    };
+    let source = Packed::new(opened.source.as_ref(), dir)?;
+    let engine = Engine::new(device.backend, plan.spec, &source, &mut progress);
     bar.finish_and_clear();
+    match source.finish() {
+        Kept::Read => {}
+        Kept::Written(path, bytes) => note(&format!(
+            "the packed weights are kept in {} ({:.1} MB) for the next start; --packed-cache never leaves that out",
+            path.display(),
+            bytes as f64 / 1e6
+        )),
+        Kept::Not(_) if engine.is_err() => {}
+        Kept::Not(e) => note(&format!("the packed weights could not be kept beside the model: {e}")),
+    }
     engine
 }

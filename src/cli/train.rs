@@ -4,7 +4,7 @@
 //! whole on disk, but it is not done, and a script must not go on to evaluate it.
 
 use super::{
-    common::note,
+    common::{PackedCache, note},
     training::{self, Prepared},
 };
 use crate::{
@@ -40,6 +40,9 @@ pub struct Args {
     /// The same, even if settings, data or base model have changed
     #[arg(long)]
     resume_anyway: bool,
+    /// Keep the quantised weights beside the model, for the next start
+    #[arg(long, value_enum, default_value_t = PackedCache::Auto)]
+    packed_cache: PackedCache,
     /// Accepted and ignored: `irori train` always trains
     #[arg(long, hide = true)]
     do_train: bool,
@@ -54,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
         (true, false) => Resume::Yes,
         (false, false) => Resume::No,
     };
-    let prepared = training::prepare(&config)?;
+    let prepared = training::prepare(&config, args.packed_cache)?;
     let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(text))?;
     for line in summary(&config, &prepared) {
         note(&line);

@@ -1,10 +1,9 @@
 //! What `irori train` and `irori plan` make of a training configuration: the model opened, the data as tokens, the memory
 //! planned.
 
-use super::common::{self, DeviceArgs, Job, parse_bytes, parse_device};
+use super::common::{self, DeviceArgs, Job, OpenDevice, PackedCache, parse_bytes, parse_device};
 use crate::{
     Error, Result,
-    backend::Backend,
     data::{
         encode::{self, Encoded, Encoder, Limits, LossOn},
         lawqa::Letter,
@@ -51,7 +50,7 @@ pub struct Prepared {
     pub inputs: Inputs,
     /// What the run will take.
     pub plan: Plan,
-    backend: Box<dyn Backend>,
+    device: OpenDevice,
 }
 
 /// A question whose four answers are compared while training: everything up to the letter, and the letters' tokens.
@@ -66,13 +65,13 @@ pub struct ChoiceQuestion {
 ///
 /// # Errors
 /// What is missing, malformed or does not fit: all of it before a weight is loaded.
-pub fn prepare(config: &TrainConfig) -> Result<Prepared> {
-    let device = device_of(config)?;
+pub fn prepare(config: &TrainConfig, packed_cache: PackedCache) -> Result<Prepared> {
+    let device = DeviceArgs { packed_cache, ..device_of(config)? };
     let inputs = read(config)?;
     let job = inputs.job(config);
     let device = device.open()?;
     let plan = common::plan(&inputs.opened, &job, &device)?;
-    Ok(Prepared { inputs, plan, backend: device.backend })
+    Ok(Prepared { inputs, plan, device })
 }
 
 /// Opens the model, and reads and tokenises the data.
@@ -142,7 +141,7 @@ impl Prepared {
     /// Loads the model onto its device and sets the adapter.
     pub fn load(self) -> Result<(Inputs, EngineLearner)> {
         let Inputs { opened, lora, adapter, .. } = &self.inputs;
-        let mut engine = common::load(opened, self.plan, self.backend)?;
+        let mut engine = common::load(opened, self.plan, self.device)?;
         engine.set_adapter(adapter)?;
         let base = opened.dir.as_ref().map_or(opened.source.describe(), |d| d.display().to_string());
         let format = Peft { lora: lora.clone(), model: opened.source.config().clone(), base };
@@ -189,7 +188,13 @@ pub fn device_of(config: &TrainConfig) -> Result<DeviceArgs> {
         .as_deref()
         .map(|limit| parse_bytes(limit).map_err(|e| Error::usage(format!("--memory-limit: {e}"))))
         .transpose()?;
-    Ok(DeviceArgs { device, memory_limit, sm_limit: None, threads: config.threads })
+    Ok(DeviceArgs {
+        device,
+        memory_limit,
+        sm_limit: None,
+        packed_cache: PackedCache::default(),
+        threads: config.threads,
+    })
 }
 
 /// Refuses records that do not hold what `--train-mode` says, with the line of the first.

@@ -71,8 +71,12 @@ impl Engine {
                     let data = fetch(source, &name, n, k)?;
                     let part = rows_of_weight(&fused, row, n);
                     let residency = self.spec.residency[i];
-                    store(self.backend.as_mut(), &self.arrangement, self.spec.compute, residency, &data, &part)
+                    let b = self.backend.as_mut();
+                    let nf4 = store(b, &self.arrangement, self.spec.compute, residency, &data, &part)
                         .map_err(|e| e.context(format!("loading {name}")))?;
+                    if let (true, Some((packed, absmax))) = (source.keeps_packed(), nf4) {
+                        source.keep_packed(&name, &b.read(packed)?, &b.read(absmax)?);
+                    }
                     drop(data);
                     source.release(&format!("{name}.weight"));
                     row += n;
@@ -115,7 +119,7 @@ fn fetch<'a>(source: &'a dyn WeightSource, path: &str, n: usize, k: usize) -> Re
     }
 }
 
-/// Puts one linear's weight into its place.
+/// Puts one linear's weight into its place; says where its packed bytes and absmax lie now, if it is quantised.
 fn store(
     b: &mut dyn Backend,
     a: &Arrangement,
@@ -123,7 +127,7 @@ fn store(
     residency: Residency,
     data: &Fetched,
     dst: &Weight,
-) -> Result<()> {
+) -> Result<Option<(Buffer, Buffer)>> {
     let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
         Fetched::Made(bell) => b.make_nf4(bell, packed, absmax),
         Fetched::Read(LinearData::Dense(t)) => b.load_nf4(host(t), packed, absmax),
@@ -133,22 +137,30 @@ fn store(
         }
     };
     match (dst.store, residency) {
-        (WeightStore::Nf4 { packed, absmax, .. }, _) => to_nf4(b, packed, absmax),
+        (WeightStore::Nf4 { packed, absmax, .. }, _) => {
+            to_nf4(b, packed, absmax)?;
+            Ok(Some((packed, absmax)))
+        }
         (WeightStore::Dense(dense), Residency::Unpacked) => {
             let (packed, absmax) = a.staging.ok_or_else(|| Error::failed("no room was planned to unpack weights"))?;
             let len = dst.n * dst.k;
             let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / nf4::BLOCK));
             to_nf4(b, packed, absmax)?;
             let nf4 = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
-            b.dequantize(&nf4, dense)
+            b.dequantize(&nf4, dense)?;
+            Ok(Some((packed, absmax)))
         }
-        (WeightStore::Dense(dense), _) => match data {
-            Fetched::Made(bell) => b.make_dense(bell, dense),
-            Fetched::Read(LinearData::Dense(t)) => b.load_dense(host(t), dense),
-            Fetched::Read(LinearData::Nf4 { .. }) => {
-                Err(Error::usage("the checkpoint is quantised to 4 bits already: leave out --no-4bit"))
+        (WeightStore::Dense(dense), _) => {
+            match data {
+                Fetched::Made(bell) => b.make_dense(bell, dense)?,
+                Fetched::Read(LinearData::Dense(t)) => b.load_dense(host(t), dense)?,
+                Fetched::Read(LinearData::Nf4 { .. }) => {
+                    let message = "the checkpoint is quantised to 4 bits already: leave out --no-4bit";
+                    return Err(Error::usage(message));
+                }
             }
-        },
+            Ok(None)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod bnb;
 mod hf;
 mod open;
+pub mod packed;
 pub mod safetensors;
 mod synthetic;
 
@@ -76,6 +77,14 @@ pub trait WeightSource: Send + Sync {
     fn recipe(&self, _name: &str) -> Option<Bell> {
         None
     }
+
+    /// Whether [`WeightSource::keep_packed`] is wanted for every linear of the layers, in their order.
+    fn keeps_packed(&self) -> bool {
+        false
+    }
+
+    /// Is given the linear `path` as it was quantised: packed, and absmax in little-endian f32.
+    fn keep_packed(&self, _path: &str, _packed: &[u8], _absmax: &[u8]) {}
 
     /// Whether the linears are quantised in the source already.
     fn is_quantized(&self) -> bool {
