@@ -1,8 +1,9 @@
-//! `irori bench`: what this machine does, measured: training steps, loading, single operations.
+//! `irori bench`: what this machine does, measured: training steps, loading, evaluation, single operations.
 //!
 //! Every figure is a median over repeats after warm-up runs that do not count, with the slowest and the fastest beside it
 //! and the machine's load at the start. On a busy machine the spread says so.
 
+mod eval;
 mod kernels;
 mod load;
 mod step;
@@ -67,6 +68,8 @@ enum What {
     Load,
     /// Single operations: linear layers, attention, the vocabulary, quantising
     Kernels,
+    /// Scoring texts and generating
+    Eval,
 }
 
 /// One figure: a rate in `unit`, of `repeats` runs.
@@ -138,7 +141,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::usage(format!("--lora-dropout {} is not in 0..1", args.lora_dropout)));
     }
     let name = args.model.as_deref().unwrap_or(match args.what {
-        What::Step | What::Load => "synthetic:tiny",
+        What::Step | What::Load | What::Eval => "synthetic:tiny",
         What::Kernels => "synthetic:qwen3-0.6b",
     });
     let before = load_average();
@@ -147,6 +150,7 @@ pub fn run(args: Args) -> Result<()> {
         What::Step => step::measure(&args, &opened)?,
         What::Load => load::measure(&args, name)?,
         What::Kernels => kernels::measure(&args, &opened)?,
+        What::Eval => eval::measure(&args, &opened)?,
     };
     if args.json {
         let operations: Vec<_> =
@@ -173,6 +177,7 @@ impl What {
             Self::Step => "step",
             Self::Load => "load",
             Self::Kernels => "kernels",
+            Self::Eval => "eval",
         }
     }
 }
@@ -259,13 +264,15 @@ mod tests {
 
     #[test]
     fn every_subject_gives_figures() {
-        for (what, rows, operations) in [(What::Step, 40, true), (What::Load, 40, false), (What::Kernels, 40, false)] {
-            let args = args(what, rows);
+        for (what, operations) in [(What::Step, true), (What::Load, false), (What::Kernels, false), (What::Eval, false)]
+        {
+            let args = args(what, 40);
             let opened = open("synthetic:tiny").expect("opens");
             let found = match what {
                 What::Step => step::measure(&args, &opened),
                 What::Load => load::measure(&args, "synthetic:tiny"),
                 What::Kernels => kernels::measure(&args, &opened),
+                What::Eval => eval::measure(&args, &opened),
             }
             .expect("measured");
             assert!(!found.figures.is_empty(), "{what:?}");
