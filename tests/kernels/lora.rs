@@ -3,6 +3,7 @@
 use crate::{
     harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
     linear::DROP,
+    measure::Work,
 };
 use irori::{
     backend::{
@@ -185,6 +186,7 @@ fn cases() -> Vec<Case> {
         Case::new(&[128], 192, 576, &[0..128, 128..192], 16, DROP),
         Case::new(&[130, 1, 169], 320, 192, &[0..128, 192..256, 256..320], 48, DROP),
         Case::new(&[520, 80], 128, 128, &[0..128], 32, DROP),
+        Case::new(&[1, 700, 1, 298], 72, 136, &[0..40, 40..72], 16, DROP),
         Case::new(&[40], 64, 64, &[0..64], 256, None),
     ]
 }
@@ -220,6 +222,16 @@ fn every_product_is_the_cpu_operation_under_every_schedule() {
             assert_near("dB", db, want_db, 0.0, |_| sum(rows, size));
         }
     }
+}
+
+/// What `parts` modules of `width` columns each cost over one split of rows, each kernel once: transposing one B, then u, v,
+/// dA, dB of all.
+pub fn count(parts: usize, width: usize, rank: usize, dropout: bool) -> Option<[Work; 5]> {
+    let outs: Vec<_> = (0..parts).map(|i| i * width..(i + 1) * width).collect();
+    let drop = if dropout { DROP } else { None };
+    let c = Case::new(&[skinny::SPLIT_ROWS], parts * width, width, &outs, rank, drop);
+    let (_, cost) = run_gpu(&c, 0)?;
+    Some(std::array::from_fn(|i| Work::of(&cost[if i == 0 { 0 } else { parts + i - 1 }])))
 }
 
 /// A's rows pick single columns of z = 1: u is the mask itself.

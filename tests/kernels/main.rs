@@ -6,6 +6,7 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 mod attention;
+mod costs;
 mod decode;
 mod gemv;
 #[allow(dead_code)]
@@ -15,6 +16,7 @@ mod linear;
 mod linear_nf4;
 mod lora;
 mod loss;
+mod measure;
 mod nf4;
 mod norm;
 mod optim;
