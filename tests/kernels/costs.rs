@@ -17,7 +17,7 @@ use irori::{
         AdamW, Heads,
         cuda::{
             launch::Launch,
-            linear::{Direction, Stored, Tile, choose, tiles},
+            linear::{Direction, Span, Stored, Tile, choose, tiles},
             modules::MODULES,
             rows, skinny,
         },
@@ -314,16 +314,24 @@ impl Product {
         Some(edge)
     }
 
-    fn row(&self, counts: &Counts, what: &'static str, launches: usize) -> Option<Row> {
+    /// Its one or two launches.
+    fn rows(&self, counts: &Counts, what: &str, launches: usize) -> Option<Vec<Row>> {
         let Self { stored, direction, rows, columns, depth, adapters } = *self;
-        let tile = choose(&SLICE, stored, direction, rows, columns, depth).expect("sm_80 has the memory for a tile");
+        let spans = choose(&SLICE, stored, direction, rows, columns, depth).expect("sm_80 has the memory for a tile");
         let weights = match stored {
             Stored::Dense => columns * depth * 2,
             Stored::Packed => columns * depth / 2 + columns * depth / 16,
         };
         let least = weights + rows * (depth + columns * if adapters.add { 2 } else { 1 }) * 2;
-        let blocks = tile.blocks(rows, columns) as usize;
-        Some(Row::new(tile.kernel, what, launches, self.block(counts, &tile)?, blocks, least))
+        let outputs = |s: &Span| (s.blocks * s.tile.rows * s.tile.columns) as usize;
+        let all: usize = spans.launches.iter().map(outputs).sum();
+        let row = |(i, s): (usize, &Span)| {
+            let what = if i == 0 { what.to_string() } else { format!("{what}, last tiles") };
+            // What must move, by the share of the outputs.
+            let least = (least as f64 * outputs(s) as f64 / all as f64) as usize;
+            Some(Row::new(s.tile.kernel, what, launches, self.block(counts, &s.tile)?, s.blocks as usize, least))
+        };
+        spans.launches.iter().enumerate().map(row).collect()
     }
 }
 
@@ -458,9 +466,9 @@ fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Option<Vec<Row
         let adapters = Adapters { dropout, add: false, ..adapters };
         let backward = Product { direction: Direction::Backward, columns: g.k, depth: n, adapters, ..forward };
         rows.append(&mut lora_rows(counts, &g, layers, dropout));
-        rows.push(forward.row(counts, g.name, layers)?);
+        rows.append(&mut forward.rows(counts, g.name, layers)?);
         // Nothing below the first layer's qkv has adapters.
-        rows.push(backward.row(counts, g.name, if g.name == "qkv" { layers - 1 } else { layers })?);
+        rows.append(&mut backward.rows(counts, g.name, if g.name == "qkv" { layers - 1 } else { layers })?);
     }
     let a = &counts.attention;
     rows.extend([
@@ -491,12 +499,12 @@ fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Option<Vec<Row
     rows.extend([
         by_rows("gather_rows", "head", chunks, chunk),
         by_rows("rmsnorm", "head", chunks, chunk),
-        forward.row(counts, "head", chunks)?,
         by_rows("cross_entropy", "head", chunks, chunk),
-        backward.row(counts, "head", chunks)?,
         by_rows("rmsnorm_backward", "head", chunks, chunk),
         by_rows("scatter_rows", "head", chunks, chunk),
     ]);
+    rows.append(&mut forward.rows(counts, "head", chunks)?);
+    rows.append(&mut backward.rows(counts, "head", chunks)?);
     Some(rows)
 }
 
