@@ -207,11 +207,11 @@ struct Mask {
         for (int ih = 0; ih < 2 * M; ++ih) {
             const int row = t.row0 + t.warp_row + ih / 2 * 16 + ih % 2 * 8 + lane / 4;
             const bool inside = row < p.rows;
-            const uint32_t sample = inside ? p.samples[row] : 0, position = inside ? p.positions[row] : 0;
+            const DropoutRow of_row(p.drop, inside ? p.samples[row] : 0, inside ? p.positions[row] : 0);
             const uint32_t quad = (t.column0 + t.warp_column) / 4 + lane % 2 * 2 + lane / 2 % 2;
 #pragma unroll
             for (int jp = 0; jp < 4; ++jp) {
-                const uint32_t keep = dropout_keep(p.drop, module, sample, position, quad + jp * 4);
+                const uint32_t keep = dropout_keep(p.drop, of_row, DropoutQuad(p.drop, module, quad + jp * 4));
 #pragma unroll
                 for (int w = 0; w < M - 1; ++w) own[w] = __funnelshift_r(own[w], own[w + 1], 4);
                 own[M - 1] = own[M - 1] >> 4 | keep << 28;

@@ -364,9 +364,9 @@ fn lora_rows(counts: &Counts, g: &Group, layers: usize, dropout: bool) -> Vec<Ro
     let parts = g.outs.len();
     let n: usize = g.outs.iter().sum();
     let (z, dy) = (&counts.lora[&(parts, dropout)], &counts.lora[&(1, false)]);
-    // A block of u or v: sixteen of them were measured.
+    // A block of u or v, 16 rows of the 512 that were measured.
     let project =
-        |m: &[[Work; 5]; 2], i: usize, depth| line((WIDTHS[0], m[0][i]), (WIDTHS[1], m[1][i]), depth) * (1.0 / 16.0);
+        |m: &[[Work; 5]; 2], i: usize, depth| line((WIDTHS[0], m[0][i]), (WIDTHS[1], m[1][i]), depth) * (16.0 / 512.0);
     // A block of dA or dB: 64 columns.
     let gradient = |m: &[[Work; 5]; 2], i: usize| {
         let per = [0, 1].map(|j| m[j][i] * (64.0 / WIDTHS[j] as f64));
@@ -374,7 +374,7 @@ fn lora_rows(counts: &Counts, g: &Group, layers: usize, dropout: bool) -> Vec<Ro
         per[1]
     };
     let sum = |f: &dyn Fn(usize) -> Work| g.outs.iter().fold(Work::default(), |sum, &n| sum + f(n));
-    let (row_blocks, splits) = (ROWS / 32, ROWS.div_ceil(skinny::SPLIT_ROWS));
+    let (row_blocks, splits) = (ROWS / 16, ROWS.div_ceil(skinny::SPLIT_ROWS));
     let widest = g.outs.iter().copied().max().unwrap_or(0);
     let (narrow, partial) = (ROWS * RANK * 2, |width: usize| splits * RANK * width * 4);
     // Seven of adding up and transposing: one launch for each part, here the mean.
@@ -708,11 +708,13 @@ busiest multiprocessor counts. Blocks of unequal length (attention, v of unequal
         let _ = writeln!(out, "| {what} | {ms:.1} | {:.0} | {share:.1} % |", ROWS as f64 / ms * 1e3);
     }
     let once = total_ms(&update(&counts));
+    let launches: usize = full.iter().map(|r| r.launches).sum();
     let _ = write!(
         out,
         "
 The peak's share counts the operations that the mathematics asks for: both products of every linear, seven of attention's
-{DOCUMENT}-row triangles, the adapters, the head. The optimizer adds {once:.1} ms to each step, whatever its micro-batches.
+{DOCUMENT}-row triangles, the adapters, the head. The optimizer adds {once:.1} ms to each step, whatever its micro-batches. Not
+counted: {launches} launches a micro-batch, each a microsecond or more of an idle device unless the next one overlaps it.
 "
     );
     Some(out)

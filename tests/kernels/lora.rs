@@ -266,10 +266,10 @@ fn traffic_is_within_five_percent_of_what_it_must_be() {
         println!("{what}: {l:.3} of the least bytes read, {s:.3} of the least written");
         assert!((1.0..1.05).contains(&l) && (1.0..1.05).contains(&s), "{what}: read {l}, written {s}\n{c}");
     };
-    // A and Bᵀ once for each 32 rows; u or v once for each 64 columns; samples and positions too, a sector for four rows.
+    // A and Bᵀ once for each 16 rows; u or v once for each 64 columns; samples and positions too, a sector for four rows.
     let narrow = rows * r * 2;
-    check("u", down, rows * k * 2 + rows / 32 * 3 * r * k * 2, 3 * narrow);
-    check("v", up, rows * n * 2 + rows / 32 * r * n * 2, 3 * narrow);
+    check("u", down, rows * k * 2 + rows / 16 * 3 * r * k * 2, 3 * narrow);
+    check("v", up, rows * n * 2 + rows / 16 * r * n * 2, 3 * narrow);
     check("dA", da, rows * k * 2 + k / 64 * (3 * narrow + rows / 4 * 2 * 32), 3 * r * k * 4);
     check("dB", db, rows * n * 2 + n / 64 * narrow, r * n * 4);
 }
