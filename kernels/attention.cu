@@ -10,8 +10,8 @@
 //
 // Shared memory: Q 32 KB + two tiles of 16 KB = 64 KB, two blocks an SM. Layout and freedom from conflicts: attention.cuh.
 // Traffic of a block that sees n keys: 128 rows of q in, n of k and of v, 128 rows of o out, 256 B each, and lse.
-// Cost of a tile and warp: 256 mma, 32 ldmatrix of K, 32 of V, 16 of Q, 64 exponentials a lane; counted at 384 rows, all
-// included: 6.7 instructions an mma (tests/kernels/attention.rs).
+// Cost of a tile and warp: 256 mma, 32 ldmatrix of K, 32 of V, 16 of Q, 64 exponentials a lane; counted:
+// docs/kernel-costs.md.
 // Grid (Hq, documents, tiles of the longest document): the last tiles, which see most keys, come first; the heads of a
 // group run side by side and share k and v in L2. Blocks beyond the end of a document return.
 #include "attention.cuh"

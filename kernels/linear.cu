@@ -3,7 +3,8 @@
 //   forward   y  = z·Wᵀ + Σ scale·u·Bᵀ (+ add)      W [n, k]: columns = n, depth = k
 //   backward  dz = dy·W + Σ drop'(v·A)              W [n, k]: columns = k, depth = n
 //
-// A block makes 256×128 or 128×128 of the output, a warp 64×64 of it, in steps of 32 of the depth. The low-rank products
+// A block makes 256×128, 128×128 or 64×128 of the output, a warp 64×64 of it (32×64 of the smallest, so that a block on
+// its own keeps four tensor cores busy), in steps of 32 of the depth. The low-rank products
 // come first, 16 of the rank at a time: each is scaled, or masked, in f32 and put under the main loop's sums, so it costs no
 // pass over memory and no rounding. A part's columns may begin and end anywhere in a tile. Every output is one chain of mma
 // in a fixed order, rounded once: tile shape, grid order and schedule change no bit.
@@ -21,22 +22,13 @@
 // Shared memory: layouts "rows" and "depth" of linear.cuh, no bank conflict anywhere. A step of 256×128 needs 512
 // wavefronts of ldmatrix and 192 of cp.async in 1024 cycles of mma; one of 128×128 needs 256 and 128 in 512.
 //
-// Counted on the virtual machine (tests/kernels/linear.rs; depth 2048 to 4096 of one tile, PTX instructions without moves):
-//
-//   tile                        instructions  shared wavefronts  cycles of issue, shared memory, tensor cores
-//                               an mma        an mma             an mma and sm_80 multiprocessor
-//   linear_256x128              2.50          1.38               0.63  1.38  2
-//   linear_128x128              2.69          1.50               0.67  1.50  2
-//   linear_backward_256x128     2.70          1.38               0.68  1.38  2
-//   linear_backward_128x128     2.91          1.50               0.73  1.50  2
-//
-// The tensor cores are the bound. With whole waves and block edges counted (src/backend/cuda/linear.rs), Qwen3-8B's linears
-// at 2048 rows on 28 multiprocessors are estimated at 94 to 98 % of their time. An estimate: no GPU has run this yet.
+// Instructions, wavefronts and cycles of every tile, counted on the virtual machine: docs/kernel-costs.md. The tensor cores
+// are the bound.
 #include "linear.cuh"
 
-template <int BM, int BN, int STAGES, bool BACKWARD>
+template <int BM, int BN, int WM, int STAGES, bool BACKWARD>
 __device__ __forceinline__ void linear(const Linear& p) {
-    using T = Tile<BM, BN>;
+    using T = Tile<BM, BN, WM>;
     constexpr int STAGE = T::LEFT + T::RIGHT;
     extern __shared__ __align__(128) unsigned char shared[];
     const uint32_t memory = shared_address(shared);
@@ -64,12 +56,12 @@ __device__ __forceinline__ void linear(const Linear& p) {
 #pragma unroll
     for (int s = 0; s < STAGES - 1; ++s) fetch(s);
 
-    Accumulators acc = {};
+    Accumulators<T::M> acc = {};
     low_rank<T, BACKWARD>(acc, t, p, reader, memory + (STAGES - 1) * STAGE);
 
     copies_wait<STAGES - 2>();
     __syncthreads();
-    Fragments f[2];
+    Fragments<T::M> f[2];
     reader.load(f[0], memory, memory + T::LEFT, 0);
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
@@ -90,12 +82,14 @@ __device__ __forceinline__ void linear(const Linear& p) {
     store(acc, t, p, memory);
 }
 
-#define LINEAR(name, bm, bn, stages, backward, blocks)                                                                \
-    extern "C" __global__ void __launch_bounds__((bm) * (bn) / 128, blocks) name(const __grid_constant__ Linear p) { \
-        linear<bm, bn, stages, backward>(p);                                                                           \
+#define LINEAR(name, bm, bn, wm, stages, backward, blocks)                                                             \
+    extern "C" __global__ void __launch_bounds__((bm) / (wm) * (bn) / 2, blocks) name(const __grid_constant__ Linear p) { \
+        linear<bm, bn, wm, stages, backward>(p);                                                                       \
     }
 
-LINEAR(linear_128x128, 128, 128, 4, false, 2)
-LINEAR(linear_256x128, 256, 128, 4, false, 1)
-LINEAR(linear_backward_128x128, 128, 128, 4, true, 2)
-LINEAR(linear_backward_256x128, 256, 128, 4, true, 1)
+LINEAR(linear_64x128, 64, 128, 32, 4, false, 3)
+LINEAR(linear_128x128, 128, 128, 64, 4, false, 2)
+LINEAR(linear_256x128, 256, 128, 64, 4, false, 1)
+LINEAR(linear_backward_64x128, 64, 128, 32, 4, true, 3)
+LINEAR(linear_backward_128x128, 128, 128, 64, 4, true, 2)
+LINEAR(linear_backward_256x128, 256, 128, 64, 4, true, 1)

@@ -1,7 +1,7 @@
 // The tile of a linear layer that linear.cu (dense W) and linear_nf4.cu (packed W) share: operands in shared memory, the
 // product of one step, the low-rank step, the epilogue. See linear.cu for the equations.
 //
-// A warp owns 64×64 of the output. A step is 32 of the inner dimension, two mma deep.
+// A warp owns 64×64 of the output, or 32×64. A step is 32 of the inner dimension, two mma deep.
 //
 // Layouts in shared memory, in chunks of 16 bytes (8 bf16), free of bank conflicts in every access:
 // - "rows": an operand whose inner dimension is contiguous (z, dy, u, v; W forward; B). A row has 4 chunks, two rows make
@@ -9,7 +9,7 @@
 //   one c, which an ldmatrix phase reads, are eight different places.
 // - "depth": an operand whose inner dimension runs over rows (W backward; A). A row is 128 columns, 16 chunks: chunk c of
 //   row r lies at place c ^ (r % 8).
-// - output: 64×64 of a warp, 8 chunks a row, chunk c of row r at place c ^ (r % 8).
+// - output: 64 columns of a warp, 8 chunks a row, chunk c of row r at place c ^ (r % 8).
 #pragma once
 
 #include "mma.cuh"
@@ -50,16 +50,20 @@ struct Linear {
     int rows, columns, depth;
     // Row tiles that run side by side before the next column tile begins: what they share of W stays in L2.
     int group;
+    // Number of the launch's first tile: another launch, of larger tiles, makes what comes before.
+    int first;
     Dropout drop;
-    int parts;
+    int parts, unused;
     Part part[PARTS];
 };
 
-// A block's tile: BM×BN of the output, one warp for each 64×64.
-template <int BM_, int BN_>
+// A block's tile: BM×BN of the output, one warp for each WM×64.
+template <int BM_, int BN_, int WM_>
 struct Tile {
-    static constexpr int BM = BM_, BN = BN_;
-    static constexpr int WARPS = BM / 64 * (BN / 64), THREADS = WARPS * WARP;
+    static constexpr int BM = BM_, BN = BN_, WM = WM_;
+    static constexpr int WARPS = BM / WM * (BN / 64), THREADS = WARPS * WARP;
+    // Rows of 16 of a warp.
+    static constexpr int M = WM / 16;
     // Bytes of one step's operands as bf16.
     static constexpr int LEFT = BM * STEP * 2, RIGHT = BN * STEP * 2;
     int row0, column0;
@@ -69,13 +73,13 @@ struct Tile {
     // Column tiles outside, row tiles inside, `group` rows of tiles at a time.
     __device__ explicit Tile(const Linear& p) {
         const int down = (p.rows + BM - 1) / BM, across = (p.columns + BN - 1) / BN;
-        const int per_group = p.group * across;
-        const int first = blockIdx.x / per_group * p.group, within = blockIdx.x % per_group;
+        const int per_group = p.group * across, tile = p.first + blockIdx.x;
+        const int first = tile / per_group * p.group, within = tile % per_group;
         const int height = min(p.group, down - first);
         row0 = (first + within % height) * BM;
         column0 = within / height * BN;
         const int warp = threadIdx.x / WARP;
-        warp_row = warp / (BN / 64) * 64;
+        warp_row = warp / (BN / 64) * WM;
         warp_column = warp % (BN / 64) * 64;
     }
 };
@@ -123,9 +127,10 @@ __device__ __forceinline__ void copy_depth(uint32_t to, const bf16* from, int pi
     }
 }
 
-// What a warp multiplies in one mma step: 64 rows × 16 and 16 × 64 columns.
+// What a warp multiplies in one mma step: 16·M rows × 16 and 16 × 64 columns.
+template <int M>
 struct Fragments {
-    uint32_t left[4][4];
+    uint32_t left[M][4];
     uint32_t right[4][4];
 };
 
@@ -164,18 +169,20 @@ struct Reader {
         }
     }
 
-    __device__ __forceinline__ void load(Fragments& f, uint32_t left_tile, uint32_t right_tile, int half) const {
+    __device__ __forceinline__ void load(Fragments<T::M>& f, uint32_t left_tile, uint32_t right_tile, int half) const {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) load_left(f.left[i], left_tile, half, i);
+        for (int i = 0; i < T::M; ++i) load_left(f.left[i], left_tile, half, i);
         load_right(f.right, right_tile, half);
     }
 };
 
-using Accumulators = float[4][8][4];
+template <int M>
+using Accumulators = float[M][8][4];
 
-__device__ __forceinline__ void multiply(Accumulators& acc, const Fragments& f) {
+template <int M>
+__device__ __forceinline__ void multiply(Accumulators<M>& acc, const Fragments<M>& f) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < M; ++i)
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             // Every second row backwards: the operand just used stays in the register cache.
@@ -184,34 +191,35 @@ __device__ __forceinline__ void multiply(Accumulators& acc, const Fragments& f) 
         }
 }
 
-// Which of a thread's 128 output elements survive dropout. Lanes 2m and 2m + 1 need the same quads of columns, two words
+// Which of a thread's 32·M output elements survive dropout. Lanes 2m and 2m + 1 need the same quads of columns, two words
 // each: one makes those of even column groups j, the other those of odd ones, and they swap.
+template <int M>
 struct Mask {
-    uint32_t even[4], odd[4];
+    uint32_t even[M], odd[M];
 
     template <class T>
     __device__ __forceinline__ Mask(const T& t, const Linear& p, uint32_t module) {
         const int lane = lane_id();
-        uint32_t own[4] = {};
+        uint32_t own[M] = {};
         // Not unrolled over: the words move through `own` four bits at a time, element (i, h, jp) ends at bit
         // 16h + 4jp of word i.
 #pragma unroll 1
-        for (int ih = 0; ih < 8; ++ih) {
+        for (int ih = 0; ih < 2 * M; ++ih) {
             const int row = t.row0 + t.warp_row + ih / 2 * 16 + ih % 2 * 8 + lane / 4;
             const bool inside = row < p.rows;
-            const uint32_t sample = inside ? p.samples[row] : 0, position = inside ? p.positions[row] : 0;
+            const DropoutRow of_row(p.drop, inside ? p.samples[row] : 0, inside ? p.positions[row] : 0);
             const uint32_t quad = (t.column0 + t.warp_column) / 4 + lane % 2 * 2 + lane / 2 % 2;
 #pragma unroll
             for (int jp = 0; jp < 4; ++jp) {
-                const uint32_t keep = dropout_keep(p.drop, module, sample, position, quad + jp * 4);
+                const uint32_t keep = dropout_keep(p.drop, of_row, DropoutQuad(p.drop, module, quad + jp * 4));
 #pragma unroll
-                for (int w = 0; w < 3; ++w) own[w] = __funnelshift_r(own[w], own[w + 1], 4);
-                own[3] = own[3] >> 4 | keep << 28;
+                for (int w = 0; w < M - 1; ++w) own[w] = __funnelshift_r(own[w], own[w + 1], 4);
+                own[M - 1] = own[M - 1] >> 4 | keep << 28;
             }
         }
         const bool second = lane % 2;
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
+        for (int w = 0; w < M; ++w) {
             const uint32_t other = __shfl_xor_sync(ALL_LANES, own[w], 1);
             even[w] = (second ? other : own[w]) >> (second ? 2 : 0);
             odd[w] = (second ? own[w] : other) >> (second ? 2 : 0);
@@ -220,7 +228,7 @@ struct Mask {
 
     __device__ __forceinline__ Mask() {
 #pragma unroll
-        for (int w = 0; w < 4; ++w) even[w] = odd[w] = ~0u;
+        for (int w = 0; w < M; ++w) even[w] = odd[w] = ~0u;
     }
 
     // Element e of accumulator (i, j): row half e / 2, column e % 2.
@@ -232,8 +240,8 @@ struct Mask {
 // acc += Σ over parts of scale·u·Bᵀ (forward) or of drop'(v·A) (backward), 16 of the rank at a time. Uses one step's
 // memory at `memory`, waits for all copies in flight.
 template <class T, bool BACKWARD>
-__device__ __forceinline__ void low_rank(Accumulators& acc, const T& t, const Linear& p, const Reader<T, BACKWARD>& reader,
-                                         uint32_t memory) {
+__device__ __forceinline__ void low_rank(Accumulators<T::M>& acc, const T& t, const Linear& p,
+                                         const Reader<T, BACKWARD>& reader, uint32_t memory) {
     // Selected, not indexed: an indexed parameter would be copied to local memory.
     auto pick = [](int i, auto a, auto b, auto c) { return i == 0 ? a : i == 1 ? b : c; };
 #define PICK(field) pick(i, p.part[0].field, p.part[1].field, p.part[2].field)
@@ -244,7 +252,7 @@ __device__ __forceinline__ void low_rank(Accumulators& acc, const T& t, const Li
         const bf16* narrow = PICK(left);
         const bf16* wide = PICK(right);
         const bool masked = BACKWARD && p.drop.threshold > 0;
-        const Mask mask = masked ? Mask(t, p, PICK(module)) : Mask();
+        const Mask<T::M> mask = masked ? Mask<T::M>(t, p, PICK(module)) : Mask<T::M>();
         const float factor = BACKWARD ? p.drop.scale : PICK(scale);
 #pragma unroll 1
         for (int at = 0; at < rank; at += STEP) {
@@ -265,7 +273,7 @@ __device__ __forceinline__ void low_rank(Accumulators& acc, const T& t, const Li
                 uint32_t right[4][4];
                 reader.load_right(right, memory + T::LEFT, half);
 #pragma unroll
-                for (int r = 0; r < 4; ++r) {
+                for (int r = 0; r < T::M; ++r) {
                     uint32_t left[4];
                     reader.load_left(left, memory, half, r);
 #pragma unroll
@@ -285,12 +293,12 @@ __device__ __forceinline__ void low_rank(Accumulators& acc, const T& t, const Li
 #undef PICK
 }
 
-// Rounds (acc + add) once and writes it, each warp through 8 KiB of shared memory of its own: 16-byte accesses to global
-// memory. All copies have arrived and all warps have read their operands.
+// Rounds (acc + add) once and writes it, each warp through shared memory of its own, 128 bytes a row: 16-byte accesses to
+// global memory. All copies have arrived and all warps have read their operands.
 template <class T>
-__device__ __forceinline__ void store(const Accumulators& acc, const T& t, const Linear& p, uint32_t memory) {
+__device__ __forceinline__ void store(const Accumulators<T::M>& acc, const T& t, const Linear& p, uint32_t memory) {
     const int lane = lane_id();
-    memory += threadIdx.x / WARP * (64 * 128);
+    memory += threadIdx.x / WARP * (T::WM * 128);
     const int row0 = t.row0 + t.warp_row, column0 = t.column0 + t.warp_column;
     // For global accesses: eight lanes a row of 64 elements, four rows at a time.
     const int row = lane / 8, chunk = lane % 8;
@@ -299,7 +307,7 @@ __device__ __forceinline__ void store(const Accumulators& acc, const T& t, const
     auto place = [](int row, int chunk) { return uint32_t(row * 128 + ((chunk ^ (row & 7)) << 4)); };
     if (p.add != nullptr) {
 #pragma unroll
-        for (int i = 0; i < 64; i += 4) {
+        for (int i = 0; i < T::WM; i += 4) {
             copy16(memory + place(row + i, chunk), p.add + at + size_t(i) * p.columns, wide && row0 + row + i < p.rows);
         }
         copies_commit();
@@ -307,7 +315,7 @@ __device__ __forceinline__ void store(const Accumulators& acc, const T& t, const
         __syncwarp();
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < T::M; ++i)
 #pragma unroll
         for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -323,7 +331,7 @@ __device__ __forceinline__ void store(const Accumulators& acc, const T& t, const
             }
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 64; i += 4) {
+    for (int i = 0; i < T::WM; i += 4) {
         if (wide && row0 + row + i < p.rows) {
             store8(p.out + at + size_t(i) * p.columns, load_shared16(memory + place(row + i, chunk)));
         }

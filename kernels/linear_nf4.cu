@@ -21,24 +21,16 @@
 // - backward: a step's 32 rows × 64 bytes as two halves of 32 bytes a row, the second half 64 bytes further; a thread reads
 //   4 bytes of each half, 8 weights of two blocks. absmax [row][2].
 //
-// Counted on the virtual machine (tests/kernels/linear_nf4.rs), as in linear.cu. A shfl counts as a wavefront:
-//
-//   tile                          instructions  shared wavefronts  cycles of issue, shared memory, tensor cores
-//                                 an mma        an mma             an mma and sm_80 multiprocessor
-//   linear_nf4_256x128            4.06          1.71               1.02  1.71  2
-//   linear_nf4_128x128            5.70          2.16               1.43  2.16  2
-//   linear_nf4_backward_256x128   4.15          1.72               1.04  1.72  2
-//
-// Qwen3-8B's linears at 2048 rows on 28 multiprocessors: 89 to 98 % of the tensor cores' time by the same estimate. Decoding
-// costs the same for 128 rows as for 256, hence the large tile. Traffic of a block: x once, 4.5 bits a weight (backward: a
-// sector of absmax a row for 8 bytes of it; neighbouring column tiles find it in L2).
+// Counted: docs/kernel-costs.md. Decoding costs the same for 64 rows as for 256, hence the large tile; with 128 rows and
+// fewer shared memory is the bound. Traffic of a block: x once, 4.5 bits a weight (backward: a sector of absmax a row for
+// 8 bytes of it; neighbouring column tiles find it in L2).
 #include "linear.cuh"
 #include "nf4.cuh"
 
-template <int BM, int BN, bool BACKWARD>
+template <class T, bool BACKWARD>
 struct Packed {
+    static constexpr int BN = T::BN;
     static_assert(BN == 128, "the layouts of packed weights are for 128 columns");
-    using T = Tile<BM, BN>;
     // Bytes of a unit, units in the ring.
     static constexpr int UNIT = BACKWARD ? 2 * 32 * 32 + 64 : BN * 32, UNITS = BACKWARD ? 3 : 2;
     static constexpr int MAX_UNIT = BACKWARD ? 32 * 8 : 8 * (BN + 4) * 4, MAX_UNITS = BACKWARD ? 3 : 2;
@@ -46,10 +38,10 @@ struct Packed {
 };
 
 // What becomes available with step `step` (and has been asked for STAGES − 1 steps before): weights of the step after it.
-template <int BM, int BN, bool BACKWARD>
-__device__ __forceinline__ void fetch_packed(uint32_t memory, const Tile<BM, BN>& t, const Linear& p, int step) {
-    using P = Packed<BM, BN, BACKWARD>;
-    constexpr int THREADS = P::T::THREADS;
+template <class T, bool BACKWARD>
+__device__ __forceinline__ void fetch_packed(uint32_t memory, const T& t, const Linear& p, int step) {
+    using P = Packed<T, BACKWARD>;
+    constexpr int THREADS = T::THREADS, BN = T::BN;
     const auto* const w = static_cast<const uint8_t*>(p.w);
     const uint32_t scales = memory + P::UNITS * P::UNIT;
     if constexpr (BACKWARD) {
@@ -90,10 +82,10 @@ __device__ __forceinline__ void fetch_packed(uint32_t memory, const Tile<BM, BN>
 }
 
 // Decodes the weights of `step` into `to`, layout "rows" (forward) or "depth" (backward).
-template <int BM, int BN, bool BACKWARD>
+template <class T, bool BACKWARD>
 __device__ __forceinline__ void decode(uint32_t to, uint32_t memory, float code, int step) {
-    using P = Packed<BM, BN, BACKWARD>;
-    constexpr int THREADS = P::T::THREADS;
+    using P = Packed<T, BACKWARD>;
+    constexpr int THREADS = T::THREADS, BN = T::BN;
     const uint32_t scales = memory + P::UNITS * P::UNIT;
     if constexpr (BACKWARD) {
         const uint32_t unit = memory + step % P::UNITS * P::UNIT, scale = scales + step % P::UNITS * P::MAX_UNIT;
@@ -120,10 +112,9 @@ __device__ __forceinline__ void decode(uint32_t to, uint32_t memory, float code,
     }
 }
 
-template <int BM, int BN, int STAGES, bool BACKWARD>
+template <int BM, int BN, int WM, int STAGES, bool BACKWARD>
 __device__ __forceinline__ void linear_nf4(const Linear& p) {
-    using T = Tile<BM, BN>;
-    using P = Packed<BM, BN, BACKWARD>;
+    using T = Tile<BM, BN, WM>;
     static_assert(STAGES == 3, "the rings of packed weights hold what is in flight then");
     extern __shared__ __align__(128) unsigned char shared[];
     // x: STAGES tiles; decoded W: 2; packed W and absmax.
@@ -140,14 +131,14 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
             copy_rows<BM, T::THREADS>(memory + step % STAGES * T::LEFT, p.x + size_t(t.row0) * p.depth + at, p.depth, 0,
                                       p.rows - t.row0, p.depth - at);
         }
-        if (step + 1 < steps) fetch_packed<BM, BN, BACKWARD>(packed, t, p, step + 1);
+        if (step + 1 < steps) fetch_packed<T, BACKWARD>(packed, t, p, step + 1);
         copies_commit();
     };
-    fetch_packed<BM, BN, BACKWARD>(packed, t, p, 0);
+    fetch_packed<T, BACKWARD>(packed, t, p, 0);
     fetch(0);
 
     // The low-rank step borrows what is not in flight yet.
-    Accumulators acc = {};
+    Accumulators<T::M> acc = {};
     static_assert(STAGES * T::LEFT + 2 * T::RIGHT >= 2 * T::LEFT + T::RIGHT, "room beside x of step 0");
     low_rank<T, BACKWARD>(acc, t, p, reader, memory + T::LEFT);
     __syncthreads();
@@ -156,18 +147,18 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
 
     copies_wait<STAGES - 2>();
     __syncthreads();
-    decode<BM, BN, BACKWARD>(decoded, packed, code, 0);
+    decode<T, BACKWARD>(decoded, packed, code, 0);
     __syncthreads();
-    // A lone block reads its next operands under its own products; two on a multiprocessor hide each other's reads, and the
-    // registers are needed to decode twice as much a thread.
-    constexpr bool AHEAD = T::WARPS == 8;
-    Fragments f[AHEAD ? 2 : 1];
+    // A lone block reads its next operands under its own products; two of 128 rows on a multiprocessor hide each other's
+    // reads, and the registers are needed to decode twice as much a thread.
+    constexpr bool AHEAD = BM != 128;
+    Fragments<T::M> f[AHEAD ? 2 : 1];
     if constexpr (AHEAD) reader.load(f[0], memory, decoded, 0);
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
         const uint32_t left = memory + s % STAGES * T::LEFT, right = decoded + s % 2 * T::RIGHT;
         fetch(s + STAGES - 1);
-        if (s + 1 < steps) decode<BM, BN, BACKWARD>(decoded + (s + 1) % 2 * T::RIGHT, packed, code, s + 1);
+        if (s + 1 < steps) decode<T, BACKWARD>(decoded + (s + 1) % 2 * T::RIGHT, packed, code, s + 1);
         if constexpr (AHEAD) {
             reader.load(f[1], left, right, 1);
             multiply(acc, f[0]);
@@ -191,12 +182,14 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
     store(acc, t, p, memory);
 }
 
-#define LINEAR_NF4(name, bm, bn, stages, backward, blocks)                                                            \
-    extern "C" __global__ void __launch_bounds__((bm) * (bn) / 128, blocks) name(const __grid_constant__ Linear p) { \
-        linear_nf4<bm, bn, stages, backward>(p);                                                                       \
+#define LINEAR_NF4(name, bm, bn, wm, stages, backward, blocks)                                                         \
+    extern "C" __global__ void __launch_bounds__((bm) / (wm) * (bn) / 2, blocks) name(const __grid_constant__ Linear p) { \
+        linear_nf4<bm, bn, wm, stages, backward>(p);                                                                   \
     }
 
-LINEAR_NF4(linear_nf4_256x128, 256, 128, 3, false, 1)
-LINEAR_NF4(linear_nf4_128x128, 128, 128, 3, false, 2)
-LINEAR_NF4(linear_nf4_backward_256x128, 256, 128, 3, true, 1)
-LINEAR_NF4(linear_nf4_backward_128x128, 128, 128, 3, true, 2)
+LINEAR_NF4(linear_nf4_64x128, 64, 128, 32, 3, false, 3)
+LINEAR_NF4(linear_nf4_128x128, 128, 128, 64, 3, false, 2)
+LINEAR_NF4(linear_nf4_256x128, 256, 128, 64, 3, false, 1)
+LINEAR_NF4(linear_nf4_backward_64x128, 64, 128, 32, 3, true, 3)
+LINEAR_NF4(linear_nf4_backward_128x128, 128, 128, 64, 3, true, 2)
+LINEAR_NF4(linear_nf4_backward_256x128, 256, 128, 64, 3, true, 1)

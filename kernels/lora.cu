@@ -8,10 +8,11 @@
 // (dy; blockIdx.z is the part). Kernels are named by parts × columns of the rank they take in one pass; a larger rank is
 // blockIdx.y (projection) or part of blockIdx.z (gradient), and those passes read x again, side by side out of L2.
 //
-// project: 32 rows a block, eight warps that take 64 (or 32) of the inner dimension in turn. Fragments come straight from global
+// project: 16 rows a block, eight warps that take 64 (or 32) of the inner dimension in turn. Fragments come straight from global
 // memory, 16 bytes a lane: which inner index a lane's elements have does not matter as long as both operands agree, so lane
 // c of four takes 8 consecutive ones for two mma. A lane thus has whole quads of a row and makes its mask without waste. The
-// eight warps' sums are added in their order through shared memory.
+// eight warps' sums are added in their order through shared memory. With dropout the masks are most of the work, and 16
+// rows make enough blocks to share it out evenly.
 // Traffic: x once; A or Bᵀ once a block (from L2); u or v.
 //
 // gradient: 64 columns of x × up to 512 rows a block, four warps of 16 columns. x and u or v pass through registers into
@@ -64,23 +65,28 @@ __device__ __forceinline__ SkinnyPart pick(const Skinny& p, int i) {
     return a;
 }
 
+// The columns of eight consecutive elements.
+struct Quads {
+    DropoutQuad quad[2];
+
+    __device__ __forceinline__ Quads(const Dropout& d, uint32_t module, uint32_t column)
+        : quad{{d, module, column / 4}, {d, module, column / 4 + 1}} {}
+};
+
 // Eight consecutive elements of a row with those dropped zeroed; survivors are scaled where the sum ends.
-__device__ __forceinline__ Bf16x8 dropped(Bf16x8 v, const Dropout& d, uint32_t module, uint32_t sample, uint32_t position,
-                                          uint32_t quad) {
+__device__ __forceinline__ Bf16x8 dropped(Bf16x8 v, const Dropout& d, const DropoutRow& row, const Quads& columns) {
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
-        const uint32_t keep = dropout_keep(d, module, sample, position, quad + q);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            v.pair[2 * q + i] &= (keep & (1 << 2 * i) ? 0x0000ffffu : 0) | (keep & (2 << 2 * i) ? 0xffff0000u : 0);
-        }
+        const uint4 b = dropout_bits(d, row, columns.quad[q]);
+        v.pair[2 * q] &= (b.x >= d.threshold ? 0x0000ffffu : 0) | (b.y >= d.threshold ? 0xffff0000u : 0);
+        v.pair[2 * q + 1] &= (b.z >= d.threshold ? 0x0000ffffu : 0) | (b.w >= d.threshold ? 0xffff0000u : 0);
     }
     return v;
 }
 
 template <int PARTS, int TILES>
 __device__ __forceinline__ void project(const Skinny& p) {
-    constexpr int WARPS = 8, ROWS = 32, WIDTH = TILES * 8;
+    constexpr int WARPS = 8, ROWS = 16, WIDTH = TILES * 8;
     // A warp's turn: 64 of the inner dimension where registers allow, else 32.
     constexpr int HALVES = PARTS * TILES > 8 ? 1 : 2, CHUNK = HALVES * 32;
     __shared__ float2 sums[WARPS * ROWS * WIDTH / 2];
@@ -92,25 +98,24 @@ __device__ __forceinline__ void project(const Skinny& p) {
     for (int i = 0; i < PARTS; ++i) part[i] = pick(p, PARTS == 1 ? blockIdx.z : i);
     const int depth = part[0].depth;
     const bool masked = p.drop.threshold > 0;
-    uint32_t sample[4], position[4];
-    const bf16* at[4];
+    DropoutRow of_row[2];
+    const bf16* at[2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 2; ++i) {
         const int row = row0 + i * 8 + g;
         const bool inside = row < p.rows;
         at[i] = inside ? p.x + size_t(row) * p.pitch + part[0].column + c * 8 : nullptr;
-        sample[i] = masked && inside ? p.samples[row] : 0;
-        position[i] = masked && inside ? p.positions[row] : 0;
+        of_row[i] = masked && inside ? DropoutRow(p.drop, p.samples[row], p.positions[row]) : DropoutRow{};
     }
 
-    float acc[PARTS][2][TILES][4] = {};
+    float acc[PARTS][TILES][4] = {};
 #pragma unroll 1
     for (int k0 = warp * CHUNK; k0 < depth; k0 += WARPS * CHUNK) {
-        Bf16x8 x[HALVES][4];
+        Bf16x8 x[HALVES][2];
 #pragma unroll
         for (int half = 0; half < HALVES; ++half)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
+            for (int i = 0; i < 2; ++i) {
                 const int k = k0 + half * 32;
                 x[half][i] = Bf16x8{};
                 if (at[i] != nullptr && k + c * 8 < depth) x[half][i] = load8(at[i] + k);
@@ -120,11 +125,11 @@ __device__ __forceinline__ void project(const Skinny& p) {
             const int k = k0 + half * 32 + c * 8;
 #pragma unroll
             for (int q = 0; q < PARTS; ++q) {
-                Bf16x8 left[4];
+                Bf16x8 left[2] = {x[half][0], x[half][1]};
+                if (masked) {
+                    const Quads columns(p.drop, part[q].module, k);
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    left[i] = masked ? dropped(x[half][i], p.drop, part[q].module, sample[i], position[i], k / 4)
-                                     : x[half][i];
+                    for (int i = 0; i < 2; ++i) left[i] = dropped(left[i], p.drop, of_row[i], columns);
                 }
 #pragma unroll
                 for (int n = 0; n < TILES; ++n) {
@@ -132,13 +137,10 @@ __device__ __forceinline__ void project(const Skinny& p) {
                     Bf16x8 right{};
                     if (r < part[q].rank && k < depth) right = load8(part[q].wide + size_t(r) * depth + k);
 #pragma unroll
-                    for (int m = 0; m < 2; ++m)
-#pragma unroll
-                        for (int s = 0; s < 4; s += 2) {
-                            const uint32_t a[4] = {left[2 * m].pair[s], left[2 * m + 1].pair[s],
-                                                   left[2 * m].pair[s + 1], left[2 * m + 1].pair[s + 1]};
-                            multiply(acc[q][m][n], a, right.pair[s], right.pair[s + 1]);
-                        }
+                    for (int s = 0; s < 4; s += 2) {
+                        const uint32_t a[4] = {left[0].pair[s], left[1].pair[s], left[0].pair[s + 1], left[1].pair[s + 1]};
+                        multiply(acc[q][n], a, right.pair[s], right.pair[s + 1]);
+                    }
                 }
             }
         }
@@ -150,14 +152,12 @@ __device__ __forceinline__ void project(const Skinny& p) {
     for (int q = 0; q < PARTS; ++q) {
         if (q > 0) __syncthreads();
 #pragma unroll
-        for (int m = 0; m < 2; ++m)
+        for (int n = 0; n < TILES; ++n)
 #pragma unroll
-            for (int n = 0; n < TILES; ++n)
-#pragma unroll
-                for (int h = 0; h < 2; ++h) {
-                    sums[warp * (ROWS * WIDTH / 2) + place(m * 16 + h * 8 + g, n) + c] =
-                        make_float2(acc[q][m][n][2 * h], acc[q][m][n][2 * h + 1]);
-                }
+            for (int h = 0; h < 2; ++h) {
+                sums[warp * (ROWS * WIDTH / 2) + place(h * 8 + g, n) + c] =
+                    make_float2(acc[q][n][2 * h], acc[q][n][2 * h + 1]);
+            }
         __syncthreads();
         for (int i = threadIdx.x; i < ROWS * WIDTH / 2; i += WARPS * WARP) {
             const int row = i / (WIDTH / 2), pair = i % (WIDTH / 2);
@@ -229,12 +229,11 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
         for (int i = 0; i < 4; ++i) {
             const int t = t0 + row + 16 * i;
             const bool real = masked && t < last;
-            const uint32_t sample = real ? p.samples[t] : 0, position = real ? p.positions[t] : 0;
+            const DropoutRow of_row = real ? DropoutRow(p.drop, p.samples[t], p.positions[t]) : DropoutRow{};
 #pragma unroll
             for (int q = 0; q < PARTS; ++q) {
                 if (q > 0 && !masked) break;
-                const Bf16x8 v = masked ? dropped(x[i], p.drop, part[q].module, sample, position,
-                                                  (column0 + chunk * 8) / 4)
+                const Bf16x8 v = masked ? dropped(x[i], p.drop, of_row, Quads(p.drop, part[q].module, column0 + chunk * 8))
                                         : x[i];
                 store_shared16(shared_address(wide[q]) + wide_place(row + 16 * i, chunk), v);
             }

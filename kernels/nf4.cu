@@ -7,26 +7,9 @@
 // codebook lies in shared memory, sixteen words in sixteen banks, so lanes conflict only where they want different codes in
 // one bank, which never happens.
 // Traffic: 2 + 0.5 + 4/64 B an element either way.
-#include "common.cuh"
+#include "nf4.cuh"
 
 constexpr int THREADS = 256;
-
-__constant__ const float CODE[16] = {-1.0f,
-                                     -0.6961928009986877f,
-                                     -0.5250730514526367f,
-                                     -0.39491748809814453f,
-                                     -0.28444138169288635f,
-                                     -0.18477343022823334f,
-                                     -0.09105003625154495f,
-                                     0.0f,
-                                     0.07958029955625534f,
-                                     0.16093020141124725f,
-                                     0.24611230194568634f,
-                                     0.33791524171829224f,
-                                     0.44070982933044434f,
-                                     0.5626170039176941f,
-                                     0.7229568362236023f,
-                                     1.0f};
 
 // Index of the codeword that `x` in [−1, 1] rounds to: four comparisons with midpoints, formed in f32 as the host does.
 __device__ __forceinline__ uint32_t nearest(const float* midpoints, float x) {
@@ -40,7 +23,7 @@ template <typename T>
 __device__ __forceinline__ void quantize(const T* __restrict__ src, uint64_t count, uint32_t* __restrict__ packed,
                                          float* __restrict__ absmax) {
     __shared__ float midpoints[15];
-    if (threadIdx.x < 15) midpoints[threadIdx.x] = (CODE[threadIdx.x] + CODE[threadIdx.x + 1]) / 2.0f;
+    if (threadIdx.x < 15) midpoints[threadIdx.x] = (NF4_CODE[threadIdx.x] + NF4_CODE[threadIdx.x + 1]) / 2.0f;
     __syncthreads();
     const uint64_t thread = uint64_t(blockIdx.x) * THREADS + threadIdx.x;
     const uint64_t at = thread * 8;
@@ -86,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     nf4_dequantize(const uint32_t* __restrict__ packed, const float* __restrict__ absmax, uint64_t count,
                    bf16* __restrict__ dst) {
     __shared__ float code[16];
-    if (threadIdx.x < 16) code[threadIdx.x] = CODE[threadIdx.x];
+    if (threadIdx.x < 16) code[threadIdx.x] = NF4_CODE[threadIdx.x];
     __syncthreads();
     const uint64_t thread = uint64_t(blockIdx.x) * THREADS + threadIdx.x;
     if (thread * 8 >= count) return;

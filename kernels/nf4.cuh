@@ -1,4 +1,4 @@
-// Decoding of NF4 by warps: the codebook lies in the lanes' registers.
+// NF4: the codebook, and decoding by warps that hold it in their lanes' registers.
 #pragma once
 
 #include "common.cuh"

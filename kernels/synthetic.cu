@@ -15,11 +15,14 @@ extern "C" __global__ void __launch_bounds__(256) bell_bf16(uint32_t key0, uint3
                                                             size_t count, bf16* __restrict__ out) {
     const size_t at = (size_t(blockIdx.x) * 256 + threadIdx.x) * 8;
     if (at >= count) return;
+    // Philox of the counter (low, high half of the draw, 0, 0): what a mask has as quad, row, sample and module.
+    const Dropout key = {key0, key1, 0, 0, 1.0f};
     float x[8];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const size_t draw = (start + at) / 4 + half;
-        const uint4 bits = philox(make_uint4(uint32_t(draw), uint32_t(draw >> 32), 0, 0), key0, key1);
+        const uint4 bits =
+            dropout_bits(key, DropoutRow(key, 0, uint32_t(draw >> 32)), DropoutQuad(key, 0, uint32_t(draw)));
         x[4 * half] = bell(bits.x, unit);
         x[4 * half + 1] = bell(bits.y, unit);
         x[4 * half + 2] = bell(bits.z, unit);

@@ -73,12 +73,13 @@ pub(crate) trait Lane: Copy + Default {
     fn store(r: &mut Regs, s: Slot, v: &[Self; LANES], mask: u32);
 }
 
-macro_rules! lane32 {
-    ($($t:ty, $from:expr, $to:expr;)*) => {$(
+/// Types read and written through one pair of accessors: the type, how it is made from a register's bits, and back.
+macro_rules! lanes {
+    ($row:ident, $row_mut:ident: $($t:ty, $from:expr, $to:expr;)*) => {$(
         impl Lane for $t {
             #[inline(always)]
             fn load(r: &Regs, s: Slot) -> [Self; LANES] {
-                let row = r.r32(s);
+                let row = r.$row(s);
                 let mut out = [<$t>::default(); LANES];
                 for l in 0..LANES {
                     out[l] = $from(row[l]);
@@ -87,7 +88,7 @@ macro_rules! lane32 {
             }
             #[inline(always)]
             fn store(r: &mut Regs, s: Slot, v: &[Self; LANES], mask: u32) {
-                let row = r.r32_mut(s);
+                let row = r.$row_mut(s);
                 if mask == u32::MAX {
                     for l in 0..LANES {
                         row[l] = $to(v[l]);
@@ -102,7 +103,7 @@ macro_rules! lane32 {
     )*};
 }
 
-lane32! {
+lanes! { r32, r32_mut:
     u32, |x: u32| x, |x: u32| x;
     i32, |x: u32| x as i32, |x: i32| x as u32;
     f32, f32::from_bits, f32::to_bits;
@@ -110,36 +111,7 @@ lane32! {
     i16, |x: u32| x as i16, |x: i16| x as u16 as u32;
 }
 
-macro_rules! lane64 {
-    ($($t:ty, $from:expr, $to:expr;)*) => {$(
-        impl Lane for $t {
-            #[inline(always)]
-            fn load(r: &Regs, s: Slot) -> [Self; LANES] {
-                let row = r.r64(s);
-                let mut out = [<$t>::default(); LANES];
-                for l in 0..LANES {
-                    out[l] = $from(row[l]);
-                }
-                out
-            }
-            #[inline(always)]
-            fn store(r: &mut Regs, s: Slot, v: &[Self; LANES], mask: u32) {
-                let row = r.r64_mut(s);
-                if mask == u32::MAX {
-                    for l in 0..LANES {
-                        row[l] = $to(v[l]);
-                    }
-                } else {
-                    for l in 0..LANES {
-                        row[l] = if mask >> l & 1 == 1 { $to(v[l]) } else { row[l] };
-                    }
-                }
-            }
-        }
-    )*};
-}
-
-lane64! {
+lanes! { r64, r64_mut:
     u64, |x: u64| x, |x: u64| x;
     i64, |x: u64| x as i64, |x: i64| x as u64;
     f64, f64::from_bits, f64::to_bits;

@@ -3,22 +3,17 @@
 use crate::{
     harness::{Gpu, Noise, SEEDS, assert_bits},
     linear::Case,
-    linear_nf4::quantized,
 };
-use irori::backend::cuda::{linear::Direction, skinny};
+use irori::backend::cuda::{
+    linear::{Direction, Stored},
+    skinny,
+};
 use ptxvm::{Args, Counters};
 
-fn run(c: &Case, packed: Option<(&[u8], &[f32])>, seed: u64) -> Option<(Vec<f32>, Counters)> {
-    let l = skinny::thin(packed.is_some(), c.n);
+fn run(c: &Case, stored: Stored, seed: u64) -> Option<(Vec<f32>, Counters)> {
+    let l = skinny::thin(stored == Stored::Packed, c.n);
     let mut gpu = Gpu::new(l.module, seed)?;
-    let mut p = c.upload(&mut gpu);
-    match packed {
-        Some((packed, absmax)) => {
-            p.w = gpu.bytes(packed);
-            p.absmax = gpu.f32(absmax);
-        }
-        None => p.w = gpu.bf16(&c.w),
-    }
+    let p = c.upload(&mut gpu, stored);
     let cost = gpu.launch(&l.kernel, l.grid, l.threads, 0, &Args::new().raw(8, bytemuck::bytes_of(&p)));
     Some((gpu.get_bf16(p.out, c.rows() * c.n), cost))
 }
@@ -33,15 +28,13 @@ fn is_the_cpu_operation_under_every_schedule() {
     ];
     cases[1].add = Some(Noise::new(3).normal(3 * 40, 1.0));
     for c in cases {
-        let (c, packed, absmax) = quantized(c);
-        let Some((dense, _)) = run(&c, None, SEEDS[0]) else { return };
-        c.check(&dense);
-        let (got, _) = run(&c, Some((&packed, &absmax)), SEEDS[0]).unwrap();
-        c.check(&got);
-        for seed in &SEEDS[1..] {
-            for (store, want) in [(None, &dense), (Some((&packed[..], &absmax[..])), &got)] {
-                let (other, cost) = run(&c, store, *seed).unwrap();
-                assert_bits("another schedule", &other, want);
+        let c = c.quantized();
+        for stored in [Stored::Dense, Stored::Packed] {
+            let Some((want, _)) = run(&c, stored, SEEDS[0]) else { return };
+            c.check(&want);
+            for seed in &SEEDS[1..] {
+                let (other, cost) = run(&c, stored, *seed).unwrap();
+                assert_bits("another schedule", &other, &want);
                 assert_eq!(cost.bank_conflicts(), 0, "{cost}");
                 assert_eq!(cost.local_accesses, 0);
             }
@@ -52,10 +45,9 @@ fn is_the_cpu_operation_under_every_schedule() {
 /// W once; z once for each 16 columns; what is left are outputs.
 #[test]
 fn traffic_is_within_five_percent_of_what_it_must_be() {
-    let c = Case::new(&[1], 64, 4096, &[], 16, Direction::Forward);
-    let (c, packed, absmax) = quantized(c);
-    let Some((_, dense)) = run(&c, None, 0) else { return };
-    let (_, nf4) = run(&c, Some((&packed, &absmax)), 0).unwrap();
+    let c = Case::new(&[1], 64, 4096, &[], 16, Direction::Forward).quantized();
+    let Some((_, dense)) = run(&c, Stored::Dense, 0) else { return };
+    let (_, nf4) = run(&c, Stored::Packed, 0).unwrap();
     // Packed: a lane takes 16 of 32 consecutive bytes of z at a time, and 4 of a sector of absmax.
     for (what, cost, w, z) in [
         ("dense", dense, 64 * 4096 * 2, 4 * 4096 * 2),

@@ -6,6 +6,7 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 mod attention;
+mod costs;
 mod decode;
 mod gemv;
 #[allow(dead_code)]
@@ -19,6 +20,7 @@ mod measure;
 mod nf4;
 mod norm;
 mod optim;
+mod peaks;
 mod resources;
 mod rope;
 mod rounded;

@@ -274,13 +274,12 @@ impl CudaBackend {
         Access { operation, arena: self.arena }
     }
 
-    /// The launch of a linear product over `p`, whose `group` is set here.
-    fn product(&self, m: &Access, direction: Direction, stored: Stored, mut p: Linear) -> Result<Launch> {
+    /// The launches of a linear product over `p`.
+    fn product(&self, m: &Access, direction: Direction, stored: Stored, p: &Linear) -> Result<Vec<Launch>> {
         let (rows, columns, depth) = (p.rows as usize, p.columns as usize, p.depth as usize);
-        let tile = linear::choose(&self.chip, stored, direction, rows, columns, depth)
+        let spans = linear::choose(&self.chip, stored, direction, rows, columns, depth)
             .ok_or_else(|| m.error(format!("no tile fits {} bytes of shared memory", self.chip.shared_per_block)))?;
-        p.group = tile.group(&self.chip, rows);
-        Ok(tile.launch(&p))
+        Ok(spans.launches.iter().map(|span| span.launch(p)).collect())
     }
 
     /// Dequantises `w` to scratch where the path says so: what is then multiplied, and the launch that comes first.
@@ -568,16 +567,18 @@ impl Backend for CudaBackend {
             columns: w.n as i32,
             depth: w.k as i32,
             group: 1,
+            first: 0,
             drop: DropoutArgs::new(None),
             parts: parts.len() as i32,
+            unused: 0,
             part,
         };
-        let launch = if thin {
-            skinny::thin(stored == Stored::Packed, w.n).with(Args::new().with(p))
+        let launches = if thin {
+            vec![skinny::thin(stored == Stored::Packed, w.n).with(Args::new().with(p))]
         } else {
-            self.product(&m, Direction::Forward, stored, p)?
+            self.product(&m, Direction::Forward, stored, &p)?
         };
-        self.run("linear", |_| Ok(before.into_iter().chain([launch])))
+        self.run("linear", |_| Ok(before.into_iter().chain(launches)))
     }
 
     fn headnorm_rope(&mut self, qkv: Buffer, rows: &Rows, p: &HeadNormRope, qk: Buffer) -> Result<()> {
@@ -784,12 +785,14 @@ impl Backend for CudaBackend {
             columns: w.k as i32,
             depth: w.n as i32,
             group: 1,
+            first: 0,
             drop: DropoutArgs::new(drop),
             parts: parts.len() as i32,
+            unused: 0,
             part,
         };
-        let launch = self.product(&m, Direction::Backward, stored, p)?;
-        self.run("linear_backward", |_| Ok(before.into_iter().chain([launch])))
+        let launches = self.product(&m, Direction::Backward, stored, &p)?;
+        self.run("linear_backward", |_| Ok(before.into_iter().chain(launches)))
     }
 
     fn swiglu_backward(&mut self, gu: Buffer, f: usize, ds: Buffer) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Nothing here touches a device; the backend and the tests launch with what it says.
 
-use super::launch::{Args, Launch};
+use super::launch::{Args, Launch, int};
 use crate::rng::Dropout;
 use bytemuck::{Pod, Zeroable};
 
@@ -88,18 +88,22 @@ pub struct Linear {
     pub columns: i32,
     /// Inner dimension, a multiple of 8 (packed: of 64).
     pub depth: i32,
-    /// [`Tile::group`].
+    /// [`Span::group`].
     pub group: i32,
+    /// [`Span::first`].
+    pub first: i32,
     /// Dropout of the backward low-rank product.
     pub drop: DropoutArgs,
     /// How many of `part` count.
     pub parts: i32,
+    /// Padding.
+    pub unused: i32,
     /// Adapters.
     pub part: [Part; PARTS],
 }
 
 // The kernels' own sizes.
-const _: () = assert!(size_of::<Part>() == 40 && size_of::<Linear>() == 216);
+const _: () = assert!(size_of::<Part>() == 40 && size_of::<Linear>() == 224);
 
 /// What the choice of a kernel depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +145,8 @@ pub struct Tile {
     pub rows: u32,
     /// Columns of the output tile.
     pub columns: u32,
+    /// Rows of a warp; it has 64 columns.
+    pub warp_rows: u32,
     /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
     /// Blocks that one multiprocessor holds at most, by registers.
@@ -151,16 +157,9 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// Threads of a block: a warp for each 64×64.
+    /// Threads of a block.
     pub fn threads(&self) -> u32 {
-        self.rows / 64 * (self.columns / 64) * 32
-    }
-
-    /// The launch over these parameters.
-    pub fn launch(&self, p: &Linear) -> Launch {
-        let grid = [self.blocks(p.rows as usize, p.columns as usize), 1, 1];
-        let args = Args::new().with(*p);
-        Launch { shared: self.shared, ..Launch::new(self.module, self.kernel, grid, self.threads(), args) }
+        self.rows / self.warp_rows * (self.columns / 64) * 32
     }
 
     /// Blocks for an output of `rows` × `columns`.
@@ -195,18 +194,86 @@ impl Tile {
         }
     }
 
-    /// Estimated cycles for a whole product: tensor-core time of the busiest multiprocessor, and what a block spends
-    /// before its first and after its last step, half hidden where another block runs beside it.
-    pub fn cycles(&self, chip: &Chip, rows: usize, columns: usize, depth: usize) -> u64 {
-        let busiest = u64::from(self.blocks(rows, columns).div_ceil(chip.sms));
-        let edge = EDGE_CYCLES / u64::from(self.resident(chip));
-        busiest * (depth.div_ceil(STEP) as u64 * u64::from(self.step) + edge)
+    /// Estimated cycles of a multiprocessor for one block: the steps of its main loop, and what it spends before the first
+    /// and after the last one, partly hidden where other blocks run beside it.
+    fn block_cycles(&self, chip: &Chip, depth: usize) -> u64 {
+        // Small tiles ask for more operands than L2 can serve.
+        let operands = (self.rows + self.columns) * (2 * STEP as u32) / L2_BYTES;
+        depth.div_ceil(STEP) as u64 * u64::from(self.step.max(operands)) + EDGE_CYCLES / u64::from(self.resident(chip))
+    }
+}
+
+/// A launch of a linear kernel. Blocks go through the tiles by columns, `group` rows of tiles at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The kernel.
+    pub tile: Tile,
+    /// Row tiles that run side by side, [`Tile::group`].
+    pub group: i32,
+    /// Number of the first tile.
+    pub first: i32,
+    /// Blocks to launch.
+    pub blocks: u32,
+}
+
+impl Span {
+    /// The launch over these parameters, whose `group` and `first` are this span's.
+    pub fn launch(&self, p: &Linear) -> Launch {
+        let (t, args) = (&self.tile, Args::new().with(Linear { group: self.group, first: self.first, ..*p }));
+        Launch { shared: t.shared, ..Launch::new(t.module, t.kernel, [self.blocks, 1, 1], t.threads(), args) }
+    }
+}
+
+/// The launches of one product, on one stream: what the first leaves, if anything, the second makes in smaller tiles. Every
+/// output is made once, and its bits do not depend on which tile makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spans {
+    /// One launch or two.
+    pub launches: Vec<Span>,
+    /// Estimated cycles of the busiest multiprocessor.
+    pub cycles: u64,
+}
+
+impl Spans {
+    /// All of a product in one tile.
+    pub fn whole(tile: &Tile, chip: &Chip, rows: usize, columns: usize, depth: usize) -> Self {
+        let blocks = tile.blocks(rows, columns);
+        let cycles = u64::from(blocks.div_ceil(chip.sms)) * tile.block_cycles(chip, depth);
+        Self { launches: vec![Span { tile: *tile, group: tile.group(chip, rows), first: 0, blocks }], cycles }
     }
 
-    /// Share of the tensor cores' time on the whole chip that the product itself needs, if [`Tile::cycles`] is right.
+    /// As many whole waves of `tile` as there are, and the rest in a smaller one, of a divisor of its rows and the same
+    /// columns. `None` if nothing is left, or nothing comes before.
+    pub fn with_tail(tile: &Tile, tail: &Tile, chip: &Chip, rows: usize, columns: usize, depth: usize) -> Option<Self> {
+        let blocks = tile.blocks(rows, columns);
+        let (waves, left) = (blocks / chip.sms, blocks % chip.sms);
+        if waves == 0 || left == 0 || tail.rows >= tile.rows {
+            return None;
+        }
+        // The tile after the last whole wave: its group, its column, its row in the group. In the smaller tiles' order the
+        // same place comes after the same outputs.
+        let (group, across) = (tile.group(chip, rows) as u32, int(columns).div_ceil(tile.columns));
+        let (times, down) = (tile.rows / tail.rows, int(rows).div_ceil(tile.rows));
+        let (done, begin) = (blocks - left, (blocks - left) / (group * across) * group);
+        let (height, within) = (group.min(down - begin), done - begin * across);
+        let small_height = (group * times).min(int(rows).div_ceil(tail.rows) - begin * times);
+        let first = begin * times * across + within / height * small_height + within % height * times;
+        let rest = Span {
+            tile: *tail,
+            group: (group * times) as i32,
+            first: first as i32,
+            blocks: tail.blocks(rows, columns) - first,
+        };
+        let cycles = u64::from(waves) * tile.block_cycles(chip, depth)
+            + u64::from(rest.blocks.div_ceil(chip.sms)) * tail.block_cycles(chip, depth)
+            + EDGE_CYCLES;
+        Some(Self { launches: vec![Span { tile: *tile, group: group as i32, first: 0, blocks: done }, rest], cycles })
+    }
+
+    /// Share of the tensor cores' time on the whole chip that the product itself needs, if `cycles` is right.
     pub fn efficiency(&self, chip: &Chip, rows: usize, columns: usize, depth: usize) -> f64 {
         let work = rows as f64 * columns as f64 * depth as f64 / MULTIPLY_ADDS as f64;
-        work / (f64::from(chip.sms) * self.cycles(chip, rows, columns, depth) as f64)
+        work / (f64::from(chip.sms) * self.cycles as f64)
     }
 }
 
@@ -217,25 +284,37 @@ const MULTIPLY_ADDS: u32 = 1024;
 /// Cycles of a block outside its main loop: first operands from memory, epilogue.
 const EDGE_CYCLES: u64 = 3000;
 
-/// Cycles of the tensor cores for a step of `rows` × 128.
-const fn tensor_cycles(rows: u32) -> u32 {
-    rows * 128 * STEP as u32 / MULTIPLY_ADDS
+/// Bytes of operands that L2 serves one multiprocessor in a cycle when all ask: 47 on a whole A100 by its data sheet, less
+/// what is lost.
+const L2_BYTES: u32 = 40;
+
+/// Rows of a warp: 64, but in a tile of 64 rows 32, for four warps.
+const fn warp_rows(rows: u32) -> u32 {
+    if rows == 64 { 32 } else { 64 }
+}
+
+/// Cycles of a step of `rows` × 128, whose W costs shared memory `right` wavefronts: those of the tensor cores, or of shared
+/// memory where they are more.
+const fn step_cycles(rows: u32, right: u32) -> u32 {
+    let (tensor, warp) = (rows * 128 * STEP as u32 / MULTIPLY_ADDS, warp_rows(rows));
+    // Twice, for 16 of the depth each, a warp reads its rows and its 64 columns, 16 in four wavefronts; x is copied in.
+    let shared = 2 * (rows / warp * 2) * (warp / 16 + 4) * 4 + rows / 2 + right;
+    if shared > tensor { shared } else { tensor }
 }
 
 const fn dense(kernel: &'static str, rows: u32, per_sm: u32) -> Tile {
     // Four steps of both operands.
     let shared = 4 * (rows + 128) * 64;
-    Tile { module: "linear", kernel, rows, columns: 128, shared, per_sm, step: tensor_cycles(rows) }
+    let step = step_cycles(rows, 128 / 2);
+    Tile { module: "linear", kernel, rows, columns: 128, warp_rows: warp_rows(rows), shared, per_sm, step }
 }
 
 const fn packed(kernel: &'static str, rows: u32, per_sm: u32, rings: u32) -> Tile {
     // Three steps of x, two of decoded W, the rings of packed W and absmax.
     let shared = 3 * rows * 64 + 2 * 128 * 64 + rings;
-    // Decoding 4096 weights costs about 232 wavefronts, whatever the rows; the rest is ldmatrix and the copies of x.
-    let wavefronts = 2 * rows + rows / 2 + 232;
-    let tensor = tensor_cycles(rows);
-    let step = if wavefronts > tensor { wavefronts } else { tensor };
-    Tile { module: "linear_nf4", kernel, rows, columns: 128, shared, per_sm, step }
+    // Decoding 4096 weights costs about 232 wavefronts, whatever the rows.
+    let step = step_cycles(rows, 232);
+    Tile { module: "linear_nf4", kernel, rows, columns: 128, warp_rows: warp_rows(rows), shared, per_sm, step }
 }
 
 /// Two units of 64 columns of packed weights, two of eight blocks of absmax.
@@ -245,13 +324,22 @@ const BACKWARD_RINGS: u32 = 3 * (32 * 64 + 64) + 3 * 32 * 8;
 
 /// Tiles for a product, the preferred first.
 pub fn tiles(stored: Stored, direction: Direction) -> &'static [Tile] {
-    const FORWARD: [Tile; 2] = [dense("linear_256x128", 256, 1), dense("linear_128x128", 128, 2)];
-    const BACKWARD: [Tile; 2] = [dense("linear_backward_256x128", 256, 1), dense("linear_backward_128x128", 128, 2)];
-    const PACKED_FORWARD: [Tile; 2] =
-        [packed("linear_nf4_256x128", 256, 1, FORWARD_RINGS), packed("linear_nf4_128x128", 128, 2, FORWARD_RINGS)];
-    const PACKED_BACKWARD: [Tile; 2] = [
+    const FORWARD: [Tile; 3] =
+        [dense("linear_256x128", 256, 1), dense("linear_128x128", 128, 2), dense("linear_64x128", 64, 3)];
+    const BACKWARD: [Tile; 3] = [
+        dense("linear_backward_256x128", 256, 1),
+        dense("linear_backward_128x128", 128, 2),
+        dense("linear_backward_64x128", 64, 3),
+    ];
+    const PACKED_FORWARD: [Tile; 3] = [
+        packed("linear_nf4_256x128", 256, 1, FORWARD_RINGS),
+        packed("linear_nf4_128x128", 128, 2, FORWARD_RINGS),
+        packed("linear_nf4_64x128", 64, 3, FORWARD_RINGS),
+    ];
+    const PACKED_BACKWARD: [Tile; 3] = [
         packed("linear_nf4_backward_256x128", 256, 1, BACKWARD_RINGS),
         packed("linear_nf4_backward_128x128", 128, 2, BACKWARD_RINGS),
+        packed("linear_nf4_backward_64x128", 64, 3, BACKWARD_RINGS),
     ];
     match (stored, direction) {
         (Stored::Dense, Direction::Forward) => &FORWARD,
@@ -261,7 +349,7 @@ pub fn tiles(stored: Stored, direction: Direction) -> &'static [Tile] {
     }
 }
 
-/// The quickest tile by estimate whose shared memory the chip has; `None` if none fits.
+/// The quickest launches by estimate whose shared memory the chip has; `None` if no tile fits.
 pub fn choose(
     chip: &Chip,
     stored: Stored,
@@ -269,10 +357,10 @@ pub fn choose(
     rows: usize,
     columns: usize,
     depth: usize,
-) -> Option<Tile> {
-    tiles(stored, direction)
-        .iter()
-        .filter(|t| t.shared <= chip.shared_per_block)
-        .min_by_key(|t| t.cycles(chip, rows, columns, depth))
-        .copied()
+) -> Option<Spans> {
+    let fit = || tiles(stored, direction).iter().filter(|t| t.shared <= chip.shared_per_block);
+    let whole = fit().map(|t| Spans::whole(t, chip, rows, columns, depth));
+    let parted =
+        fit().flat_map(|t| fit().filter_map(move |tail| Spans::with_tail(t, tail, chip, rows, columns, depth)));
+    whole.chain(parted).min_by_key(|s| s.cycles)
 }

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 /// Rows of z or dy that make one partial sum of dA and dB.
 pub const SPLIT_ROWS: usize = 512;
 /// Rows of u or v that one block makes.
-const PROJECT_ROWS: usize = 32;
+const PROJECT_ROWS: usize = 16;
 /// Columns of z or dy that one block of the gradient products takes.
 const GRADIENT_COLUMNS: usize = 64;
 /// Rows that the thin product takes at most.

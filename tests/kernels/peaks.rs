@@ -1,0 +1,40 @@
+//! kernels/measure.cu: the work that is timed is done.
+
+use crate::{harness::Gpu, launches::run, vm_driver::VmDriver};
+use irori::backend::cuda::{
+    driver::Driver,
+    measure::{copy_peak, mma_peak, peaks},
+    modules::MODULES,
+};
+use ptxvm::Class;
+
+#[test]
+fn every_mma_and_every_byte_counts() {
+    let Some(mut gpu) = Gpu::new("measure", 0) else { return };
+    let out = gpu.fresh(2 * 256 * 4);
+    let cost = run(&mut gpu, &mma_peak(2, 5, out));
+    assert_eq!(cost.of(Class::Mma), 2 * 8 * 5 * 8, "{cost}");
+    // Four elements of eight accumulators, 16 each mma.
+    assert!(gpu.get_f32(out, 512).iter().all(|&x| x == 4.0 * 8.0 * 16.0 * 5.0));
+    let bytes: Vec<u8> = (0..80_000u32).map(|i| i as u8).collect();
+    let (src, dst) = (gpu.bytes(&bytes), gpu.fresh(bytes.len()));
+    run(&mut gpu, &copy_peak(3, src, dst, bytes.len()));
+    assert_eq!(gpu.read(dst, bytes.len()), bytes);
+}
+
+#[test]
+fn peaks_are_measured_by_the_devices_clock() {
+    if MODULES.is_empty() {
+        eprintln!("SKIP: this build has no kernels (no nvcc was found)");
+        return;
+    }
+    let mut driver = VmDriver::new(1 << 20, 0);
+    let ledger = driver.ledger();
+    driver.load(MODULES.iter().find(|m| m.name == "measure").unwrap()).unwrap();
+    let peaks = peaks(&mut driver, 2).unwrap();
+    // The virtual clock gives each launch a microsecond.
+    assert!((peaks.flops / (28.0 * 8.0 * 8.0 * 2.0 * 8.0 * 4096.0 * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert!((peaks.bandwidth / (f64::from(1 << 18) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert!((peaks.bus / (f64::from(1 << 17) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert_eq!(ledger.lock().unwrap().allocations.len(), 2);
+}
