@@ -14,7 +14,7 @@ fn run(c: &Case, stored: Stored, seed: u64) -> Option<(Vec<f32>, Counters)> {
     let l = skinny::thin(stored == Stored::Packed, c.n);
     let mut gpu = Gpu::new(l.module, seed)?;
     let p = c.upload(&mut gpu, stored);
-    let cost = gpu.launch(&l.kernel, l.grid, l.threads, 0, &Args::new().raw(8, bytemuck::bytes_of(&p)));
+    let cost = gpu.launch(l.kernel, l.grid, l.threads, 0, &Args::new().raw(8, bytemuck::bytes_of(&p)));
     Some((gpu.get_bf16(p.out, c.rows() * c.n), cost))
 }
 

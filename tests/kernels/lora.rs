@@ -66,7 +66,7 @@ fn run_gpu(c: &Case, seed: u64) -> Option<(Results, Vec<Counters>)> {
     let (samples, positions) = (gpu.u32(&c.docs.samples), gpu.u32(&c.docs.positions));
     let mut counters = Vec::new();
     let mut go = |gpu: &mut Gpu, l: &SkinnyLaunch, args: &Args| {
-        let cost = gpu.launch(&l.kernel, l.grid, l.threads, 0, args);
+        let cost = gpu.launch(l.kernel, l.grid, l.threads, 0, args);
         assert_eq!(cost.bank_conflicts(), 0, "{}: {cost}", l.kernel);
         assert_eq!(cost.local_accesses, 0);
         counters.push(cost);

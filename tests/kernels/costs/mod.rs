@@ -1,0 +1,276 @@
+//! docs/kernel-costs.md: what every kernel costs by count, and the estimate of a whole step of Qwen3-8B from it.
+//!
+//! Counts come from representative pieces that the virtual machine runs whole: one block, a few rows, three tiles of a
+//! document. Larger launches are scaled from them where counts grow evenly, and the test checks that they do. The file is
+//! committed; the test says when it is no longer true.
+
+mod counts;
+mod step;
+
+use crate::{
+    linear::{self, SLICE, main_loop},
+    measure::Work,
+};
+use counts::{Counts, SHORT};
+use irori::{
+    backend::cuda::{
+        linear::{Direction, Stored, tiles},
+        modules::MODULES,
+    },
+    model::{LoraConfig, ModelConfig, Module},
+    plan::device::profile,
+};
+use std::{fmt::Write, path::Path};
+use step::{Row, micro_batch, update};
+
+/// Boost clock of an A100.
+const CLOCK: f64 = 1.41e9;
+/// Bytes that the L2 slices of a 2g.20gb instance (two of eight) serve in a cycle: a quarter of the A100's 5120.
+const L2_BYTES: f64 = 1280.0;
+/// Rows of the micro-batch, of each of its documents, and of a chunk of logits.
+const ROWS: usize = 2048;
+const DOCUMENT: usize = 1024;
+const LOGIT_ROWS: usize = 512;
+const RANK: usize = 16;
+/// Targets of a micro-batch of multiple-choice answers: a letter and the end of the turn for each of sixteen documents.
+const FEW_TARGETS: usize = 32;
+const REGENERATE: &str = "IRORI_WRITE_COSTS=1 cargo test --test kernels costs";
+
+fn greatest<const N: usize>(bounds: [(&'static str, f64); N]) -> (&'static str, f64) {
+    bounds.into_iter().fold(("", 0.0), |a, b| if b.1 > a.1 { b } else { a })
+}
+
+fn bandwidth() -> f64 {
+    profile("a100-2g.20gb").expect("a known profile").speed.bandwidth
+}
+
+fn model() -> ModelConfig {
+    ModelConfig::preset("qwen3-8b").expect("a preset")
+}
+
+/// Of adapters on all linears.
+fn adapter_parameters(c: &ModelConfig) -> usize {
+    let targets = Module::ALL.to_vec();
+    LoraConfig { r: RANK, alpha: 2.0 * RANK as f32, dropout: 0.05, rslora: false, targets }.parameters(c)
+}
+
+fn total_ms(rows: &[Row]) -> f64 {
+    rows.iter().map(Row::ms).sum()
+}
+
+/// Floating-point operations of the micro-batch that the mathematics asks for.
+fn flops(targets: usize) -> f64 {
+    let c = model();
+    let weights: usize = Module::ALL.iter().map(|m| m.shape(&c)).map(|(n, k)| n * k).sum();
+    let first_qkv = c.hidden * c.heads.qkv_width();
+    let linears = 2.0 * ROWS as f64 * (2 * c.layers * weights - first_qkv) as f64;
+    let adapters = 6.0 * ROWS as f64 * adapter_parameters(&c) as f64;
+    let pairs = (ROWS / DOCUMENT * DOCUMENT * (DOCUMENT + 1) / 2) as f64;
+    // Two products forward, five backward.
+    let attention = 7.0 * 2.0 * pairs * (c.heads.q_width() * c.layers) as f64;
+    let head = 4.0 * (targets * c.vocab * c.hidden) as f64;
+    linears + adapters + attention + head
+}
+
+fn peak() -> f64 {
+    f64::from(SLICE.sms) * 2048.0 * CLOCK
+}
+
+/// What nvcc wrote at the top of its PTX.
+fn compiler() -> &'static str {
+    let ptx = MODULES.first().map_or("", |m| m.ptx);
+    ptx.lines().find_map(|l| l.split_once("release ")).map_or("unknown", |(_, release)| release.trim())
+}
+
+fn main_loops(out: &mut String, counts: &Counts) -> Option<()> {
+    let header = "| kernel | instructions an mma | shared wavefronts an mma | bytes of the least | cycles an mma | bound | \
+                  tensor cores busy |\n|---|--:|--:|--:|--:|---|--:|";
+    let _ = writeln!(out, "{header}");
+    let mut line = |kernel: &str, w: &Work, least: f64, useful: f64| {
+        let bounds = [("tensor", w.tensor_cycles()), ("issue", w.issue_cycles()), ("shared", w.shared)];
+        let _ = writeln!(
+            out,
+            "| `{kernel}` | {:.2} | {:.2} | {:.2} | {:.2} | {} | {:.0} % |",
+            w.issued / w.mma,
+            w.shared / w.mma,
+            w.asked / least,
+            w.cycles() / w.mma,
+            greatest(bounds).0,
+            100.0 * useful * 2.0 / w.cycles()
+        );
+    };
+    for stored in [Stored::Dense, Stored::Packed] {
+        for direction in [Direction::Forward, Direction::Backward] {
+            for tile in tiles(stored, direction) {
+                let (w, least) = main_loop(stored, direction, tile)?;
+                line(tile.kernel, &w, least, w.mma);
+            }
+        }
+    }
+    let (heads, a) = (model().heads, &counts.attention);
+    let group = (heads.q / heads.kv) as f64;
+    let (n, d) = (DOCUMENT as f64, heads.dim as f64);
+    // mma of one product over the pairs that causality leaves; rows of 256 bytes that tiles of 128 meet.
+    let product = group * n * (n + 1.0) / 2.0 * d / 2048.0;
+    let seen = n / 128.0 * (n / 128.0 + 1.0) / 2.0 * 128.0;
+    line("attention", &a.forward, group * ((2.0 * n + 2.0 * seen) * 256.0 + n * 32.0), 2.0 * product);
+    line("attention_dq", &a.dq, group * ((3.0 * n + 2.0 * seen) * 256.0 + n * 8.0), 3.0 * product);
+    line("attention_dkv", &a.dkv, 4.0 * n * 256.0 + group * seen * (2.0 * 256.0 + 8.0), 4.0 * product);
+    Some(())
+}
+
+/// The kernels that memory should bind, each on the first shape it has in the step.
+fn streams(out: &mut String, rows: &[Row]) {
+    let header = "| kernel | on | instructions a sector | bytes asked of the least | issue | shared | L2 | memory | bound |\n\
+                  |---|---|--:|--:|--:|--:|--:|--:|---|";
+    let _ = writeln!(out, "{header}");
+    let mut seen = Vec::new();
+    for r in rows.iter().filter(|r| !r.kernel.starts_with("linear") && !ATTENTION.contains(&r.kernel.as_str())) {
+        // The same kernel over z has masks to make, over dy it has not.
+        let kind = (&r.kernel, r.what.split(',').next());
+        if seen.contains(&kind) || r.what == "head" && r.kernel != "cross_entropy" && r.kernel != "scatter_rows" {
+            continue;
+        }
+        seen.push(kind);
+        // Cycles of one multiprocessor for each KiB of those that must move.
+        let kib = r.least / 1024.0 / f64::from(SLICE.sms);
+        let [_, issue, shared, l2, memory] = r.bounds().map(|b| b.1 * 1e-6 * CLOCK / kib);
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {:.1} | {:.2} | {issue:.0} | {shared:.0} | {l2:.0} | {memory:.0} | {} |",
+            r.kernel,
+            r.what,
+            r.busiest.issued * f64::from(SLICE.sms) / (r.asked / 32.0),
+            r.asked / r.least,
+            r.binds().0,
+        );
+    }
+}
+
+const ATTENTION: [&str; 3] = ["attention", "attention_dq", "attention_dkv"];
+
+fn step_table(out: &mut String, rows: &[Row]) {
+    let header = "| kernel | on | launches | tensor | issue | shared | L2 | memory | bound | all, ms | share |\n\
+                  |---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|";
+    let _ = writeln!(out, "{header}");
+    let total = total_ms(rows);
+    let mut rows: Vec<_> = rows.iter().collect();
+    rows.sort_by(|a, b| b.ms().total_cmp(&a.ms()));
+    for r in rows {
+        let _ = write!(out, "| `{}` | {} | {} |", r.kernel, r.what, r.launches);
+        for (_, us) in r.bounds() {
+            let _ = write!(out, " {us:.1} |");
+        }
+        let (bound, _) = r.binds();
+        let _ = writeln!(out, " {bound} | {:.2} | {:.1} % |", r.ms(), 100.0 * r.ms() / total);
+    }
+}
+
+/// The document, from counts made now. `None` in a build without kernels.
+fn document() -> Option<String> {
+    let counts = Counts::new()?;
+    let full = micro_batch(&counts, ROWS, true)?;
+    let variants = [
+        ("all rows targets, dropout", total_ms(&full), ROWS),
+        ("32 targets, dropout", total_ms(&micro_batch(&counts, FEW_TARGETS, true)?), FEW_TARGETS),
+        ("all rows targets, no dropout", total_ms(&micro_batch(&counts, ROWS, false)?), ROWS),
+    ];
+    let mut out = format!(
+        "# What the kernels cost, by count
+
+Made by `{REGENERATE}` from kernels that nvcc {} compiled.
+`cargo test` compares this page with the counts; with another compiler it says so and does not.
+
+These are counted bounds, not measurements: no GPU has run for this page. They know no latency, no launch time and no miss
+in L2 beyond the first; a kernel can only be slower. Moves and parameter reads are left out, as most vanish in machine
+code; of the rest ptxas merges some (two exclusive ors, an address and its offset), so the bound by instructions is a high one.
+
+## The machine
+
+One multiprocessor of sm_80 in a cycle: four instructions issued, half an mma m16n8k16 (1024 multiply-adds), one wavefront
+of shared memory (a shfl is one), 64 lanes of f32, 16 lanes of approximate functions. Of them {} at {:.2} GHz, the boost
+clock; L2 serves {L2_BYTES:.0} bytes a cycle to all (two of the eight slices of an A100), memory {:.0} GB/s (profile
+a100-2g.20gb). Tensor peak {:.1} TFLOP/s.
+
+## Main loops on the tensor cores
+
+linear: one tile, the difference between a depth of {} and one of {}. attention: a document of {DOCUMENT} rows, the heads of
+one key/value head of Qwen3-8B, everything included; \"busy\" counts only the pairs that causality leaves.
+
+",
+        compiler(),
+        SLICE.sms,
+        CLOCK / 1e9,
+        bandwidth() / 1e9,
+        peak() / 1e12,
+        linear::DEPTHS[1],
+        linear::DEPTHS[0],
+    );
+    main_loops(&mut out, &counts)?;
+    let _ = write!(
+        out,
+        "
+## Kernels that memory should bind
+
+On Qwen3-8B's widths and {ROWS} rows, rank {RANK}, dropout on. Bytes asked are whole sectors from wherever they come; the
+least is every buffer once. The last columns are cycles of one multiprocessor for each KiB of the least.
+
+"
+    );
+    let mut rows = micro_batch(&counts, ROWS, true)?;
+    rows.append(&mut update(&counts));
+    streams(&mut out, &rows);
+    let _ = write!(
+        out,
+        "
+## A whole micro-batch
+
+Qwen3-8B, NF4 by the fused kernels, adapters of rank {RANK} on all seven linears, {} documents of {DOCUMENT} rows, logits in
+chunks of {LOGIT_ROWS} rows, nothing recomputed but norms, RoPE and SwiGLU. Microseconds of one launch by each bound; the
+greatest is taken, so a launch overlaps its own parts perfectly and two launches not at all. The slowest first.
+
+How launches are scaled up from what was run: kernels by rows are measured on eight rows at full width; a linear kernel's
+block at a depth of {SHORT} with its adapters, and the main loop from there on; attention on one to three tiles of 128 rows
+(the third confirms the rule); the adapters' products on 512 rows and two widths. Equal blocks are dealt out whole: the
+busiest multiprocessor counts. Blocks of unequal length (attention, v of unequal modules) are taken as spread evenly.
+
+",
+        ROWS / DOCUMENT
+    );
+    step_table(&mut out, &full);
+    let _ = writeln!(out, "\n| micro-batch | ms | tokens/s | of the tensor peak |\n|---|--:|--:|--:|");
+    for (what, ms, targets) in variants {
+        let share = 100.0 * flops(targets) / peak() / (ms / 1e3);
+        let _ = writeln!(out, "| {what} | {ms:.1} | {:.0} | {share:.1} % |", ROWS as f64 / ms * 1e3);
+    }
+    let once = total_ms(&update(&counts));
+    let launches: usize = full.iter().map(|r| r.launches).sum();
+    let _ = write!(
+        out,
+        "
+The peak's share counts the operations that the mathematics asks for: both products of every linear, seven of attention's
+{DOCUMENT}-row triangles, the adapters, the head. The optimizer adds {once:.1} ms to each step, whatever its micro-batches. Not
+counted: {launches} launches a micro-batch, each a microsecond or more of an idle device unless the next one overlaps it.
+"
+    );
+    Some(out)
+}
+
+#[test]
+fn the_committed_table_is_what_is_counted() {
+    let Some(text) = document() else { return };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kernel-costs.md");
+    if std::env::var_os("IRORI_WRITE_COSTS").is_some() {
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    if !committed.is_empty() && !committed.contains(&format!("nvcc {} compiled", compiler())) {
+        eprintln!("SKIP: docs/kernel-costs.md is of another nvcc than {}", compiler());
+        return;
+    }
+    if let Some((line, (new, old))) = text.lines().zip(committed.lines()).enumerate().find(|(_, (a, b))| a != b) {
+        panic!("docs/kernel-costs.md:{}: now\n{new}\ncommitted\n{old}\nMake it anew: {REGENERATE}", line + 1);
+    }
+    assert_eq!(text.len(), committed.len(), "docs/kernel-costs.md is cut short. Make it anew: {REGENERATE}");
+}
