@@ -165,6 +165,6 @@ pub fn largest_that_fit(r: &Request, len: usize, sizes: &dyn Sizes, limit: u64) 
     let length = largest(r.model.max_positions, |n| Ok(n == 0 || fits(&of(n, n))))?;
     let preset = |name: &str| ModelConfig::preset(name).map(|model| Request { model, ..r.clone() });
     let published = PRESETS.into_iter().filter(|name| name.starts_with("qwen3"));
-    let model = published.filter(|name| preset(name).is_some_and(|other| fits(&other))).last();
+    let model = published.filter(|name| preset(name).is_some_and(|other| fits(&other))).next_back();
     Ok(Largest { batch, length, model })
 }
