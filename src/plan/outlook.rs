@@ -164,7 +164,7 @@ pub fn largest_that_fit(r: &Request, len: usize, sizes: &dyn Sizes, limit: u64) 
     let batch = largest(MOST_ROWS / len.max(1), |n| Ok(n == 0 || fits(&of(n * len, len))))?;
     let length = largest(r.model.max_positions, |n| Ok(n == 0 || fits(&of(n, n))))?;
     let preset = |name: &str| ModelConfig::preset(name).map(|model| Request { model, ..r.clone() });
-    let published = PRESETS.into_iter().filter(|name| name.starts_with("qwen3"));
-    let model = published.filter(|name| preset(name).is_some_and(|other| fits(&other))).next_back();
+    let mut published = PRESETS.into_iter().filter(|name| name.starts_with("qwen3"));
+    let model = published.rfind(|name| preset(name).is_some_and(|other| fits(&other)));
     Ok(Largest { batch, length, model })
 }
