@@ -1,4 +1,5 @@
-//! `irori plan`: what a training run will take, said before it starts: memory by item, steps, tokens, time.
+//! `irori plan`: what a training run will take, said before it starts: memory by item, steps, tokens, time; what each
+//! knob of the plan would change, and the largest jobs that fit.
 
 use super::{
     common,
@@ -9,9 +10,10 @@ use crate::{
     backend::{Sizes, cuda::CudaSizes},
     model::source,
     plan::{
-        self, Plan, Speed,
+        self, Plan, Request, Speed,
         cost::{Work, step_time},
         device::{self, CUDA_CONTEXT, PROFILES, Profile},
+        outlook::{self, Alternative, Knob, Largest},
     },
     train::{Settings, TrainConfig, steps::StepPlan},
 };
@@ -51,8 +53,32 @@ struct Course {
     epochs: f64,
 }
 
+/// A plan and what it was made from.
+struct Made {
+    model: String,
+    device: &'static str,
+    request: Request,
+    plan: Plan,
+    sizes: &'static dyn Sizes,
+    speed: Speed,
+    /// Bytes on the device outside the arena.
+    reserve: u64,
+    course: Option<Course>,
+    /// Samples of a step, and what it computes.
+    samples: usize,
+    step: Work,
+    max_seq_length: usize,
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    let json = args.json;
+    let made = make(args)?;
+    let text = if json { format!("{:#}\n", made.json()?) } else { made.table()? };
+    super::print(&text)
+}
+
+fn make(args: Args) -> Result<Made> {
     let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
     let mut settings = args.settings.or(file);
     let has_data = settings.train_file.is_some();
@@ -68,58 +94,54 @@ pub fn run(args: Args) -> Result<()> {
         (source::open(&config.model)?, job, None)
     };
     let here = training::device_of(&config)?;
-    let (plan, sizes, speed, reserve): (Plan, &dyn Sizes, Speed, u64) = match args.gpu {
+    let (request, plan, sizes, speed, reserve): (Request, Plan, &dyn Sizes, Speed, u64) = match args.gpu {
         Some(gpu) => {
             let request = job.request(&opened, &CudaSizes::FUSED);
             let memory = here.memory_limit.unwrap_or(gpu.memory);
             let limit = memory.saturating_sub(CUDA_CONTEXT);
-            (
-                plan::plan(&request, &CudaSizes::FUSED, &gpu.speed, Some(limit))?,
-                &CudaSizes::FUSED,
-                gpu.speed,
-                CUDA_CONTEXT,
-            )
+            let plan = plan::plan(&request, &CudaSizes::FUSED, &gpu.speed, Some(limit))?;
+            (request, plan, &CudaSizes::FUSED, gpu.speed, CUDA_CONTEXT)
         }
         None => {
             let device = here.open()?;
             let plan = common::plan(&opened, &job, &device)?;
             let sizes = here.sizes();
+            let request = job.request(&opened, sizes);
             if sizes.own_memory() {
-                (plan, sizes, device.speed, CUDA_CONTEXT)
+                (request, plan, sizes, device.speed, CUDA_CONTEXT)
             } else {
                 let speed = Speed { flops: crate::backend::cpu::measure_gflops() * 1e9, ..device.speed };
-                (plan, sizes, speed, 0)
+                (request, plan, sizes, speed, 0)
             }
         }
     };
-    let where_ = args.gpu.map_or(sizes.name(), |g| g.name);
-    let seconds = course.as_ref().map(|c| seconds(&config, &plan, sizes, &speed, c));
-    let text = if args.json {
-        let items: serde_json::Map<_, _> = plan.items.iter().map(|(k, b)| (k.label().to_owned(), json!(b))).collect();
-        let value = json!({
-            "model": opened.source.describe(),
-            "device": where_,
-            "bytes": plan.bytes,
-            "host_bytes": plan.host_bytes,
-            "reserved_outside_bytes": reserve,
-            "limit_bytes": plan.limit,
-            "items": items,
-            "layers_saved": {"all": plan.saved_counts()[0], "without_gate_up": plan.saved_counts()[1],
-                             "input_only": plan.saved_counts()[2]},
-            "layers_unpacked": plan.unpacked(),
-            "micro_batch_rows": plan.spec.max_rows,
-            "samples": course.as_ref().map(|c| c.samples),
-            "tokens_per_epoch": course.as_ref().map(|c| c.tokens),
-            "targets_per_epoch": course.as_ref().map(|c| c.targets),
-            "steps": course.as_ref().map(|c| c.steps),
-            "estimated_seconds": seconds,
-        });
-        format!("{value:#}\n")
-    } else {
-        table(&opened.source.describe(), where_, &plan, reserve, course.as_ref(), seconds)
-    };
-    super::print(&text)
+    let samples = config.samples_per_step();
+    Ok(Made {
+        model: opened.source.describe(),
+        device: args.gpu.map_or(sizes.name(), |g| g.name),
+        request,
+        plan,
+        sizes,
+        speed,
+        reserve,
+        samples,
+        step: step(samples, config.max_seq_length, course.as_ref()),
+        course,
+        max_seq_length: config.max_seq_length,
+    })
 }
+
+/// What a step of `samples` computes: of the mean length of the data, or of full length where there are none.
+fn step(samples: usize, max_seq_length: usize, course: Option<&Course>) -> Work {
+    let (len, targets) = match course {
+        Some(c) => (c.tokens as f64 / c.samples.max(1) as f64, c.targets as f64 / c.samples.max(1) as f64),
+        None => (max_seq_length as f64, TARGETS),
+    };
+    Work { rows: len * samples as f64, len, targets: targets * samples as f64 }
+}
+
+/// Tokens of a sample that carry loss where no data say it: a letter and the end of the turn.
+const TARGETS: f64 = 2.0;
 
 fn course(config: &TrainConfig, inputs: &Inputs) -> Result<Course> {
     let report = &inputs.train.report;
@@ -134,57 +156,226 @@ fn course(config: &TrainConfig, inputs: &Inputs) -> Result<Course> {
     })
 }
 
-/// Estimated seconds of the whole run: floating-point work and dequantisation at the device's speed, no more.
-fn seconds(config: &TrainConfig, plan: &Plan, sizes: &dyn Sizes, speed: &Speed, c: &Course) -> f64 {
-    let mean = c.tokens as f64 / c.samples.max(1) as f64;
-    let step_rows = mean * config.samples_per_step() as f64;
-    let step = Work { rows: step_rows, len: mean, targets: c.targets as f64 / c.tokens.max(1) as f64 * step_rows };
-    step_time(&plan.spec, sizes, speed, &step).total() * (c.tokens as f64 * c.epochs / step_rows)
-}
+impl Made {
+    /// Seconds of a step, by the time model.
+    fn step_seconds(&self) -> f64 {
+        step_time(&self.plan.spec, self.sizes, &self.speed, &self.step).total()
+    }
 
-fn table(
-    model: &str,
-    where_: &str,
-    plan: &Plan,
-    reserve: u64,
-    course: Option<&Course>,
-    seconds: Option<f64>,
-) -> String {
-    let gib = |b: f64| b / (1u64 << 30) as f64;
-    let mut t = format!("{model} on {where_}, micro-batches of up to {} rows\n\n", plan.spec.max_rows);
-    for (kind, bytes) in &plan.items {
-        let _ = writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB", kind.label(), bytes, gib(*bytes as f64));
+    /// Seconds of the whole run.
+    fn seconds(&self) -> Option<f64> {
+        self.course.as_ref().map(|c| self.step_seconds() * (c.tokens as f64 * c.epochs / self.step.rows))
     }
-    let _ = writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB", "arena", plan.bytes, gib(plan.bytes as f64));
-    if plan.host_bytes > 0 {
-        let (label, bytes) = ("embedding, in host memory", plan.host_bytes);
-        let _ = writeln!(t, "  {label:<24}{bytes:>14} B {:>9.3} GiB", gib(bytes as f64));
+
+    fn alternatives(&self) -> Vec<Alternative> {
+        outlook::alternatives(&self.request, &self.plan, self.sizes, &self.speed, &self.step)
     }
-    if reserve > 0 {
-        let _ =
-            writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB  (estimate)", "driver and modules", reserve, gib(reserve as f64));
+
+    fn largest(&self) -> Result<Option<Largest>> {
+        let of = |limit| outlook::largest_that_fit(&self.request, self.max_seq_length, self.sizes, limit);
+        self.plan.limit.map(of).transpose()
     }
-    if let Some(limit) = plan.limit {
-        let _ = writeln!(t, "  {:<24}{:>14} B {:>9.3} GiB", "available to the arena", limit, gib(limit as f64));
+
+    fn json(&self) -> Result<serde_json::Value> {
+        let (plan, course) = (&self.plan, self.course.as_ref());
+        let items: serde_json::Map<_, _> = plan.items.iter().map(|(k, b)| (k.label().to_owned(), json!(b))).collect();
+        let alternative = |a: Alternative| {
+            json!({
+                "knob": a.knob.name(),
+                "setting": a.knob.setting(),
+                "changes_results": matches!(a.knob, Knob::Head(_)),
+                "bytes": a.bytes,
+                "host_bytes": a.host_bytes,
+                "step_seconds": a.seconds,
+                "fits": a.fits,
+            })
+        };
+        let largest = self.largest()?.map(
+            |l| json!({"batch_size": l.batch, "at_length": self.max_seq_length, "length": l.length, "model": l.model}),
+        );
+        Ok(json!({
+            "model": self.model,
+            "device": self.device,
+            "bytes": plan.bytes,
+            "host_bytes": plan.host_bytes,
+            "reserved_outside_bytes": self.reserve,
+            "limit_bytes": plan.limit,
+            "items": items,
+            "layers_saved": {"all": plan.saved_counts()[0], "without_gate_up": plan.saved_counts()[1],
+                             "input_only": plan.saved_counts()[2]},
+            "layers_unpacked": plan.unpacked(),
+            "embedding": plan.spec.embedding,
+            "head": plan.spec.head,
+            "micro_batch_rows": plan.spec.max_rows,
+            "step_samples": self.samples,
+            "step_tokens": self.step.rows,
+            "step_seconds": self.step_seconds(),
+            "alternatives": self.alternatives().into_iter().map(alternative).collect::<Vec<_>>(),
+            "largest_that_fits": largest,
+            "samples": course.map(|c| c.samples),
+            "tokens_per_epoch": course.map(|c| c.tokens),
+            "targets_per_epoch": course.map(|c| c.targets),
+            "steps": course.map(|c| c.steps),
+            "estimated_seconds": self.seconds(),
+        }))
     }
-    let [all, part, input] = plan.saved_counts();
-    let _ = writeln!(
-        t,
-        "\n  activations: {all} layers kept whole, {part} without gate/up, {input} by their input only\n  weights: {} of {} \
-         layers unpacked",
-        plan.unpacked(),
-        plan.spec.model.layers
-    );
-    if let Some(c) = course {
+
+    fn table(&self) -> Result<String> {
+        let plan = &self.plan;
+        let rows = plan.spec.max_rows;
+        let mut t = format!("{} on {}, micro-batches of up to {rows} rows\n\n", self.model, self.device);
+        let mut line = |label: &str, bytes: u64, note: &str| {
+            let _ = writeln!(t, "  {label:<24}{bytes:>14} B {:>9.3} GiB{note}", gib(bytes as f64));
+        };
+        for (kind, bytes) in &plan.items {
+            line(kind.label(), *bytes as u64, "");
+        }
+        line("arena", plan.bytes as u64, "");
+        if plan.host_bytes > 0 {
+            line("embedding, in host memory", plan.host_bytes as u64, "");
+        }
+        if self.reserve > 0 {
+            line("driver and modules", self.reserve, "  (estimate)");
+        }
+        if let Some(limit) = plan.limit {
+            line("available to the arena", limit, "");
+        }
+        let [all, part, input] = plan.saved_counts();
+        let layers = plan.spec.model.layers;
         let _ = writeln!(
             t,
-            "\n  {} samples, {} tokens an epoch (longest {}), loss on {}\n  {} steps, {:.2} epochs",
-            c.samples, c.tokens, c.longest, c.targets, c.steps, c.epochs
+            "\n  activations: {all} layers kept whole, {part} without gate/up, {input} by their input only\n  weights: {} of \
+             {layers} layers unpacked",
+            plan.unpacked(),
         );
+        self.outlook(&mut t)?;
+        if let Some(c) = &self.course {
+            let _ = writeln!(
+                t,
+                "\n  {} samples, {} tokens an epoch (longest {}), loss on {}\n  {} steps, {:.2} epochs",
+                c.samples, c.tokens, c.longest, c.targets, c.steps, c.epochs
+            );
+        }
+        if let Some(s) = self.seconds() {
+            let shown = if s < 120.0 { format!("{s:.1} s") } else { format!("{:.1} min", s / 60.0) };
+            let _ = writeln!(t, "  at least {shown} (products, packed weights and the bus at full speed)");
+        }
+        Ok(t)
     }
-    if let Some(s) = seconds {
-        let shown = if s < 120.0 { format!("{s:.1} s") } else { format!("{:.1} min", s / 60.0) };
-        let _ = writeln!(t, "  at least {shown} (floating-point work and dequantisation at full speed)");
+
+    /// What each knob would change, and the largest jobs that fit.
+    fn outlook(&self, t: &mut String) -> Result<()> {
+        let (bytes, seconds) = (self.plan.bytes, self.step_seconds());
+        let assumed = if self.course.is_some() { "" } else { " of full length, with loss on two tokens of each" };
+        let _ = writeln!(
+            t,
+            "\n  a step is {} samples{assumed}, {:.0} tokens; what each knob would change:\n\n  {:<30}{:>12}{:>9}{:>12}{:>10}",
+            self.samples, self.step.rows, "", "arena, GiB", "change", "s a step", "change"
+        );
+        let _ = writeln!(t, "  {:<30}{:>12.3}{:>9}{seconds:>12.4}", "as planned", gib(bytes as f64), "");
+        for a in self.alternatives() {
+            let note = match (a.fits, a.knob) {
+                (false, _) => "  does not fit",
+                (true, Knob::Head(_)) => "  other results",
+                (true, _) => "",
+            };
+            let _ = writeln!(
+                t,
+                "  {:<30}{:>12.3}{:>+9.3}{:>12.4}{:>+10.4}{note}",
+                a.knob.label(),
+                gib(a.bytes as f64),
+                gib(a.bytes as f64 - bytes as f64),
+                a.seconds,
+                a.seconds - seconds
+            );
+        }
+        if let Some(l) = self.largest()? {
+            let model = l.model.unwrap_or("no published size");
+            let _ = writeln!(
+                t,
+                "\n  what would fit, recomputing all: a batch of {} × {} tokens in one pass, one sample of {} tokens, {model}",
+                l.batch, self.max_seq_length, l.length
+            );
+        }
+        Ok(())
     }
-    t
+}
+
+fn gib(bytes: f64) -> f64 {
+    bytes / (1u64 << 30) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Kind;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn made(flags: &str) -> Result<Made> {
+        make(Line::try_parse_from(std::iter::once("irori").chain(flags.split_whitespace())).unwrap().args)
+    }
+
+    /// A line of the READMEs' table of plans: the flags, then GiB of the arena and of its parts, layers by what is kept of
+    /// them, layers unpacked, GiB in host memory.
+    fn row(flags: &str) -> String {
+        let made = made(flags).unwrap_or_else(|e| panic!("{flags}: {e}"));
+        let plan = &made.plan;
+        let of = |kinds: &[Kind]| plan.items.iter().filter(|i| kinds.contains(&i.0)).map(|i| i.1).sum::<usize>();
+        let parts = [
+            of(&[Kind::QuantizedWeights, Kind::DenseWeights]),
+            of(&[Kind::EmbeddingAndHead]),
+            of(&[Kind::Adapter, Kind::Optimizer]),
+            of(&[Kind::SavedActivations]),
+        ];
+        let rest = plan.bytes - parts.iter().sum::<usize>();
+        let cells: Vec<String> = std::iter::once(plan.bytes)
+            .chain(parts)
+            .chain([rest])
+            .map(|bytes| format!("{:.2}", gib(bytes as f64)))
+            .chain([plan.saved_counts().map(|n| n.to_string()).join(" / "), plan.unpacked().to_string()])
+            .chain([format!("{:.2}", gib(plan.host_bytes as f64))])
+            .collect();
+        format!("| `{flags}` | {} |", cells.join(" | "))
+    }
+
+    /// The flags in the READMEs decide; what stands behind them is what `irori plan` says. On a change, paste what this
+    /// test prints.
+    #[test]
+    fn the_plans_in_both_readmes_are_what_the_program_plans() {
+        let pages = [include_str!("../../README.md"), include_str!("../../README.ja.md")];
+        let lines = pages.map(|page| page.lines().filter(|l| l.starts_with("| `--model ")).collect::<Vec<_>>());
+        let flags = |line: &str| line.split('`').nth(1).unwrap_or_default().to_owned();
+        let expected: Vec<String> = lines[0].iter().map(|line| row(&flags(line))).collect();
+        assert!(expected.len() >= 6, "few plans were found");
+        for (page, found) in ["README.md", "README.ja.md"].iter().zip(&lines) {
+            assert!(*found == expected, "{page}: the table should be\n{}\n", expected.join("\n"));
+        }
+    }
+
+    #[test]
+    fn json_and_table_say_the_same() {
+        let made = made("--model synthetic:qwen3-8b --gpu a100-2g.20gb").unwrap();
+        let (json, table) = (made.json().unwrap(), made.table().unwrap());
+        for key in ["bytes", "limit_bytes", "host_bytes", "reserved_outside_bytes"] {
+            let bytes = json[key].as_u64().unwrap();
+            assert!(table.contains(&format!(" {bytes} B ")), "{key}: {bytes} in\n{table}");
+        }
+        let alternatives = json["alternatives"].as_array().unwrap();
+        assert_eq!(alternatives.len(), 10);
+        for a in alternatives {
+            let shown = format!("{:>12.3}{:>+9.3}", gib(a["bytes"].as_f64().unwrap()), {
+                gib(a["bytes"].as_f64().unwrap() - json["bytes"].as_f64().unwrap())
+            });
+            assert!(table.contains(&shown) && table.contains(&format!("{:.4}", a["step_seconds"].as_f64().unwrap())));
+        }
+        let largest = &json["largest_that_fits"];
+        assert!(table.contains(&format!("a batch of {} × 1024 tokens", largest["batch_size"])), "{table}");
+        assert!(table.contains(largest["model"].as_str().unwrap()), "{table}");
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod cost;
 pub mod device;
+pub mod outlook;
 
 use crate::{
     Error, Result,
@@ -145,6 +146,12 @@ fn spec_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
     }
 }
 
+/// The plan that needs the least memory, of those that `r` allows.
+fn leanest(r: &Request) -> Upgrades {
+    let unpacked = if r.unpack == Unpack::Always && r.four_bit { r.model.layers } else { 0 };
+    Upgrades { unpacked, ..Upgrades::default() }
+}
+
 fn bytes_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> Result<usize> {
     Ok(arrange(&spec_of(r, sizes, u), sizes)?.layout.bytes())
 }
@@ -168,10 +175,7 @@ pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -
     let fits = |u: Upgrades| -> Result<bool> {
         Ok(limit.is_none_or(|limit| bytes_of(r, sizes, u).is_ok_and(|b| b as u64 <= limit)))
     };
-    let mut u = Upgrades::default();
-    if r.unpack == Unpack::Always && r.four_bit {
-        u.unpacked = layers;
-    }
+    let mut u = leanest(r);
     arrange(&spec_of(r, sizes, u), sizes)?;
     if !fits(u)? {
         return Err(refuse(r, sizes, u, limit.unwrap_or(0)));
@@ -199,27 +203,36 @@ pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -
 fn refuse(r: &Request, sizes: &dyn Sizes, least: Upgrades, limit: u64) -> Error {
     let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
     let need = bytes_of(r, sizes, least).unwrap_or(0);
-    let nf4_head = Request { head: HeadStore::Nf4, ..r.clone() };
     let fits = |r: &Request| bytes_of(r, sizes, least).is_ok_and(|b| b as u64 <= limit);
     let most_rows = |r: &Request| {
         let with = |rows: usize| Request { rows, max_len: r.max_len.min(rows), ..r.clone() };
         largest(r.rows, |n| Ok(n == 0 || fits(&with(n)))).unwrap_or(0)
     };
     let of_rows = |rows: usize| match (r.training, rows >= r.max_len) {
-        (true, true) => format!("--micro-batch-rows {rows} (with a --max-seq-length of no more)"),
-        (true, false) => format!("--micro-batch-rows {rows} --max-seq-length {rows}"),
-        (false, _) => format!("--max-seq-length {rows}"),
+        (true, true) if rows >= r.rows => String::new(),
+        (true, true) => format!(" --micro-batch-rows {rows} (with a --max-seq-length of no more)"),
+        (true, false) => format!(" --micro-batch-rows {rows} --max-seq-length {rows}"),
+        (false, _) => format!(" --max-seq-length {rows}"),
     };
-    let (rows, rows_nf4) = (most_rows(r), if r.four_bit { most_rows(&nf4_head) } else { 0 });
-    let advice = if rows >= r.max_len {
-        format!("{} would fit", of_rows(rows))
-    } else if rows_nf4 == r.rows {
-        "--head-4bit would fit (it changes results)".to_owned()
-    } else if rows_nf4 >= r.max_len {
-        format!("--head-4bit {} would fit (the first changes results)", of_rows(rows_nf4))
-    } else if rows.max(rows_nf4) >= 16 {
-        let head = if rows >= 16 { "" } else { "--head-4bit " };
-        format!("{head}{} would fit", of_rows(rows.max(rows_nf4 * usize::from(rows < 16))))
+    // From the settings that change least to those that change most: fewer rows, the head, the rank.
+    let rank = r.lora.as_ref().filter(|_| r.training).map_or(0, |l| l.r);
+    let ranks = std::iter::successors(Some(rank), |r| Some(r / 2).filter(|r| *r >= 8));
+    let heads =
+        if r.four_bit && r.head == HeadStore::Dense { &[HeadStore::Dense, HeadStore::Nf4][..] } else { &[r.head] };
+    let candidates = ranks.flat_map(|rank| heads.iter().map(move |&head| (rank, head)));
+    let mut tried = candidates.map(|(rank_tried, head)| {
+        let mut other = Request { head, ..r.clone() };
+        let mut flags = if head == r.head { String::new() } else { " --head-4bit".to_owned() };
+        if let (Some(lora), true) = (&mut other.lora, rank_tried != rank) {
+            lora.r = rank_tried;
+            flags += &format!(" --lora-r {rank_tried}");
+        }
+        (most_rows(&other), flags)
+    });
+    let found = tried.clone().find(|(rows, _)| *rows >= r.max_len).or_else(|| tried.find(|(rows, _)| *rows >= 16));
+    let advice = if let Some((rows, flags)) = found {
+        let other = if flags.is_empty() { "" } else { ", with other results" };
+        format!("{}{} would fit{other}", flags.trim_start(), of_rows(rows)).trim_start().to_owned()
     } else if !r.four_bit {
         "the weights alone are too large: use --use-4bit".to_owned()
     } else if r.unpack == Unpack::Always {

@@ -1,4 +1,4 @@
-use super::*;
+use super::{outlook::Knob, *};
 use crate::{
     backend::{Heads, cpu::CpuSizes, cuda::CudaSizes},
     model::Module,
@@ -82,8 +82,8 @@ fn a_refusal_names_what_would_fit() {
     };
     let fits = |r: Request, gib: f64| plan(&r, &CudaSizes::FUSED, &speed, Some(limit(gib))).is_ok();
     let base = qwen3_8b();
-    let mut seen = [false; 4];
-    for tenths in (45..80).rev() {
+    let mut seen = [false; 5];
+    for tenths in (40..80).rev() {
         let gib = f64::from(tenths) / 10.0;
         if fits(base.clone(), gib) {
             continue;
@@ -94,21 +94,27 @@ fn a_refusal_names_what_would_fit() {
             continue;
         }
         let head = if error.contains("--head-4bit") { HeadStore::Nf4 } else { HeadStore::Dense };
+        let mut lora = base.lora.clone().expect("an adapter");
+        if error.contains("--lora-r") {
+            lora.r = number(&error, "--lora-r");
+            seen[4] = true;
+        }
+        let base = Request { head, lora: Some(lora), ..base.clone() };
         if error.contains("-rows") {
             let rows = number(&error, "--micro-batch-rows");
             let max_len = if rows < 1024 { number(&error, "--max-seq-length") } else { 1024 };
-            assert!(fits(Request { rows, max_len, head, ..base.clone() }, gib), "{gib}: {error}");
-            let more = Request { rows: rows + 1, max_len: max_len.max(1024.min(rows + 1)), head, ..base.clone() };
+            assert!(fits(Request { rows, max_len, ..base.clone() }, gib), "{gib}: {error}");
+            let more = Request { rows: rows + 1, max_len: max_len.max(1024.min(rows + 1)), ..base };
             assert!(!fits(more, gib), "{gib}: {error}");
             seen[usize::from(rows < 1024)] = true;
         } else {
-            assert!(fits(Request { head, ..base.clone() }, gib), "{gib}: {error}");
+            assert!(fits(base, gib), "{gib}: {error}");
         }
         seen[2] |= head == HeadStore::Nf4;
     }
-    assert_eq!(seen, [true; 4]);
-    let eval = Request { training: false, rows: 16_384, max_len: 16_384, ..base };
-    let error = refused(&eval, 5.2);
+    assert_eq!(seen, [true; 5]);
+    let eval = Request { training: false, rows: 4096, max_len: 4096, ..base };
+    let error = refused(&eval, 4.7);
     assert!(error.contains("--max-seq-length") && !error.contains("rows"), "{error}");
 }
 
@@ -166,4 +172,63 @@ fn more_memory_never_gives_a_slower_plan() {
         }
     }
     assert!(last.is_finite());
+}
+
+/// What `irori plan` says of other settings is what a plan with those settings takes.
+#[test]
+fn an_alternative_is_a_plan_of_its_own() {
+    let speed = device::profile("a100-2g.20gb").expect("a known device").speed;
+    let work = Work { rows: 8192.0, len: 1024.0, targets: 16.0 };
+    let r = qwen3_8b();
+    let p = planned(19.0).expect("fits");
+    let found = outlook::alternatives(&r, &p, &CudaSizes::FUSED, &speed, &work);
+    let of = |knob: Knob| found.iter().find(|a| a.knob == knob).copied().unwrap_or_else(|| panic!("no {knob:?}"));
+    let now = cost::step_time(&p.spec, &CudaSizes::FUSED, &speed, &work).total();
+    for (knob, more, slower, fits) in [
+        (Knob::Saved(Saved::NoGateUp), false, true, true),
+        (Knob::Saved(Saved::InputOnly), false, true, true),
+        (Knob::Weights(Residency::Nf4), false, true, true),
+        (Knob::Weights(Residency::Unpacked), true, false, false),
+        (Knob::Embedding(Space::Device), true, false, false),
+        (Knob::Head(HeadStore::Nf4), false, false, true),
+        (Knob::Rows(1024), false, true, true),
+        (Knob::Rows(4096), true, false, false),
+        (Knob::LogitRows(256), false, true, true),
+    ] {
+        let a = of(knob);
+        assert_eq!((a.bytes > p.bytes, a.fits), (more, fits), "{a:?}");
+        assert!(if slower { a.seconds >= now } else { a.seconds < now }, "{a:?}, now {now}");
+    }
+    // All of them at once, and none that is no change.
+    assert_eq!(found.len(), 10, "{found:?}");
+    let half = Request { rows: 1024, ..r.clone() };
+    let spec = EngineSpec { max_rows: 1024, ..p.spec.clone() };
+    assert_eq!(of(Knob::Rows(1024)).bytes, Plan::of(spec, &CudaSizes::FUSED, None).expect("laid out").bytes);
+    assert!(plan(&half, &CudaSizes::FUSED, &speed, p.limit).is_ok());
+    // A head that is the embedding ties both to the device; a CPU has one memory.
+    let tied = Request { model: ModelConfig { tied: true, ..r.model.clone() }, ..r.clone() };
+    let p = plan(&tied, &CudaSizes::FUSED, &speed, None).expect("no limit");
+    let knobs = |r: &Request, p: &Plan, sizes: &dyn Sizes| -> Vec<Knob> {
+        outlook::alternatives(r, p, sizes, &speed, &work).iter().map(|a| a.knob).collect()
+    };
+    assert!(knobs(&tied, &p, &CudaSizes::FUSED).iter().all(|k| !matches!(k, Knob::Embedding(_))));
+    let p = plan(&r, &CpuSizes, &speed, None).expect("no limit");
+    assert!(knobs(&r, &p, &CpuSizes).iter().all(|k| !matches!(k, Knob::Embedding(_))));
+}
+
+#[test]
+fn the_largest_jobs_fit_and_one_more_does_not() {
+    let speed = device::profile("a100-2g.20gb").expect("a known device").speed;
+    let limit = (19.5 - 0.45) as u64 * (1 << 30);
+    let r = qwen3_8b();
+    let fits = |r: Request| plan(&r, &CudaSizes::FUSED, &speed, Some(limit)).is_ok();
+    let l = outlook::largest_that_fit(&r, 1024, &CudaSizes::FUSED, limit).expect("can be laid out");
+    for (more, expected) in [(0, true), (1, false)] {
+        assert_eq!(fits(Request { rows: (l.batch + more) * 1024, ..r.clone() }), expected, "{l:?}");
+        let (rows, max_len) = (l.length + more, l.length + more);
+        assert_eq!(fits(Request { rows, max_len, ..r.clone() }), expected, "{l:?}");
+    }
+    assert_eq!(l.model, Some("qwen3-14b"));
+    let none = outlook::largest_that_fit(&r, 1024, &CudaSizes::FUSED, 1 << 20).expect("can be laid out");
+    assert_eq!((none.batch, none.length, none.model), (0, 0, None));
 }
