@@ -1,9 +1,18 @@
 //! What the documentation shows is what the program takes: every `irori …` line in a shell block names a command that
-//! exists and flags that its help lists. And the two READMEs show the same commands.
+//! exists and flags that its help lists. And pages in two languages show the same commands. What the runbook shows is also
+//! run, by `tests/runbook.sh`.
 
 use std::{collections::HashMap, path::Path, process::Command};
 
-const PAGES: [&str; 5] = ["README.md", "README.ja.md", "docs/commands.md", "docs/formats.md", "docs/architecture.md"];
+const PAGES: [&str; 7] = [
+    "README.md",
+    "README.ja.md",
+    "docs/commands.md",
+    "docs/formats.md",
+    "docs/architecture.md",
+    "docs/runbook.md",
+    "docs/runbook.ja.md",
+];
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -50,6 +59,29 @@ fn every_command_line_shown_is_one_that_irori_takes() {
 #[test]
 fn both_readmes_show_the_same_commands() {
     assert_eq!(commands("README.md"), commands("README.ja.md"));
+}
+
+/// The lines of all shell blocks, and the rows of the table of plans: what no language changes.
+fn shown(name: &str) -> Vec<String> {
+    let text = page(name);
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("```") {
+            inside = line.starts_with("```sh");
+        }
+        if inside || line.contains("| `--gpu ") {
+            found.push(line.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn both_runbooks_show_the_same_commands_and_plans() {
+    let english = shown("docs/runbook.md");
+    assert_eq!(english, shown("docs/runbook.ja.md"));
+    assert!(english.len() > 50, "few lines were found: {english:?}");
 }
 
 #[test]
