@@ -143,6 +143,20 @@ pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Wor
     StepTime { compute: all(time.compute), unpack: all(time.unpack), head: all(time.head), bus: all(time.bus) }
 }
 
+/// Floating-point operations that a step cannot do without: nothing recomputed, no weight to unpack.
+pub fn step_flops(spec: &EngineSpec, sizes: &dyn Sizes, step: &Work) -> f64 {
+    let needed = EngineSpec {
+        saved: vec![Saved::All; spec.saved.len()],
+        residency: vec![Residency::Dense; spec.residency.len()],
+        head: HeadStore::Dense,
+        embedding: Space::Device,
+        ..spec.clone()
+    };
+    // At one operation a second, and bytes for nothing, seconds are operations.
+    let speed = Speed { flops: 1.0, bandwidth: f64::INFINITY, bus: f64::INFINITY };
+    step_time(&needed, sizes, &speed, step).total()
+}
+
 /// Knobs by seconds saved per byte, the best first. Gate/up comes after attention: it needs it.
 pub fn knobs_by_worth(r: &Request, sizes: &dyn Sizes, speed: &Speed) -> Vec<Knob> {
     let c = &r.model;

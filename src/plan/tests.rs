@@ -232,3 +232,17 @@ fn the_largest_jobs_fit_and_one_more_does_not() {
     let none = outlook::largest_that_fit(&r, 1024, &CudaSizes::FUSED, 1 << 20).expect("can be laid out");
     assert_eq!((none.batch, none.length, none.model), (0, 0, None));
 }
+
+/// What a step must compute does not depend on the plan, and is what one counts by hand.
+#[test]
+fn the_work_of_a_step_does_not_depend_on_the_plan() {
+    let work = Work { rows: 2048.0, len: 1024.0, targets: 100.0 };
+    let flops = |p: &Plan| cost::step_flops(&p.spec, &CudaSizes::FUSED, &work);
+    let (small, large) = (planned(9.0).expect("fits"), planned(130.0).expect("fits"));
+    assert!(small.spec != large.spec);
+    assert_eq!(flops(&small), flops(&large));
+    // Forward and backward of 6.95 billion weights of the layers, without gradients of their own; attention, adapters and
+    // head are the rest.
+    let layers = 2.0 * 2.0 * 2048.0 * 36.0 * (4096.0 * (6144.0 + 4096.0) + 3.0 * 4096.0 * 12_288.0);
+    assert!((1.0..1.1).contains(&(flops(&large) / layers)), "{}", flops(&large) / layers);
+}

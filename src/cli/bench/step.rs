@@ -7,6 +7,7 @@ use crate::{
     cli::common,
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{Engine, LoraConfig, Module, engine::HeadStore, peft, source::Opened},
+    plan::cost::{Work, step_flops},
     rng::{Dropout, Rng},
 };
 
@@ -38,7 +39,10 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
     };
     let adapter = peft::initial(&lora, &model, 1);
     let job = common::Job { lora: Some(lora), training: true, ..job(args, opened) };
-    let mut engine = common::engine(opened, &job, &args.device)?;
+    let device = args.device.open()?;
+    let peak = device.backend.sizes().own_memory().then_some(device.speed.flops * 1e-12);
+    let plan = common::plan(opened, &job, &device)?;
+    let mut engine = common::load(opened, plan, device)?;
     engine.set_adapter(&adapter)?;
     let batch = documents(job.rows, job.max_len, model.vocab);
     let scale = 1.0 / batch.target_ids.len().max(1) as f32;
@@ -57,6 +61,13 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
     engine.take_times()?;
     run(&mut engine)?;
     let operations = engine.take_times()?.into_iter().map(|t| (t.operation, t.seconds)).collect();
+    let (rows, targets) = (batch.rows() as f64, batch.target_ids.len() as f64);
+    let work = Work { rows, len: rows / batch.docs() as f64, targets };
+    let teraflop = 1e-12 * step_flops(engine.spec(), engine.sizes(), &work);
+    let figures = vec![
+        Figure::new("step", "tokens/s", rows, &seconds),
+        Figure::new("its products and attention", "TFLOP/s", teraflop, &seconds).of(peak),
+    ];
     let workload = format!(
         "a training step of {} rows in {} documents, {} targets, {}, adapter of rank {} on all linears{}",
         batch.rows(),
@@ -70,10 +81,5 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         args.lora_r,
         if args.lora_dropout > 0.0 { format!(", dropout {}", args.lora_dropout) } else { String::new() }
     );
-    Ok(Found {
-        workload,
-        device: engine.describe(),
-        figures: vec![Figure::new("step", "tokens/s", batch.rows() as f64, &seconds)],
-        operations,
-    })
+    Ok(Found { workload, device: engine.describe(), figures, operations })
 }
