@@ -89,7 +89,7 @@ impl ModelArgs {
 }
 
 /// Whether the run that made the adapter in `dir` (its output directory, or a checkpoint in it) held the head in NF4.
-fn trained_with_head_4bit(dir: &Path) -> bool {
+pub(super) fn trained_with_head_4bit(dir: &Path) -> bool {
     let run = |dir: &Path| std::fs::read_to_string(dir.join(RUN_CONFIG)).ok()?.parse::<toml::Table>().ok();
     let checkpoint = dir.file_name().is_some_and(|n| n.to_string_lossy().starts_with("checkpoint-"));
     let recorded = run(dir).or_else(|| checkpoint.then(|| run(&dir.join(".."))).flatten());

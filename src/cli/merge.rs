@@ -6,6 +6,7 @@
 
 use super::{
     common::{ensure_new_dir, note},
+    infer::trained_with_head_4bit,
     quantize::{config_json, linear_f32, same_dir},
 };
 use crate::{
@@ -21,12 +22,15 @@ use crate::{
 use rayon::prelude::*;
 use std::{collections::HashMap, path::PathBuf};
 
+/// The head of a model that does not share it with the embedding.
+const HEAD: &str = "lm_head.weight";
+
 /// Which weights the adapter is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Base {
     /// As the model holds them
     Original,
-    /// As 4-bit training saw them: quantised to NF4 and back
+    /// As 4-bit training saw them: quantised to NF4 and back; the head too if it was trained with --head-4bit
     Dequantized,
 }
 
@@ -67,6 +71,14 @@ pub fn run(args: Args) -> Result<()> {
     if source.is_quantized() && args.base == Base::Original {
         note("the model is quantised: the adapter is merged into its dequantised weights");
     }
+    // A head of its own that training held in NF4 is dequantised like the linears.
+    let head_4bit = through_nf4 && trained_with_head_4bit(&args.adapter);
+    if head_4bit && model.tied {
+        note(
+            "warning: training held the head in NF4, beside an embedding that was not quantised. The merged model has one \
+             matrix for both and keeps it as it is",
+        );
+    }
     let mut config = config_json(&opened)?;
     if let Some(object) = config.as_object_mut() {
         object.remove("quantization_config");
@@ -89,6 +101,9 @@ pub fn run(args: Args) -> Result<()> {
             if let Some(i) = w.iter().position(|x| !x.is_finite()) {
                 return Err(Error::failed(format!("tensor `{}`: element {i} is not finite after merging", t.name)));
             }
+            writer.tensor(&t.name, element, &t.shape, &element.encode(&w))?;
+        } else if head_4bit && t.name == HEAD {
+            let (element, w) = linear_f32(source, t, true)?;
             writer.tensor(&t.name, element, &t.shape, &element.encode(&w))?;
         } else {
             let weight = source.tensor(&t.name, &t.shape)?;
@@ -162,6 +177,35 @@ mod tests {
                     assert_eq!(got, bf16::from_f32(want).to_f32(), "{} element {i}", t.name);
                 }
             }
+        }
+    }
+
+    /// The head changes where training held it in NF4 and the dequantised weights are asked for, and nowhere else.
+    #[test]
+    fn a_head_trained_in_nf4_is_dequantised_too() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/models/untied");
+        let base = open(path).expect("opens").source;
+        let model = base.config().clone();
+        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: vec![Module::QProj] };
+        let adapter = root.path().join("adapter");
+        std::fs::create_dir(&adapter).expect("made");
+        std::fs::write(adapter.join(peft::CONFIG), peft::config_file(&lora, "x")).expect("written");
+        let flat = vec![0.01; lora.parameters(&model)];
+        let weights = peft::weights_file(&lora, &model, &flat).expect("bytes");
+        std::fs::write(adapter.join(peft::WEIGHTS), weights).expect("written");
+        let all = tensors(&model);
+        let head = all.iter().find(|t| t.name == HEAD).expect("a head of its own");
+        for (kind, head_4bit) in [(Base::Original, true), (Base::Dequantized, false), (Base::Dequantized, true)] {
+            std::fs::write(adapter.join("run.toml"), format!("head-4bit = {head_4bit}\n")).expect("written");
+            let output = root.path().join(format!("{kind:?} {head_4bit}"));
+            run(Args { model: path.into(), adapter: adapter.clone(), output: output.clone(), base: kind })
+                .expect("merged");
+            let merged = open(output.to_str().expect("a path")).expect("opens").source;
+            let got = merged.tensor(HEAD, &head.shape).expect("read").to_f32();
+            let through_nf4 = kind == Base::Dequantized && head_4bit;
+            let (element, want) = linear_f32(base.as_ref(), head, through_nf4).expect("made");
+            assert_eq!(got, want, "{kind:?} {head_4bit} {element:?}");
         }
     }
 }
