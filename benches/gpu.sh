@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that only a GPU can tell, in one run of a few minutes: doctor, the step tests on the device, kernels, whole
+# Everything that only a GPU can tell, in one run of a few minutes: doctor, the kernel tests on the device, kernels, whole
 # steps and evaluation measured, Qwen3-8B within 20 GiB and within 9.5 GiB on random weights, two runs and a killed one
 # compared bit for bit, compute-sanitizer if it is there. A stage that fails is said at the end; the others still run.
 #
@@ -78,11 +78,14 @@ keep() {
     nvidia-smi -L
     nvidia-smi --query-gpu=driver_version,clocks.max.sm,clocks.max.mem,power.limit --format=csv
 } >"$OUT/machine.txt" 2>&1
+# Nothing is counted on a GPU, and one test at a time leaves it to itself.
+only="--test-threads 1 --skip traffic --skip cost --skip counts --skip peaks"
 stage doctor 120 "$IRORI" doctor
 if [ -n "${TESTS:-}" ]; then
-    stage tests 240 env IRORI_TEST_DEVICE="${DEVICE#cuda:}" "$TESTS" step:: --test-threads 1
+    # shellcheck disable=SC2086
+    stage tests 300 env IRORI_TEST_DEVICE="${DEVICE#cuda:}" "$TESTS" $only
 elif [ "$DEVICE" != cpu ] && command -v cargo >/dev/null; then
-    stage tests 600 env IRORI_TEST_DEVICE="${DEVICE#cuda:}" cargo test --manifest-path "$root/Cargo.toml" --locked --test kernels step:: -- --test-threads 1
+    stage tests 600 env IRORI_TEST_DEVICE="${DEVICE#cuda:}" cargo test --manifest-path "$root/Cargo.toml" --locked --test kernels -- $only
 fi
 if [ "$DEVICE" != cpu ] && command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck synccheck initcheck; do

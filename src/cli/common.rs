@@ -300,7 +300,7 @@ pub fn plan(opened: &Opened, job: &Job, device: &OpenDevice) -> Result<Plan> {
 /// Plans a job and loads the model for it.
 ///
 /// # Errors
-/// As [`plan`] and [`load`].
+/// As [`plan()`] and [`load`].
 pub fn engine(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Engine> {
     let device = device.open()?;
     let plan = plan(opened, job, &device)?;

@@ -14,7 +14,7 @@ use irori::backend::{
     Backend, DType, Heads,
     cuda::attention::{self as launches, BackwardBuffers},
 };
-use ptxvm::{Counters, Detect};
+use ptxvm::Counters;
 
 const D: usize = 128;
 
@@ -185,8 +185,7 @@ impl Case {
 /// What the four kernels (forward, preparation, dq, dk and dv) count on one document of `rows` rows. The values do not
 /// matter to the counts and are not looked at.
 pub fn count(rows: usize, h: Heads) -> Option<[Counters; 4]> {
-    let mut gpu = Gpu::new("attention", 0)?;
-    gpu.vm.config_mut().detect = Detect::NONE;
+    let mut gpu = Gpu::counting("attention")?;
     let mut fresh = |bytes| gpu.fresh(rows * bytes);
     let [qk, dqk] = [(); 2].map(|()| fresh(h.qk_width() * 2));
     let [qkv, dqkv] = [(); 2].map(|()| fresh(h.qkv_width() * 2));

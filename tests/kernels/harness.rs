@@ -1,13 +1,26 @@
 //! What every kernel test needs: a device ([`Gpu`]: the virtual machine with one kernel file), the reference ([`Cpu`]: the
 //! cpu backend with buffers declared by their content), random bf16 inputs, and comparisons.
+//!
+//! With IRORI_TEST_DEVICE=N kernels run on GPU number N instead. Nothing is counted there, so tests of costs say so and pass
+//! (those that ask [`Gpu::counting`]) or are left out by name (`--skip traffic --skip cost --skip counts`).
 
 use half::bf16;
 use irori::{
-    backend::{Backend, Buffer, DType, Kind, Layout, Rows, cpu::CpuBackend, cuda::modules::MODULES},
+    backend::{
+        Backend, Buffer, DType, Kind, Layout, Rows,
+        cpu::CpuBackend,
+        cuda::{
+            cudarc_driver::CudaDriver,
+            driver::{Driver, Stream},
+            launch::{self, Launch},
+            modules::MODULES,
+        },
+    },
     rng::Rng,
 };
-use ptxvm::{Args, Config, Counters, Dim, Module, Vm};
+use ptxvm::{Args, Config, Counters, Detect, Dim, Module, Vm};
 use std::{
+    cell::RefCell,
     collections::HashMap,
     sync::{Mutex, OnceLock},
 };
@@ -36,22 +49,76 @@ pub fn module(name: &str) -> Option<Module> {
     Some(module)
 }
 
-/// The virtual machine with one kernel file, all detectors on.
+/// The GPU that is to be tested instead of the virtual machine.
+pub fn real_device() -> Option<u32> {
+    std::env::var("IRORI_TEST_DEVICE").ok().map(|n| n.parse().expect("IRORI_TEST_DEVICE is a number"))
+}
+
+/// That GPU, opened. One more handle is kept for as long as the tests run: the last one to go takes the context with it.
+pub fn open_real(number: u32) -> CudaDriver {
+    static KEPT: OnceLock<Mutex<CudaDriver>> = OnceLock::new();
+    let open = || CudaDriver::open(number).unwrap_or_else(|e| panic!("{e}"));
+    KEPT.get_or_init(|| Mutex::new(open()));
+    open()
+}
+
+/// A device with one kernel file: the virtual machine with all detectors on, or a GPU.
 pub struct Gpu {
-    pub vm: Vm,
-    module: Module,
+    device: Device,
+    file: &'static str,
+}
+
+enum Device {
+    Virtual(Box<Vm>, Module),
+    Real { driver: Box<RefCell<CudaDriver>>, taken: Vec<u64> },
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let Device::Real { driver, taken } = &mut self.device {
+            let driver = driver.get_mut();
+            let _ = driver.synchronize(Stream::MAIN);
+            taken.iter().for_each(|&at| drop(driver.free(at)));
+        }
+    }
 }
 
 impl Gpu {
     /// Kernel file `name` under schedule `seed`; `None` if the build has no kernels.
     pub fn new(name: &str, seed: u64) -> Option<Self> {
+        let file = MODULES.iter().find(|m| m.name == name);
+        if let (Some(number), Some(file)) = (real_device(), file) {
+            let mut driver = open_real(number);
+            driver.load(file).unwrap_or_else(|e| panic!("{e}"));
+            return Some(Self {
+                device: Device::Real { driver: Box::new(driver.into()), taken: Vec::new() },
+                file: file.name,
+            });
+        }
         let module = module(name)?;
-        Some(Self { vm: Vm::new(Config { seed, threads: 2, ..Config::default() }), module })
+        let vm = Box::new(Vm::new(Config { seed, threads: 2, ..Config::default() }));
+        Some(Self { device: Device::Virtual(vm, module), file: file.map_or("", |m| m.name) })
+    }
+
+    /// The virtual machine for counting only, detectors off; `None`, aloud, on a GPU.
+    pub fn counting(name: &str) -> Option<Self> {
+        if real_device().is_some() {
+            eprintln!("SKIP: a GPU counts nothing");
+            return None;
+        }
+        let mut gpu = Self::new(name, 0)?;
+        if let Device::Virtual(vm, _) = &mut gpu.device {
+            vm.config_mut().detect = Detect::NONE;
+        }
+        Some(gpu)
     }
 
     fn upload(&mut self, bytes: &[u8]) -> u64 {
-        let at = self.vm.alloc(bytes.len().max(1) as u64).unwrap();
-        self.vm.write(at, bytes).unwrap();
+        let at = self.fresh(bytes.len());
+        match &mut self.device {
+            Device::Virtual(vm, _) => vm.write(at, bytes).unwrap(),
+            Device::Real { driver, .. } => driver.get_mut().write(at, bytes, Stream::MAIN).unwrap(),
+        }
         at
     }
 
@@ -75,7 +142,13 @@ impl Gpu {
 
     /// `bytes` of memory that nobody has written: reading it before is a fault.
     pub fn fresh(&mut self, bytes: usize) -> u64 {
-        self.vm.alloc(bytes.max(1) as u64).unwrap()
+        match &mut self.device {
+            Device::Virtual(vm, _) => vm.alloc(bytes.max(1) as u64).unwrap(),
+            Device::Real { driver, taken } => {
+                taken.push(driver.get_mut().alloc(bytes).unwrap_or_else(|e| panic!("{e}")));
+                taken[taken.len() - 1]
+            }
+        }
     }
 
     /// Runs a kernel; a fault fails the test with the machine's words.
@@ -88,15 +161,54 @@ impl Gpu {
         shared: u32,
         args: &Args,
     ) -> Counters {
-        self.vm.launch(&self.module, kernel, grid, block, shared, args.bytes()).unwrap_or_else(|f| panic!("{f}"))
+        match &mut self.device {
+            Device::Virtual(vm, module) => {
+                vm.launch(module, kernel, grid, block, shared, args.bytes()).unwrap_or_else(|f| panic!("{f}"))
+            }
+            Device::Real { driver, .. } => {
+                // Few and short: names live as long as the process.
+                let kernel: &'static str = kernel.to_owned().leak();
+                let args = args.bytes().iter().fold(launch::Args::new(), |args, &byte| args.with(byte));
+                let (grid, threads) = (grid.into().0, block.into().0.iter().product());
+                let l = Launch { shared, ..Launch::new(self.file, kernel, grid, threads, args) };
+                let driver = driver.get_mut();
+                let done = driver.launch(&l, Stream::MAIN).and_then(|()| driver.synchronize(Stream::MAIN));
+                done.unwrap_or_else(|e| panic!("{kernel}: {e}"));
+                Counters::default()
+            }
+        }
+    }
+
+    /// Runs a launch of the backend, of whatever file.
+    #[track_caller]
+    pub fn run(&mut self, l: &Launch) -> Counters {
+        match &mut self.device {
+            Device::Virtual(vm, _) => {
+                let module = module(l.file).expect("there are kernels: the caller has a Gpu");
+                let done = vm.launch(&module, l.kernel, l.grid, l.threads, l.shared, l.args.bytes());
+                done.unwrap_or_else(|f| panic!("{f}"))
+            }
+            Device::Real { driver, .. } => {
+                let driver = driver.get_mut();
+                let file = MODULES.iter().find(|m| m.name == l.file).expect("the backend's kernels are there");
+                let done = driver.load(file).and_then(|()| driver.launch(l, Stream::MAIN));
+                done.and_then(|()| driver.synchronize(Stream::MAIN)).unwrap_or_else(|e| panic!("{}: {e}", l.kernel));
+                Counters::default()
+            }
+        }
     }
 
     /// Bytes of the device; all must have been written.
     #[track_caller]
     pub fn read(&self, at: u64, bytes: usize) -> Vec<u8> {
-        assert!(self.vm.written(at, bytes as u64).unwrap(), "not every byte of the output was written");
         let mut raw = vec![0; bytes];
-        self.vm.read(at, &mut raw).unwrap();
+        match &self.device {
+            Device::Virtual(vm, _) => {
+                assert!(vm.written(at, bytes as u64).unwrap(), "not every byte of the output was written");
+                vm.read(at, &mut raw).unwrap();
+            }
+            Device::Real { driver, .. } => driver.borrow_mut().read(at, &mut raw, Stream::MAIN).unwrap(),
+        }
         raw
     }
 

@@ -1,6 +1,6 @@
 //! Runs the launch descriptions of `src/backend/cuda` on the virtual machine, and compares what they cost.
 
-use crate::harness::{Gpu, module};
+use crate::harness::Gpu;
 use irori::backend::cuda::launch::Launch;
 use ptxvm::Counters;
 
@@ -10,9 +10,7 @@ pub const U: f32 = 1.0 / 256.0;
 /// Runs one launch; a fault fails the test with the machine's words.
 #[track_caller]
 pub fn run(gpu: &mut Gpu, l: &Launch) -> Counters {
-    let module = module(l.file).expect("there are kernels: the caller has a Gpu");
-    let counters = gpu.vm.launch(&module, l.kernel, l.grid, l.threads, l.shared, l.args.bytes());
-    counters.unwrap_or_else(|f| panic!("{f}"))
+    gpu.run(l)
 }
 
 /// Bytes that a kernel must move at least.

@@ -3,7 +3,7 @@
 //! calls stays empty and what is read from it is not asserted.
 
 use crate::{
-    harness::round,
+    harness::{open_real, real_device, round},
     rounded::Rounded,
     vm_driver::{Ledger, VmDriver},
 };
@@ -12,7 +12,7 @@ use irori::{
     backend::{
         AdamW, Backend, DType, Heads, Space,
         cpu::CpuBackend,
-        cuda::{CudaBackend, CudaSizes, Nf4Path, cudarc_driver::CudaDriver, driver::Driver, modules::MODULES},
+        cuda::{CudaBackend, CudaSizes, Nf4Path, driver::Driver, modules::MODULES},
     },
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
@@ -111,14 +111,9 @@ fn engine(backend: Box<dyn Backend>, spec: EngineSpec) -> Engine {
     e
 }
 
-/// The GPU that is to be tested instead of the virtual machine.
-fn real_device() -> Option<u32> {
-    std::env::var("IRORI_TEST_DEVICE").ok().map(|n| n.parse().expect("IRORI_TEST_DEVICE is a number"))
-}
-
 fn device(seed: u64) -> (Box<dyn Driver>, Arc<Mutex<Ledger>>) {
     if let Some(number) = real_device() {
-        return (Box::new(CudaDriver::open(number).unwrap_or_else(|e| panic!("{e}"))), Arc::default());
+        return (Box::new(open_real(number)), Arc::default());
     }
     let driver = VmDriver::new(1 << 30, seed);
     let ledger = driver.ledger();

@@ -6,15 +6,8 @@ use irori::backend::{
     AdamW, Heads,
     cuda::{launch::Launch, rows, skinny},
 };
-use ptxvm::{Args, Detect};
+use ptxvm::Args;
 use std::{cell::RefCell, collections::HashMap};
-
-/// A device for counting only.
-fn counting(file: &str) -> Option<Gpu> {
-    let mut gpu = Gpu::new(file, 0)?;
-    gpu.vm.config_mut().detect = Detect::NONE;
-    Some(gpu)
-}
 
 /// A launch whose blocks are alike, per block.
 fn per_block(gpu: &mut Gpu, l: &Launch) -> Work {
@@ -35,7 +28,7 @@ fn streaming() -> Option<Vec<Streaming>> {
     const N: usize = 8;
     let c = model();
     let (h, f, v, heads) = (c.hidden, c.intermediate, c.vocab, c.heads);
-    let mut gpu = counting("norm")?;
+    let mut gpu = Gpu::counting("norm")?;
     let gpu = &mut gpu;
     let [a, b, out] = [(); 3].map(|()| gpu.fresh(N * v * 2));
     let w = gpu.f32(&vec![1.0; h]);
@@ -66,7 +59,7 @@ fn streaming() -> Option<Vec<Streaming>> {
 /// The optimizer's kernels, an element at a time: measured on 64 blocks.
 fn optimizer() -> Option<Vec<Streaming>> {
     const N: usize = 64 * 1024;
-    let mut gpu = counting("optim")?;
+    let mut gpu = Gpu::counting("optim")?;
     let gpu = &mut gpu;
     let x = gpu.f32(&vec![0.5; N]);
     let norm = gpu.f32(&[1.0]);
@@ -168,7 +161,7 @@ pub const REDUCED: usize = 1024;
 
 /// Adding up the partial sums of [`REDUCED`] columns.
 fn reduce(transposed: bool) -> Option<Work> {
-    let mut gpu = counting("lora")?;
+    let mut gpu = Gpu::counting("lora")?;
     let splits = ROWS.div_ceil(skinny::SPLIT_ROWS);
     let (partial, gradient) = (gpu.fresh(splits * RANK * REDUCED * 4), gpu.fresh(RANK * REDUCED * 4));
     let l = skinny::reduce(transposed, RANK, REDUCED);
