@@ -30,12 +30,12 @@ bench: ## throughput on this machine
 
 toolchain: $(TOOLCHAIN)/ready ## nvcc in .toolchain/, for building the CUDA kernels
 
-# build.rs looks into .toolchain/ by itself; `ready` is what makes cargo look again.
+# build.rs looks into .toolchain/ by itself; its new date is what makes cargo look again.
 $(TOOLCHAIN)/ready: Makefile
 	python3 -m venv $(TOOLCHAIN)
 	$(TOOLCHAIN)/bin/python -m pip install --quiet --disable-pip-version-check $(NVCC_WHEELS)
 	@nvcc=$$(ls $(TOOLCHAIN)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc); chmod +x "$$nvcc"; "$$nvcc" --version | tail -n 2
-	touch $@
+	touch $@ build.rs
 
 clean-toolchain: ## remove .toolchain/
 	rm -rf $(TOOLCHAIN)

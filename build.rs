@@ -2,8 +2,11 @@
 //! both. Without nvcc the program is built for the CPU only, and one line says how to get the other.
 //!
 //! Per kernel file and architecture one cubin is embedded, and the program picks by the device's compute capability; the
-//! PTX serves newer chips and the tests. nvcc 13 writes PTX that only r580 drivers take, so where a ptxas of CUDA 12 lies
-//! in the toolchain, the PTX's version line is lowered and that ptxas makes the machine code: it loads from r525 on.
+//! PTX serves newer chips and the tests. All of it is made of one text, the PTX of nvcc with two changes ([`portable`]):
+//! - nvcc 13 writes PTX that only r580 drivers take. The version line is lowered, and where a ptxas of CUDA 12 lies in the
+//!   toolchain it makes the machine code: both load from r525 on.
+//! - f32 additions and products say that they round. ptxas would fuse some into fma otherwise, and a GPU would not have the
+//!   bits of the tests; what nvcc itself has fused stays.
 //!
 //! Environment: `NVCC` (path of nvcc), `CUDA_HOME`, `IRORI_NO_CUDA=1` (build without).
 
@@ -19,8 +22,10 @@ use std::{
 
 /// Compute capabilities that get machine code of their own.
 const ARCHITECTURES: [u32; 4] = [80, 86, 89, 90];
-/// Version line of PTX that drivers from r525 on understand.
-const PORTABLE_PTX: &str = ".version 8.0";
+/// Version of PTX that drivers from r525 on understand.
+const PORTABLE_PTX: (u32, u32) = (8, 0);
+/// The oldest nvcc that knows what the kernels use and all of [`ARCHITECTURES`].
+const OLDEST_NVCC: (u32, u32) = (11, 8);
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(irori_cuda)");
@@ -29,10 +34,12 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
-    println!("cargo:rerun-if-changed=.toolchain/ready");
-
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    // Only if it is there: for a missing file cargo would run this, and build the crate, every time.
+    if root.join(".toolchain/ready").is_file() {
+        println!("cargo:rerun-if-changed=.toolchain/ready");
+    }
     let sources = kernel_sources(&root.join("kernels"));
     let nvcc = if env::var_os("IRORI_NO_CUDA").is_some() { None } else { find_nvcc(&root) };
     let modules = match nvcc {
@@ -97,14 +104,59 @@ fn site_packages(root: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|e| e.path().join("site-packages/nvidia")).filter(|p| p.is_dir()).collect()
 }
 
+/// The first nvcc that is new enough: the one named, the toolchain's, then what the machine has (a cluster's module is
+/// often an old one).
 fn find_nvcc(root: &Path) -> Option<PathBuf> {
+    if let Some(named) = env::var_os("NVCC").map(PathBuf::from) {
+        match nvcc_version(&named) {
+            Some(version) if version >= OLDEST_NVCC => return Some(named),
+            Some((major, minor)) => fail(&format!("NVCC={} is {major}.{minor}; irori needs 11.8", named.display())),
+            None => fail(&format!("NVCC={} does not say its version", named.display())),
+        }
+    }
     let mut candidates = Vec::new();
-    candidates.extend(env::var_os("NVCC").map(PathBuf::from));
-    candidates.extend(env::var_os("CUDA_HOME").map(|h| PathBuf::from(h).join("bin/nvcc")));
     candidates.extend(site_packages(root).into_iter().map(|p| p.join("cu13/bin/nvcc")));
+    candidates.extend(env::var_os("CUDA_HOME").map(|h| PathBuf::from(h).join("bin/nvcc")));
     candidates.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()).map(|p| p.join("nvcc")));
     candidates.push("/usr/local/cuda/bin/nvcc".into());
-    candidates.into_iter().find(|p| p.is_file())
+    candidates.into_iter().filter(|p| p.is_file()).find(|p| match nvcc_version(p) {
+        Some(version) if version >= OLDEST_NVCC => true,
+        Some((major, minor)) => {
+            println!("cargo:warning={} is {major}.{minor} and not used: irori needs 11.8", p.display());
+            false
+        }
+        None => false,
+    })
+}
+
+/// Major and minor version, from "release 12.4, V12.4.131".
+fn nvcc_version(nvcc: &Path) -> Option<(u32, u32)> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let release = text.split("release ").nth(1)?.split(',').next()?;
+    let (major, minor) = release.trim().split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The PTX that is embedded and assembled; see the head of this file.
+fn portable(ptx: &str) -> String {
+    let line = |l: &str| -> String {
+        if let Some(version) = l.strip_prefix(".version ") {
+            let (major, minor) = version.trim().split_once('.').unwrap_or((version, "0"));
+            let found = (major.parse().unwrap_or(0), minor.parse().unwrap_or(0));
+            let (major, minor) = found.min(PORTABLE_PTX);
+            return format!(".version {major}.{minor}");
+        }
+        ["add", "sub", "mul"].iter().fold(l.to_owned(), |l, op| {
+            l.replace(&format!("{op}.f32 "), &format!("{op}.rn.f32 "))
+                .replace(&format!("{op}.f32\t"), &format!("{op}.rn.f32\t"))
+        })
+    };
+    // The pragma is a hint that version 8.0 does not know.
+    ptx.lines()
+        .filter(|l| !l.contains(".pragma \"used_bytes_mask"))
+        .map(line)
+        .fold(String::new(), |all, l| all + &l + "\n")
 }
 
 /// Runs a command and returns what it printed; a failure ends the build with the command and its output.
@@ -155,12 +207,13 @@ fn compile_all(tools: &Toolchain, sources: &[PathBuf], dir: &Path, out: &Path) -
 /// One kernel file: PTX, then machine code from it. Skipped if nothing it depends on has changed.
 fn compile(tools: &Toolchain, source: &Path, headers: &str, out: &Path) -> Compiled {
     let name = source.file_stem().expect("a file has a stem").to_string_lossy().into_owned();
-    let ptx = out.join(format!("{name}.ptx"));
+    let (written, ptx) = (out.join(format!("{name}.nvcc.ptx")), out.join(format!("{name}.ptx")));
     let cubins: Vec<(u32, PathBuf)> =
         ARCHITECTURES.iter().map(|&sm| (sm, out.join(format!("{name}.sm_{sm}.cubin")))).collect();
     let (log, key_file) = (out.join(format!("{name}.log")), out.join(format!("{name}.key")));
     let text = fs::read_to_string(source).unwrap_or_else(|e| fail(&format!("cannot read {}: {e}", source.display())));
-    let key = format!("{}\n{:?}\n{headers}\n{text}", tools.version, tools.portable_ptxas);
+    // This file's own text stands for flags, architectures and changes of the PTX.
+    let key = format!("{}\n{:?}\n{}\n{headers}\n{text}", tools.version, tools.portable_ptxas, include_str!("build.rs"));
     if fs::read_to_string(&key_file).is_ok_and(|k| k == key) {
         let resources = fs::read_to_string(&log).unwrap_or_default();
         return Compiled { name, ptx, cubins, resources };
@@ -168,31 +221,20 @@ fn compile(tools: &Toolchain, source: &Path, headers: &str, out: &Path) -> Compi
     let _ = fs::remove_file(&key_file);
     run(Command::new(&tools.nvcc)
         .args(["-ptx", "-arch=compute_80", "-std=c++17", "-O3", "-lineinfo", "--expt-relaxed-constexpr", "-o"])
-        .arg(&ptx)
+        .arg(&written)
         .arg(source));
+    let text =
+        fs::read_to_string(&written).unwrap_or_else(|e| fail(&format!("cannot read {}: {e}", written.display())));
+    fs::write(&ptx, portable(&text)).unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", ptx.display())));
     let mut resources = String::new();
-    let (ptxas, input) = match &tools.portable_ptxas {
-        Some(ptxas) => {
-            let lowered = out.join(format!("{name}.portable.ptx"));
-            let text = fs::read_to_string(&ptx).unwrap_or_default();
-            // The pragma is a hint that version 8.0 does not know.
-            let text: String = text
-                .lines()
-                .filter(|l| !l.contains(".pragma \"used_bytes_mask"))
-                .map(|l| if l.starts_with(".version") { PORTABLE_PTX } else { l })
-                .fold(String::new(), |all, l| all + l + "\n");
-            fs::write(&lowered, text).unwrap_or_else(|e| fail(&format!("cannot write {}: {e}", lowered.display())));
-            (ptxas.clone(), lowered)
-        }
-        None => (tools.own_ptxas(), ptx.clone()),
-    };
+    let ptxas = tools.portable_ptxas.clone().unwrap_or_else(|| tools.own_ptxas());
     for (sm, cubin) in &cubins {
         let said = run(Command::new(&ptxas)
             .args(["-v", "-O3", "-lineinfo"])
             .arg(format!("-arch=sm_{sm}"))
             .arg("-o")
             .arg(cubin)
-            .arg(&input));
+            .arg(&ptx));
         let _ = write!(resources, "sm_{sm}\n{said}");
     }
     let _ = fs::write(&log, &resources);
@@ -207,7 +249,7 @@ fn write_table(out: &Path, modules: &[Compiled]) {
     for m in modules {
         let _ = writeln!(table, "    CompiledModule {{ name: {:?}, ptx: include_str!({:?}), cubins: &[", m.name, m.ptx);
         for (sm, path) in &m.cubins {
-            let _ = writeln!(table, "        ({sm}, include_bytes!({path:?})),");
+            let _ = writeln!(table, "        ({sm}, &Aligned(*include_bytes!({path:?})).0),");
         }
         let _ = writeln!(table, "    ] }},");
         let _ = write!(resources, "== {}\n{}", m.name, m.resources);

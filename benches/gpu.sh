@@ -5,27 +5,30 @@
 #
 #   OUT=results benches/gpu.sh
 #
-# IRORI     program [target/release/irori, built if missing]
+# IRORI     program [target/release/irori, built where there is cargo]
 # TESTS     the test binary target/debug/deps/kernels-… [cargo test builds it; without cargo the stage is skipped]
 # DEVICE    cuda:0; or cpu with MODEL=synthetic:tiny, to check this script
-# MODEL     synthetic:qwen3-8b      STEPS  20      ROWS 2048     LENGTH 1024     SMS 28
+# MODEL     synthetic:qwen3-8b      STEPS  20      ROWS 2048     LENGTH 1024     SMS 28     LIMIT 600 (seconds a training run)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/.." && pwd)
 OUT=${OUT:-$root/gpu-results}
-IRORI=${IRORI:-$root/target/release/irori}
+if [ -z "${IRORI:-}" ]; then
+    IRORI=$root/target/release/irori
+    ! command -v cargo >/dev/null || cargo build --release --locked --bin irori --manifest-path "$root/Cargo.toml" || exit 1
+fi
 DEVICE=${DEVICE:-cuda:0}
 MODEL=${MODEL:-synthetic:qwen3-8b}
 STEPS=${STEPS:-20}
 ROWS=${ROWS:-2048}
 LENGTH=${LENGTH:-1024}
 SMS=${SMS:-28}
+LIMIT=${LIMIT:-600}
+[ "$DEVICE" != cuda ] || DEVICE=cuda:0
 work=${TMPDIR:-/tmp}/irori-gpu
 rm -rf "$work"
 mkdir -p "$OUT" "$work"
 failed=
-
-[ -x "$IRORI" ] || cargo build --release --locked --bin irori --manifest-path "$root/Cargo.toml" || exit 1
 
 # stage NAME SECONDS COMMAND…: its output goes to OUT/NAME.txt.
 stage() {
@@ -78,6 +81,13 @@ keep() {
     nvidia-smi -L
     nvidia-smi --query-gpu=driver_version,clocks.max.sm,clocks.max.mem,power.limit --format=csv
 } >"$OUT/machine.txt" 2>&1
+# Without the clocks no figure can be understood.
+clocks=
+if [ "$DEVICE" != cpu ] && command -v nvidia-smi >/dev/null; then
+    nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,power.draw,clocks_throttle_reasons.active --format=csv -l 1 \
+        >"$OUT/clocks.csv" 2>&1 &
+    clocks=$!
+fi
 # Nothing is counted on a GPU, and one test at a time leaves it to itself.
 only="--test-threads 1 --skip traffic --skip cost --skip counts --skip peaks"
 stage doctor 120 "$IRORI" doctor
@@ -85,6 +95,8 @@ if [ -n "${TESTS:-}" ]; then
     # shellcheck disable=SC2086
     stage tests 300 env IRORI_TEST_DEVICE="${DEVICE#cuda:}" "$TESTS" $only
 elif [ "$DEVICE" != cpu ] && command -v cargo >/dev/null; then
+    cargo test --manifest-path "$root/Cargo.toml" --locked --test kernels --no-run || failed="$failed tests"
+    # shellcheck disable=SC2086
     stage tests 600 env IRORI_TEST_DEVICE="${DEVICE#cuda:}" cargo test --manifest-path "$root/Cargo.toml" --locked --test kernels -- $only
 fi
 if [ "$DEVICE" != cpu ] && command -v compute-sanitizer >/dev/null; then
@@ -98,20 +110,30 @@ bench step step "--repeats 8 --memory-limit 20GiB"
 bench step-10gb step "--repeats 4 --memory-limit 9.5GiB"
 bench eval eval "--repeats 3"
 bench load load "--repeats 2"
-[ "$DEVICE" = cpu ] || bench step-slice step "--repeats 4 --memory-limit 20GiB --sm-limit $SMS"
-train run-20gb 240 --memory-limit 20GiB
-train run-10gb 240 --memory-limit 9.5GiB
+if [ "$DEVICE" != cpu ]; then
+    # Not every device and driver can be parted.
+    before=$failed
+    bench step-slice step "--repeats 4 --memory-limit 20GiB --sm-limit $SMS"
+    failed=$before
+fi
+train run-20gb "$LIMIT" --memory-limit 20GiB
+train run-10gb "$LIMIT" --memory-limit 9.5GiB
 # Killed after a few steps, then taken up again.
 "$IRORI" train $settings --output-dir "$work/killed" --memory-limit 20GiB >"$OUT/killed.txt" 2>&1 &
 pid=$!
+tries=0
 until [ "$(grep -c tokens_per_second "$work/killed/metrics.jsonl" 2>/dev/null)" -ge 7 ] 2>/dev/null; do
     kill -0 $pid 2>/dev/null || break
+    tries=$((tries + 1))
+    [ "$tries" -lt $((LIMIT * 20)) ] || break
     sleep 0.05
 done
 kill -9 $pid 2>/dev/null
 wait $pid 2>/dev/null
-train killed-resumed 240 --memory-limit 20GiB --resume
+train killed-resumed "$LIMIT" --memory-limit 20GiB --resume
 for run in run-20gb run-10gb killed; do keep "$run"; done
+
+[ -z "$clocks" ] || kill "$clocks"
 
 # A different plan and a killed run end in the same adapter, bit for bit.
 cut -d' ' -f1 "$OUT/digests.txt" | sort -u >"$work/unique"

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     backend::{
         Backend, DType, Sizes,
-        cpu::{CpuBackend, CpuSizes},
+        cpu::CpuBackend,
         cuda::{
             self, CudaBackend, CudaSizes,
             cudarc_driver::CudaDriver,
@@ -158,21 +158,6 @@ pub struct OpenDevice {
 const CUDA_MARGIN: u64 = 128 << 20;
 
 impl DeviceArgs {
-    /// The device that is meant: `auto` is the first GPU that irori can use, or the CPU.
-    pub fn resolved(&self) -> Device {
-        let usable = || {
-            let devices = match probe() {
-                Probe::Driver { devices, .. } if !cuda::modules::MODULES.is_empty() => devices,
-                _ => Vec::new(),
-            };
-            devices.iter().position(|d| d.capability >= 80).map(|i| Device::Cuda(i as u32))
-        };
-        match self.device {
-            Device::Auto => usable().unwrap_or(Device::Cpu),
-            device => device,
-        }
-    }
-
     /// Opens the device.
     ///
     /// # Errors
@@ -181,38 +166,57 @@ impl DeviceArgs {
         if self.threads.is_some_and(|n| n == 0 || n > 1024) {
             return Err(Error::usage("--threads must be from 1 to 1024"));
         }
-        match self.resolved() {
-            Device::Auto | Device::Cpu if self.sm_limit.is_some() => {
-                Err(Error::usage("--sm-limit is for a GPU, and this run computes on the CPU"))
+        match self.device {
+            Device::Auto => {
+                // One that is there but does not work (busy, full, an old driver) is said, and the CPU does.
+                for n in usable() {
+                    match self.open_cuda(n) {
+                        Ok(device) => return Ok(device),
+                        Err(e) => note(&format!("cuda:{n} is not used: {e}")),
+                    }
+                }
+                self.open_cpu()
             }
-            Device::Auto | Device::Cpu => Ok(OpenDevice {
-                backend: Box::new(CpuBackend::new(self.threads)?),
-                speed: CPU_SPEED,
-                limit: self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9)),
-                packed_cache: self.packed_cache,
-            }),
-            Device::Cuda(n) => {
-                let driver =
-                    CudaDriver::open_part(n, self.sm_limit).map_err(|e| e.context(format!("--device cuda:{n}")))?;
-                let mut backend = CudaBackend::new(Box::new(driver), CudaSizes::FUSED)?;
-                let peaks = backend.measure()?;
-                let speed = Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus };
-                // The limit is for all that the process takes on the device; the driver's own part is in use already.
-                let asked = self.memory_limit.map(|limit| limit.saturating_sub(device::CUDA_CONTEXT));
-                let free = backend.free_memory()?.saturating_sub(CUDA_MARGIN);
-                let limit = Some(asked.map_or(free, |asked| asked.min(free)));
-                Ok(OpenDevice { backend: Box::new(backend), speed, limit, packed_cache: self.packed_cache })
-            }
+            Device::Cpu => self.open_cpu(),
+            Device::Cuda(n) => self.open_cuda(n).map_err(|e| e.context(format!("--device cuda:{n}"))),
         }
     }
 
-    /// Sizes of the backend, known without it.
-    pub fn sizes(&self) -> &'static dyn Sizes {
-        match self.resolved() {
-            Device::Auto | Device::Cpu => &CpuSizes,
-            Device::Cuda(_) => &CudaSizes::FUSED,
+    fn open_cpu(&self) -> Result<OpenDevice> {
+        if self.sm_limit.is_some() {
+            return Err(Error::usage("--sm-limit is for a GPU, and this run computes on the CPU"));
         }
+        Ok(OpenDevice {
+            backend: Box::new(CpuBackend::new(self.threads)?),
+            speed: CPU_SPEED,
+            limit: self.memory_limit.or_else(|| device::available_memory().map(|b| b / 10 * 9)),
+            packed_cache: self.packed_cache,
+        })
     }
+
+    fn open_cuda(&self, n: u32) -> Result<OpenDevice> {
+        let driver = CudaDriver::open_part(n, self.sm_limit)?;
+        if driver.compiles_kernels() {
+            note("the driver compiles the kernels for this GPU; it keeps them for the next time");
+        }
+        let mut backend = CudaBackend::new(Box::new(driver), CudaSizes::FUSED)?;
+        let peaks = backend.measure()?;
+        let speed = Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus };
+        // The limit is for all that the process takes on the device; the driver's own part is in use already.
+        let asked = self.memory_limit.map(|limit| limit.saturating_sub(device::CUDA_CONTEXT));
+        let free = backend.free_memory()?.saturating_sub(CUDA_MARGIN);
+        let limit = Some(asked.map_or(free, |asked| asked.min(free)));
+        Ok(OpenDevice { backend: Box::new(backend), speed, limit, packed_cache: self.packed_cache })
+    }
+}
+
+/// Numbers of the GPUs that the kernels are for.
+fn usable() -> Vec<u32> {
+    let devices = match probe() {
+        Probe::Driver { devices, .. } if !cuda::modules::MODULES.is_empty() => devices,
+        _ => Vec::new(),
+    };
+    (0..).zip(devices).filter(|(_, d)| d.capability >= 80).map(|(n, _)| n).collect()
 }
 
 /// Work that an engine is needed for.

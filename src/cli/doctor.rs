@@ -1,6 +1,5 @@
 //! `irori doctor`: what this machine is, and whether irori computes right on it.
 
-use super::common::{Device, DeviceArgs};
 use crate::{
     Error, Result,
     backend::{
@@ -8,7 +7,7 @@ use crate::{
         cpu::CpuBackend,
         cuda::{
             CudaBackend, CudaSizes,
-            cudarc_driver::CudaDriver,
+            cudarc_driver::{CudaDriver, hint},
             measure::Peaks,
             modules,
             probe::{self, Probe, probe},
@@ -132,25 +131,24 @@ fn verdict(cuda: &Probe, gpus: &[Gpu], healthy: bool) -> String {
     match cuda {
         Probe::NoDriver => on_cpu("libcuda, NVIDIA's driver, is not on this machine".into()),
         Probe::DriverFailed { call, code } => {
-            on_cpu(format!("the NVIDIA driver is installed, but {call} failed with code {code}"))
+            let hint = hint(*code).map_or(String::new(), |h| format!(": {h}"));
+            on_cpu(format!("the NVIDIA driver is installed, but {call} failed with code {code}{hint}"))
         }
-        Probe::Driver { devices, .. } if devices.is_empty() => {
-            on_cpu("the NVIDIA driver shows no device (check CUDA_VISIBLE_DEVICES)".into())
-        }
+        Probe::Driver { devices, .. } if devices.is_empty() => on_cpu(
+            "the NVIDIA driver shows no device (CUDA_VISIBLE_DEVICES may be empty, or name a slice that is gone)"
+                .into(),
+        ),
         Probe::Driver { .. } if gpus.is_empty() => {
             on_cpu("there is a GPU, but this program was built without nvcc and has no kernels for it".into())
         }
-        Probe::Driver { devices, .. } => {
-            match (gpus.iter().position(|g| g.healthy), DeviceArgs::default().resolved()) {
-                (Some(first), Device::Cuda(chosen)) if gpus.get(chosen as usize).is_some_and(|g| g.healthy) => format!(
-                    "irori trains on cuda:{chosen} here ({}{}); `irori plan` says what fits",
-                    devices[chosen as usize].name,
-                    if gpus[first].mig { ", a MIG slice" } else { "" }
-                ),
-                (Some(first), _) => format!("cuda:{first} works: name it with --device cuda:{first}"),
-                (None, _) => on_cpu(format!("no GPU works: {}", gpus[0].self_test)),
-            }
-        }
+        Probe::Driver { devices, .. } => match gpus.iter().position(|g| g.healthy) {
+            Some(n) => format!(
+                "irori trains on cuda:{n} here ({}{}); `irori plan` says what fits",
+                devices[n].name,
+                if gpus[n].mig { ", a MIG slice" } else { "" }
+            ),
+            None => on_cpu(format!("no GPU works: {}", gpus[0].self_test)),
+        },
     }
 }
 

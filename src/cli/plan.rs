@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Result,
-    backend::{Sizes, cuda::CudaSizes},
+    backend::{Sizes, cpu::CpuSizes, cuda::CudaSizes},
     model::source,
     plan::{
         self, Plan, Request, Speed,
@@ -105,7 +105,8 @@ fn make(args: Args) -> Result<Made> {
         None => {
             let device = here.open()?;
             let plan = common::plan(&opened, &job, &device)?;
-            let sizes = here.sizes();
+            let gpu = device.backend.sizes().own_memory();
+            let sizes: &dyn Sizes = if gpu { &CudaSizes::FUSED } else { &CpuSizes };
             let request = job.request(&opened, sizes);
             if sizes.own_memory() {
                 (request, plan, sizes, device.speed, CUDA_CONTEXT)

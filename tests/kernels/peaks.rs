@@ -28,13 +28,20 @@ fn peaks_are_measured_by_the_devices_clock() {
         eprintln!("SKIP: this build has no kernels (no nvcc was found)");
         return;
     }
-    let mut driver = VmDriver::new(1 << 20, 0);
+    let mut driver = VmDriver::new(128 << 20, 0);
     let ledger = driver.ledger();
     driver.load(MODULES.iter().find(|m| m.name == "measure").unwrap()).unwrap();
     let peaks = peaks(&mut driver, 2).unwrap();
     // The virtual clock gives each launch a microsecond.
     assert!((peaks.flops / (28.0 * 8.0 * 8.0 * 2.0 * 8.0 * 4096.0 * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
-    assert!((peaks.bandwidth / (f64::from(1 << 18) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
-    assert!((peaks.bus / (f64::from(1 << 17) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert!((peaks.bandwidth / (f64::from(32 << 20) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert!((peaks.bus / (f64::from(16 << 20) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    let small = measure_small();
+    assert!(small.contains("only 4 MiB are free"), "{small}");
     assert_eq!(ledger.lock().unwrap().allocations.len(), 2);
+}
+
+/// Where too little is free for a figure that means something.
+fn measure_small() -> String {
+    peaks(&mut VmDriver::new(4 << 20, 0), 2).unwrap_err().to_string()
 }

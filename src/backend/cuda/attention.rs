@@ -6,6 +6,8 @@ use bytemuck::{Pod, Zeroable};
 
 /// Head dimension that the kernels are written for: every published Qwen3.
 pub const HEAD_DIM: usize = 128;
+/// Documents of a micro-batch at most: they lie along the second dimension of a grid.
+pub const MAX_DOCUMENTS: usize = 65_535;
 /// Query heads of a key/value head that generation handles at most.
 pub const MAX_GROUP: usize = 8;
 /// Rows of a block of queries (or of keys, in the dk/dv kernel).

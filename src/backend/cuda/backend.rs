@@ -3,6 +3,8 @@
 //! # Design
 //! - One arena is taken at the plan's size; operations compute addresses in it and queue launches. Nothing is allocated
 //!   and nothing waits but [`Backend::read`] (and taking times): the host runs ahead of the device for a whole step.
+//! - No CUDA graphs: a micro-batch is some 2,400 launches, which take the host a small part of the time that the device takes
+//!   for them.
 //! - Uploads go through the driver's pinned staging memory, in the stream's order.
 //! - Types, lengths and the arena's bounds are checked at each operation, as on the CPU. That outputs overlap no input is
 //!   not checked here: it is the graph's business, and the CPU backend checks it for the same calls.
@@ -139,6 +141,10 @@ impl Access {
     }
 
     fn documents(&self, rows: &Rows) -> Result<Documents> {
+        if rows.docs > attention::MAX_DOCUMENTS {
+            let most = attention::MAX_DOCUMENTS;
+            return Err(self.error(format!("{} documents in a micro-batch, at most {most} on CUDA", rows.docs)));
+        }
         let cu_seqlens = self.at_least("cu_seqlens", rows.cu_seqlens, DType::U32, rows.docs + 1)?;
         Ok(Documents { rows: rows.count, count: rows.docs, max_len: rows.max_len, cu_seqlens })
     }

@@ -7,7 +7,7 @@
 use super::{
     driver::{Attributes, Driver, Event, Image, Stream, choose_image},
     launch::{Address, Launch},
-    modules::CompiledModule,
+    modules::{CompiledModule, MODULES},
 };
 use crate::{Error, Result};
 use cudarc::driver::sys;
@@ -23,6 +23,11 @@ const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
 
 /// `CU_STREAM_NON_BLOCKING`: no implicit order with other users of the context.
 const NON_BLOCKING: u32 = 1;
+
+/// CUDA version of the oldest driver that takes the kernels.
+pub const OLDEST_DRIVER: i32 = 12_000;
+/// `CU_EVENT_DISABLE_TIMING`.
+const NO_TIMING: u32 = 2;
 
 /// Pinned memory that uploads pass through: this many pieces of this many bytes.
 const STAGES: usize = 4;
@@ -63,6 +68,7 @@ symbols!(SYMBOLS:
     cuMemsetD8Async,
     cuModuleGetFunction,
     cuModuleLoadData,
+    cuModuleLoadDataEx,
     cuModuleUnload,
     cuStreamCreate,
     cuStreamDestroy_v2,
@@ -97,8 +103,32 @@ fn check(call: &str, result: sys::CUresult) -> Result<()> {
 }
 
 fn failure(call: &str, result: sys::CUresult) -> Error {
-    Error::failed(format!("CUDA: {call}: {result:?} ({})", result as u32))
+    let hint = hint(result as u32).map_or(String::new(), |h| format!(": {h}"));
+    Error::failed(format!("CUDA: {call}: {result:?} ({}){hint}", result as u32))
 }
+
+/// What is behind a result that has its cause outside of this program.
+pub fn hint(code: u32) -> Option<&'static str> {
+    match code {
+        34 => Some("a stub of libcuda was found before NVIDIA's driver: look at LD_LIBRARY_PATH"),
+        46 => Some("the GPU is in exclusive mode and another process has it"),
+        100 => Some("the driver shows no device: CUDA_VISIBLE_DEVICES may be empty, or name a slice that is gone"),
+        214 => Some("an error in the GPU's memory: the device must be reset"),
+        802 => Some("the system is not ready: nvidia-fabricmanager may not be running"),
+        803 => {
+            Some("the loaded kernel module and the driver's library differ in version: the machine must be restarted")
+        }
+        804 => Some("a compatibility library of CUDA does not go with this driver: look at LD_LIBRARY_PATH"),
+        _ => None,
+    }
+}
+
+/// Results of loading machine code that the driver's own compiler may get over.
+const NOT_THIS_IMAGE: [sys::CUresult; 3] = [
+    sys::CUresult::CUDA_ERROR_INVALID_IMAGE,
+    sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+    sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+];
 
 struct Module {
     handle: sys::CUmodule,
@@ -120,6 +150,8 @@ pub struct CudaDriver {
     streams: Vec<sys::CUstream>,
     events: Vec<sys::CUevent>,
     modules: HashMap<&'static str, Module>,
+    /// Addresses of device memory.
+    allocated: Vec<Address>,
     /// Addresses of pinned memory, which is freed by another call.
     pinned: Vec<Address>,
     staging: Option<Staging>,
@@ -151,8 +183,8 @@ impl CudaDriver {
         Self::open_part(index, None)
     }
 
-    /// Opens device `index`, of which work will run on `sm_limit` multiprocessors at most (rounded up to what the device
-    /// can part: 2 on sm_80, 8 on sm_90): a green context, to study a slice on a larger card. Memory, its bandwidth and L2
+    /// Opens device `index`, of which work will run on `sm_limit` multiprocessors (rounded up to what the device can
+    /// part: from 4 by twos on sm_80, by eights on sm_90): a green context, to study a slice on a larger card. Memory, its bandwidth and L2
     /// are not parted.
     ///
     /// # Errors
@@ -164,6 +196,13 @@ impl CudaDriver {
         }
         let (mut count, mut version) = (0, 0);
         call!(cuDriverGetVersion(&mut version))?;
+        if version < OLDEST_DRIVER {
+            return Err(Error::failed(format!(
+                "the NVIDIA driver is for CUDA {}.{}; irori needs r525 (CUDA 12.0) or newer",
+                version / 1000,
+                version % 1000 / 10
+            )));
+        }
         call!(cuInit(0))?;
         call!(cuDeviceGetCount(&mut count))?;
         if i64::from(index) >= i64::from(count) {
@@ -189,6 +228,7 @@ impl CudaDriver {
             streams: Vec::new(),
             events: Vec::new(),
             modules: HashMap::new(),
+            allocated: Vec::new(),
             pinned: Vec::new(),
             staging: None,
             green: None,
@@ -201,11 +241,20 @@ impl CudaDriver {
         Ok(driver)
     }
 
+    /// Whether the device is newer than the machine code in this program, so that the driver compiles the kernels' PTX.
+    pub fn compiles_kernels(&self) -> bool {
+        let carried = MODULES.iter().flat_map(|m| m.cubins.iter().map(|(sm, _)| *sm));
+        choose_image(self.attributes.capability, carried) == Image::Ptx
+    }
+
     /// Goes on in a green context of at least `sms` multiprocessors.
     fn limit(&mut self, sms: u32) -> Result<()> {
         let all = self.attributes.sms;
         if sms == 0 || sms > all {
             return Err(Error::usage(format!("the device has {all} multiprocessors")));
+        }
+        if sms == all {
+            return Ok(());
         }
         self.bind()?;
         let of_device = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
@@ -232,7 +281,7 @@ impl CudaDriver {
             let base = self.alloc_pinned(STAGES * STAGE_BYTES)?;
             let mut events = [ptr::null_mut(); STAGES];
             for event in &mut events {
-                call!(cuEventCreate(event, 0))?;
+                call!(cuEventCreate(event, NO_TIMING))?;
                 // So that an error on the way loses none.
                 self.events.push(*event);
             }
@@ -275,6 +324,9 @@ impl CudaDriver {
         if launch.shared > function.shared {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             call!(cuFuncSetAttribute(function.handle, attribute, launch.shared as i32))?;
+            // All of the multiprocessor's memory that can be: two blocks of such a kernel are to fit.
+            let carveout = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            call!(cuFuncSetAttribute(function.handle, carveout, 100))?;
             function.shared = launch.shared;
         }
         Ok(*function)
@@ -299,6 +351,28 @@ fn require_library(symbols: &[&str]) -> Result<()> {
         ))),
         None => Ok(()),
     }
+}
+
+/// PTX compiled by the driver, which keeps the result for the next time; an error comes with the compiler's words.
+fn compile(ptx: &str) -> Result<sys::CUmodule> {
+    let text = CString::new(ptx).map_err(|_| Error::failed("CUDA: a PTX text has a NUL"))?;
+    let mut handle = ptr::null_mut();
+    let mut log = [0u8; 4096];
+    let mut options =
+        [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), log.len() as *mut c_void];
+    call!(cuModuleLoadDataEx(
+        &mut handle,
+        text.as_ptr().cast(),
+        options.len() as u32,
+        options.as_mut_ptr(),
+        values.as_mut_ptr()
+    ))
+    .map_err(|e| {
+        let words: Vec<u8> = log.iter().copied().take_while(|&c| c != 0).collect();
+        e.context(format!("the driver's compiler says: {}", String::from_utf8_lossy(&words).trim()))
+    })?;
+    Ok(handle)
 }
 
 fn attributes(device: sys::CUdevice) -> Result<Attributes> {
@@ -343,6 +417,7 @@ impl Driver for CudaDriver {
             let free = self.free_memory().map_or_else(|_| String::new(), |free| format!(", {free} bytes are free"));
             e.context(format!("cannot take {bytes} bytes of device memory{free}"))
         })?;
+        self.allocated.push(address);
         Ok(address)
     }
 
@@ -367,7 +442,10 @@ impl Driver for CudaDriver {
                 self.pinned.swap_remove(i);
                 call!(cuMemFreeHost(address as *mut c_void))
             }
-            None => call!(cuMemFree_v2(address)),
+            None => {
+                self.allocated.retain(|&a| a != address);
+                call!(cuMemFree_v2(address))
+            }
         }
     }
 
@@ -432,12 +510,15 @@ impl Driver for CudaDriver {
         match choose_image(self.attributes.capability, module.cubins.iter().map(|(sm, _)| *sm)) {
             Image::Machine(sm) => {
                 let (_, code) = module.cubins.iter().find(|(s, _)| *s == sm).expect("it was chosen from these");
-                call!(cuModuleLoadData(&mut handle, code.as_ptr().cast())).map_err(said)?;
+                // SAFETY: as in `call!`; the image is whole, and lives as long as the program.
+                let result = unsafe { sys::cuModuleLoadData(&mut handle, code.as_ptr().cast()) };
+                if NOT_THIS_IMAGE.contains(&result) {
+                    handle = compile(module.ptx).map_err(said)?;
+                } else {
+                    check("cuModuleLoadData", result).map_err(said)?;
+                }
             }
-            Image::Ptx => {
-                let text = CString::new(module.ptx).map_err(|_| Error::failed("CUDA: a PTX text has a NUL"))?;
-                call!(cuModuleLoadData(&mut handle, text.as_ptr().cast())).map_err(said)?;
-            }
+            Image::Ptx => handle = compile(module.ptx).map_err(said)?,
             Image::TooOld => return Err(said(Error::failed("the device is too old"))),
         }
         self.modules.insert(module.name, Module { handle, functions: HashMap::new() });
@@ -539,10 +620,14 @@ impl Drop for CudaDriver {
         for module in self.modules.values() {
             let _ = call!(cuModuleUnload(module.handle));
         }
+        for &address in &self.allocated {
+            let _ = call!(cuMemFree_v2(address));
+        }
         for &address in &self.pinned {
             let _ = call!(cuMemFreeHost(address as *mut c_void));
         }
         if let Some(green) = self.green {
+            let _ = call!(cuCtxSetCurrent(ptr::null_mut()));
             let _ = call!(cuGreenCtxDestroy(green));
         }
         let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));

@@ -61,7 +61,11 @@ fn driver() -> Result<(i32, Vec<Device>), Failure> {
     // SAFETY: libcuda is present; the pointers are to live integers of the types that the driver API states.
     unsafe {
         checked("cuDriverGetVersion", sys::cuDriverGetVersion(&mut version))?;
-        checked("cuInit", sys::cuInit(0))?;
+        match sys::cuInit(0) {
+            // No device is not a failure of the driver.
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => return Ok((version, Vec::new())),
+            result => checked("cuInit", result)?,
+        }
         checked("cuDeviceGetCount", sys::cuDeviceGetCount(&mut count))?;
     }
     let devices = (0..count).map(device).collect::<Result<_, _>>()?;
