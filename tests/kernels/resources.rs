@@ -57,3 +57,26 @@ fn no_kernel_spills_or_uses_local_memory() {
     assert!(bad.is_empty(), "a stack frame or spills in {bad:?}");
     assert!(all.iter().all(|k| k.registers > 0), "ptxas did not say how many registers");
 }
+
+/// What older drivers take, and what leaves no rounding to the assembler: see the head of build.rs.
+#[test]
+fn the_ptx_is_portable_and_says_how_it_rounds() {
+    for m in MODULES {
+        let version = m.ptx.lines().find_map(|l| l.strip_prefix(".version ")).expect("PTX begins with its version");
+        let (major, minor) = version.split_once('.').expect("a version has two parts");
+        let version: (u32, u32) = (major.parse().unwrap(), minor.parse().unwrap());
+        assert!(version <= (8, 0), "{}: {version:?}", m.name);
+        assert!(m.ptx.contains(".target sm_80"), "{}", m.name);
+        let open = |l: &&str| ["add.f32", "sub.f32", "mul.f32"].iter().any(|op| l.contains(op));
+        assert_eq!(m.ptx.lines().find(open), None, "{}: could be fused", m.name);
+    }
+}
+
+/// Machine code lies as it would in a file.
+#[test]
+fn machine_code_is_aligned() {
+    for (sm, code) in MODULES.iter().flat_map(|m| m.cubins) {
+        assert!(code.as_ptr().addr().is_multiple_of(64), "sm_{sm}");
+        assert_eq!(&code[..4], b"\x7fELF", "sm_{sm}");
+    }
+}
