@@ -146,7 +146,7 @@ impl Default for DeviceArgs {
 pub struct OpenDevice {
     /// The backend; its arena is not taken yet.
     pub backend: Box<dyn Backend>,
-    /// How fast it is.
+    /// How fast it is: measured or, on a GPU that was opened by [`DeviceArgs::open_unmeasured`], reckoned.
     pub speed: Speed,
     /// Bytes that the arena may take.
     pub limit: Option<u64>,
@@ -158,11 +158,26 @@ pub struct OpenDevice {
 const CUDA_MARGIN: u64 = 128 << 20;
 
 impl DeviceArgs {
-    /// Opens the device.
+    /// Opens the device and, if it is a GPU, measures it.
     ///
     /// # Errors
     /// If the device asked for is not there or does not work, or the number of threads is absurd.
     pub fn open(&self) -> Result<OpenDevice> {
+        self.open_with(|backend| {
+            let peaks = backend.measure()?;
+            Ok(Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus })
+        })
+    }
+
+    /// Opens the device without the second that measuring takes: for work whose plan does not turn on speed.
+    ///
+    /// # Errors
+    /// As [`DeviceArgs::open`].
+    pub fn open_unmeasured(&self) -> Result<OpenDevice> {
+        self.open_with(|backend| Ok(device::speed_of_an_a100(backend.attributes().sms)))
+    }
+
+    fn open_with(&self, speed: impl Fn(&mut CudaBackend) -> Result<Speed>) -> Result<OpenDevice> {
         if self.threads.is_some_and(|n| n == 0 || n > 1024) {
             return Err(Error::usage("--threads must be from 1 to 1024"));
         }
@@ -170,7 +185,7 @@ impl DeviceArgs {
             Device::Auto => {
                 // One that is there but does not work (busy, full, an old driver) is said, and the CPU does.
                 for n in usable() {
-                    match self.open_cuda(n) {
+                    match self.open_cuda(n, &speed) {
                         Ok(device) => return Ok(device),
                         Err(e) => note(&format!("cuda:{n} is not used: {e}")),
                     }
@@ -178,7 +193,7 @@ impl DeviceArgs {
                 self.open_cpu()
             }
             Device::Cpu => self.open_cpu(),
-            Device::Cuda(n) => self.open_cuda(n).map_err(|e| e.context(format!("--device cuda:{n}"))),
+            Device::Cuda(n) => self.open_cuda(n, &speed).map_err(|e| e.context(format!("--device cuda:{n}"))),
         }
     }
 
@@ -194,14 +209,13 @@ impl DeviceArgs {
         })
     }
 
-    fn open_cuda(&self, n: u32) -> Result<OpenDevice> {
+    fn open_cuda(&self, n: u32, speed: impl Fn(&mut CudaBackend) -> Result<Speed>) -> Result<OpenDevice> {
         let driver = CudaDriver::open_part(n, self.sm_limit)?;
         if driver.compiles_kernels() {
             note("the driver compiles the kernels for this GPU; it keeps them for the next time");
         }
         let mut backend = CudaBackend::new(Box::new(driver), CudaSizes::FUSED)?;
-        let peaks = backend.measure()?;
-        let speed = Speed { flops: peaks.flops, bandwidth: peaks.bandwidth, bus: peaks.bus };
+        let speed = speed(&mut backend)?;
         // The limit is for all that the process takes on the device; the driver's own part is in use already.
         let asked = self.memory_limit.map(|limit| limit.saturating_sub(device::CUDA_CONTEXT));
         let free = backend.free_memory()?.saturating_sub(CUDA_MARGIN);
@@ -301,12 +315,12 @@ pub fn plan(opened: &Opened, job: &Job, device: &OpenDevice) -> Result<Plan> {
     plan::plan(&job.request(opened, sizes), sizes, &device.speed, device.limit)
 }
 
-/// Plans a job and loads the model for it.
+/// Plans a job and loads the model for it. Where nothing is trained, speed decides next to nothing and is not measured.
 ///
 /// # Errors
 /// As [`plan()`] and [`load`].
 pub fn engine(opened: &Opened, job: &Job, device: &DeviceArgs) -> Result<Engine> {
-    let device = device.open()?;
+    let device = if job.training { device.open()? } else { device.open_unmeasured()? };
     let plan = plan(opened, job, &device)?;
     load(opened, plan, device)
 }

@@ -1,4 +1,4 @@
-//! Where unit tests find the public data set and the real tokenizer, which are not part of this repository.
+//! Where tests find the public data set and the real tokenizer, which are not part of this repository.
 
 use std::path::PathBuf;
 

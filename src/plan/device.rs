@@ -17,6 +17,9 @@ pub struct Profile {
 
 const GIB: u64 = 1 << 30;
 
+/// A whole A100 of 108 multiprocessors, by its data sheet.
+const A100: Speed = Speed { flops: 312e12, bandwidth: 2.0e12, bus: 31.5e9 };
+
 /// Known devices. bf16 peaks: NVIDIA's data sheets, scaled by SM count for slices; on Hopper about 62 % of it, which is
 /// what mma.sync reaches.
 pub const PROFILES: &[Profile] = &[
@@ -32,12 +35,7 @@ pub const PROFILES: &[Profile] = &[
         memory: 39 * GIB / 2,
         speed: Speed { flops: 121.3e12, bandwidth: 780e9, bus: 31.5e9 },
     },
-    Profile {
-        name: "a100-80gb",
-        sms: 108,
-        memory: 79 * GIB,
-        speed: Speed { flops: 312e12, bandwidth: 2.0e12, bus: 31.5e9 },
-    },
+    Profile { name: "a100-80gb", sms: 108, memory: 79 * GIB, speed: A100 },
     Profile { name: "h100", sms: 132, memory: 78 * GIB, speed: Speed { flops: 613e12, bandwidth: 3.35e12, bus: 63e9 } },
     Profile { name: "h200", sms: 132, memory: 139 * GIB, speed: Speed { flops: 613e12, bandwidth: 4.8e12, bus: 63e9 } },
     Profile {
@@ -51,6 +49,12 @@ pub const PROFILES: &[Profile] = &[
 /// The profile called `name`.
 pub fn profile(name: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|p| p.name == name)
+}
+
+/// The speed of so many multiprocessors of an A100, by its data sheet.
+pub fn speed_of_an_a100(sms: u32) -> Speed {
+    let part = f64::from(sms) / 108.0;
+    Speed { flops: A100.flops * part, bandwidth: A100.bandwidth * part, ..A100 }
 }
 
 /// Reserved outside the arena on CUDA: driver context and modules. An estimate until a device says otherwise.

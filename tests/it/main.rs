@@ -13,4 +13,5 @@ mod packing;
 mod program;
 mod real_job;
 mod resume;
+#[path = "../../src/data/shared.rs"]
 mod shared;

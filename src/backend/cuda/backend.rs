@@ -10,13 +10,14 @@
 //!   not checked here: it is the graph's business, and the CPU backend checks it for the same calls.
 
 use super::{
-    attention::{self, BackwardBuffers, Documents, Step},
+    access::{Access, Arena, Region},
+    attention::{self, BackwardBuffers},
     driver::{Attributes, Driver, Event, Stream},
     launch::{Address, Args, Launch},
     linear::{self, Chip, Direction, DropoutArgs, Linear, PARTS, Part, Stored},
     measure::{self, Peaks},
     modules::MODULES,
-    rows::{self, Elements, OptimizerBuffers, RopeInputs},
+    rows::{self, Elements, OptimizerBuffers},
     sizes::{CudaSizes, LOAD_CHUNK, Nf4Path},
     skinny::{self, Skinny, SkinnyPart},
 };
@@ -29,6 +30,7 @@ use crate::{
     quant::{host::Floats, nf4},
     rng::{Bell, Dropout},
 };
+use bytemuck::Zeroable;
 
 /// The CUDA backend.
 pub struct CudaBackend {
@@ -39,167 +41,12 @@ pub struct CudaBackend {
     profile: Option<Profile>,
 }
 
-/// Where the arena lies.
-#[derive(Debug, Clone, Copy)]
-struct Arena {
-    device: Region,
-    /// Pinned memory of the host.
-    host: Region,
-    scratch: Buffer,
-}
-
-/// Memory in one piece.
-#[derive(Debug, Clone, Copy, Default)]
-struct Region {
-    base: Address,
-    bytes: usize,
-}
-
 /// Events around the operations since times were last taken.
 #[derive(Debug, Default)]
 struct Profile {
     spans: Vec<(&'static str, Event, Event)>,
     free: Vec<Event>,
 }
-
-/// The arena as one operation sees it: buffers to addresses, checked.
-#[derive(Debug, Clone, Copy)]
-struct Access {
-    operation: &'static str,
-    arena: Arena,
-}
-
-impl Access {
-    fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::failed(format!("{}: {message}", self.operation))
-    }
-
-    /// Address of `b`, of whatever type.
-    fn raw(&self, name: &str, b: Buffer) -> Result<Address> {
-        let region = match b.space() {
-            Space::Device => self.arena.device,
-            Space::Host => self.arena.host,
-        };
-        if b.range().end > region.bytes {
-            return Err(self.error(format!("{name} ends at byte {} of an arena of {}", b.range().end, region.bytes)));
-        }
-        Ok(region.base + b.offset() as u64)
-    }
-
-    /// Address of `b`, which has at least `len` elements of `dtype`.
-    fn at_least(&self, name: &str, b: Buffer, dtype: DType, len: usize) -> Result<Address> {
-        if b.dtype() != dtype {
-            return Err(self.error(format!("{name} is {:?}, expected {dtype:?}", b.dtype())));
-        }
-        if b.len() < len {
-            return Err(self.error(format!("{name} has {} elements, expected {len}", b.len())));
-        }
-        self.raw(name, b)
-    }
-
-    /// Address of `b`, which has exactly `len` elements of `dtype`.
-    fn exact(&self, name: &str, b: Buffer, dtype: DType, len: usize) -> Result<Address> {
-        if b.len() != len {
-            return Err(self.error(format!("{name} has {} elements, expected {len}", b.len())));
-        }
-        self.at_least(name, b, dtype, len)
-    }
-
-    /// An activation of `len` elements.
-    fn act(&self, name: &str, b: Buffer, len: usize) -> Result<Address> {
-        self.exact(name, b, DType::Bf16, len)
-    }
-
-    fn f32(&self, name: &str, b: Buffer, len: usize) -> Result<Address> {
-        self.exact(name, b, DType::F32, len)
-    }
-
-    fn u32(&self, name: &str, b: Buffer, len: usize) -> Result<Address> {
-        self.exact(name, b, DType::U32, len)
-    }
-
-    /// An optional activation, 0 for none.
-    fn act_or_none(&self, name: &str, b: Option<Buffer>, len: usize) -> Result<Address> {
-        b.map_or(Ok(0), |b| self.act(name, b, len))
-    }
-
-    /// Rows of `width` elements in `b`.
-    fn rows_of(&self, name: &str, b: Buffer, width: usize) -> Result<usize> {
-        if width == 0 || !b.len().is_multiple_of(width) {
-            return Err(self.error(format!("{name} of {} elements is not rows of {width}", b.len())));
-        }
-        Ok(b.len() / width)
-    }
-
-    /// Scratch of `bytes`.
-    fn scratch(&self, bytes: usize) -> Result<Address> {
-        if bytes > self.arena.scratch.bytes() {
-            let have = self.arena.scratch.bytes();
-            return Err(self.error(format!("needs {bytes} bytes of scratch, there are {have}")));
-        }
-        self.raw("scratch", self.arena.scratch)
-    }
-
-    fn documents(&self, rows: &Rows) -> Result<Documents> {
-        if rows.docs > attention::MAX_DOCUMENTS {
-            let most = attention::MAX_DOCUMENTS;
-            return Err(self.error(format!("{} documents in a micro-batch, at most {most} on CUDA", rows.docs)));
-        }
-        let cu_seqlens = self.at_least("cu_seqlens", rows.cu_seqlens, DType::U32, rows.docs + 1)?;
-        Ok(Documents { rows: rows.count, count: rows.docs, max_len: rows.max_len, cu_seqlens })
-    }
-
-    /// Sample and position of each row; asked for with dropout only, 0 otherwise.
-    fn places(&self, rows: &Rows, drop: Option<Dropout>) -> Result<(Address, Address)> {
-        if drop.is_none() {
-            return Ok((0, 0));
-        }
-        Ok((self.u32("samples", rows.samples, rows.count)?, self.u32("positions", rows.positions, rows.count)?))
-    }
-
-    fn rope(&self, rows: &Rows, p: &HeadNormRope) -> Result<RopeInputs> {
-        Ok(RopeInputs {
-            rows: rows.count,
-            heads: p.heads,
-            positions: self.u32("positions", rows.positions, rows.count)?,
-            q_norm: self.f32("q_norm", p.q_norm, p.heads.dim)?,
-            k_norm: self.f32("k_norm", p.k_norm, p.heads.dim)?,
-            eps: p.eps,
-            rope: self.at_least("rope", p.rope, DType::F32, p.heads.dim)?,
-        })
-    }
-
-    fn cache(&self, c: &KvCache) -> Result<attention::Cache> {
-        let (k, v) = (self.act("cached k", c.k, c.k.len())?, self.act("cached v", c.v, c.k.len())?);
-        Ok(attention::Cache { k, v, capacity: c.capacity })
-    }
-
-    fn step(&self, rows: &Rows, slots: Buffer) -> Result<Step> {
-        let positions = self.u32("positions", rows.positions, rows.count)?;
-        Ok(Step { rows: rows.count, positions, slots: self.u32("slots", slots, rows.count)? })
-    }
-
-    /// (W or packed W, absmax or 0, how it is stored).
-    fn weight(&self, w: &Weight) -> Result<(Address, Address, Stored)> {
-        let len = w.n * w.k;
-        match w.store {
-            WeightStore::Dense(b) => Ok((self.exact("W", b, DType::Bf16, len)?, 0, Stored::Dense)),
-            WeightStore::Nf4 { packed, absmax, compute } => {
-                if compute != DType::Bf16 {
-                    return Err(self.error(format!("weights are rounded to bf16 on CUDA, not to {compute:?}")));
-                }
-                let packed = self.exact("packed W", packed, DType::U8, len / 2)?;
-                Ok((packed, self.f32("absmax of W", absmax, len / nf4::BLOCK)?, Stored::Packed))
-            }
-        }
-    }
-}
-
-/// A part that is not there.
-const NO_PART: Part = Part { left: 0, right: 0, start: 0, end: 0, rank: 0, module: 0, scale: 0.0, unused: 0 };
-/// A module that is not there.
-const NO_SKINNY: SkinnyPart =
-    SkinnyPart { narrow: 0, wide: 0, partial: 0, column: 0, depth: 0, rank: 0, module: 0, scale: 0.0, unused: 0 };
 
 impl CudaBackend {
     /// A backend over a device; loads the kernels.
@@ -548,7 +395,7 @@ impl Backend for CudaBackend {
         let weight = m.weight(w)?;
         let (at, absmax, stored, before) =
             if thin { (weight.0, weight.1, weight.2, None) } else { self.unpacked(&m, w, weight)? };
-        let mut part = [NO_PART; PARTS];
+        let mut part = [Part::zeroed(); PARTS];
         for (to, p) in part.iter_mut().zip(parts) {
             *to = Part {
                 left: m.act("u", p.u, rows * p.r)?,
@@ -558,7 +405,7 @@ impl Backend for CudaBackend {
                 rank: p.r as i32,
                 module: p.module,
                 scale: p.scale,
-                unused: 0,
+                ..Part::zeroed()
             };
         }
         let p = Linear {
@@ -567,17 +414,13 @@ impl Backend for CudaBackend {
             absmax,
             add: m.act_or_none("add", add, rows * w.n)?,
             out: m.act("y", y, rows * w.n)?,
-            samples: 0,
-            positions: 0,
             rows: rows as i32,
             columns: w.n as i32,
             depth: w.k as i32,
-            group: 1,
-            first: 0,
             drop: DropoutArgs::new(None),
             parts: parts.len() as i32,
-            unused: 0,
             part,
+            ..Linear::zeroed()
         };
         let launches = if thin {
             vec![skinny::thin(stored == Stored::Packed, w.n).with(Args::new().with(p))]
@@ -710,13 +553,12 @@ impl Backend for CudaBackend {
                 *to = SkinnyPart {
                     narrow: m.act("v", p.v, t * r)?,
                     wide: transposed,
-                    partial: 0,
                     column: p.out.start as i32,
                     depth: width as i32,
                     rank: r as i32,
                     module: p.module,
                     scale: p.scale,
-                    unused: 0,
+                    ..SkinnyPart::zeroed()
                 };
                 transposed += (width * r * DType::Bf16.size()) as u64;
             }
@@ -767,14 +609,14 @@ impl Backend for CudaBackend {
         checked_parts(&m, parts)?;
         let t = rows.count;
         let (at, absmax, stored, before) = self.unpacked(&m, w, m.weight(w)?)?;
-        let mut part = [NO_PART; PARTS];
+        let mut part = [Part::zeroed(); PARTS];
         for (to, p) in part.iter_mut().zip(parts) {
             *to = Part {
                 left: m.act("v", p.v, t * p.r)?,
                 right: m.act("A", p.a, p.r * w.k)?,
                 rank: p.r as i32,
                 module: p.module,
-                ..NO_PART
+                ..Part::zeroed()
             };
         }
         let drop = drop.filter(|_| !parts.is_empty());
@@ -783,19 +625,16 @@ impl Backend for CudaBackend {
             x: m.act("dy", dy, t * w.n)?,
             w: at,
             absmax,
-            add: 0,
             out: m.act("dz", dz, t * w.k)?,
             samples,
             positions,
             rows: t as i32,
             columns: w.k as i32,
             depth: w.n as i32,
-            group: 1,
-            first: 0,
             drop: DropoutArgs::new(drop),
             parts: parts.len() as i32,
-            unused: 0,
             part,
+            ..Linear::zeroed()
         };
         let launches = self.product(&m, Direction::Backward, stored, &p)?;
         self.run("linear_backward", |_| Ok(before.into_iter().chain(launches)))
@@ -940,8 +779,7 @@ fn skinny_of(m: &Access, x: Buffer, width: usize, rows: &Rows, parts: usize, dro
         split: skinny::SPLIT_ROWS as i32,
         drop: DropoutArgs::new(drop),
         parts: parts as i32,
-        unused: 0,
-        part: [NO_SKINNY; PARTS],
+        ..Skinny::zeroed()
     })
 }
 
@@ -950,12 +788,10 @@ fn down_part(m: &Access, p: &LoraPart, k: usize, rows: usize, scale: f32) -> Res
     Ok(SkinnyPart {
         narrow: m.act("u", p.u, rows * p.r)?,
         wide: m.act("A", p.a, p.r * k)?,
-        partial: 0,
-        column: 0,
         depth: k as i32,
         rank: p.r as i32,
         module: p.module,
         scale,
-        unused: 0,
+        ..SkinnyPart::zeroed()
     })
 }

@@ -8,6 +8,7 @@ use super::{
     driver::{Attributes, Driver, Event, Image, Stream, choose_image},
     launch::{Address, Launch},
     modules::{CompiledModule, MODULES},
+    probe,
 };
 use crate::{Error, Result};
 use cudarc::driver::sys;
@@ -357,7 +358,7 @@ fn require_library(symbols: &[&str]) -> Result<()> {
 fn compile(ptx: &str) -> Result<sys::CUmodule> {
     let text = CString::new(ptx).map_err(|_| Error::failed("CUDA: a PTX text has a NUL"))?;
     let mut handle = ptr::null_mut();
-    let mut log = [0u8; 4096];
+    let mut log = [0 as std::ffi::c_char; 4096];
     let mut options =
         [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), log.len() as *mut c_void];
@@ -368,10 +369,7 @@ fn compile(ptx: &str) -> Result<sys::CUmodule> {
         options.as_mut_ptr(),
         values.as_mut_ptr()
     ))
-    .map_err(|e| {
-        let words: Vec<u8> = log.iter().copied().take_while(|&c| c != 0).collect();
-        e.context(format!("the driver's compiler says: {}", String::from_utf8_lossy(&words).trim()))
-    })?;
+    .map_err(|e| e.context(format!("the driver's compiler says: {}", probe::text(&log).trim())))?;
     Ok(handle)
 }
 
@@ -386,9 +384,8 @@ fn attributes(device: sys::CUdevice) -> Result<Attributes> {
         call!(cuDeviceGetAttribute(&mut value, a, device))?;
         Ok(value.unsigned_abs())
     };
-    let name: Vec<u8> = name.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
     Ok(Attributes {
-        name: String::from_utf8_lossy(&name).into_owned(),
+        name: probe::text(&name),
         capability: attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
             + attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         sms: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,

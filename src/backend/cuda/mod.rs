@@ -3,12 +3,14 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`CudaBackend`] | [`crate::backend::Backend`] over a driver |
+//! | `access` | the arena: buffers to addresses |
 //! | [`driver`], [`cudarc_driver`], [`probe`] | what is asked of a device; libcuda; what this machine has |
 //! | [`modules`], [`launch`] | the compiled kernels; a launch as data |
 //! | [`attention`], [`linear`], [`rows`], [`skinny`] | the launches of each kernel file: grids, shared memory, parameters |
 //! | [`measure`] | peaks of the device |
 //! | `sizes` | element types, scratch and limits, for the planner |
 
+mod access;
 pub mod attention;
 mod backend;
 pub mod cudarc_driver;

@@ -89,12 +89,17 @@ fn device(index: i32) -> Result<Device, Failure> {
         checked("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, a, handle) })?;
         Ok(value)
     };
-    let name: Vec<u8> = name.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
     Ok(Device {
-        name: String::from_utf8_lossy(&name).into_owned(),
+        name: text(&name),
         capability: attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
             + attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         sms: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         memory: memory as u64,
     })
+}
+
+/// Text that the driver ended with a NUL.
+pub(super) fn text(from: &[std::ffi::c_char]) -> String {
+    let bytes: Vec<u8> = from.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
