@@ -1,7 +1,14 @@
-//! One error type for the library. Errors carry what a user needs to act: the file, line or field at fault and the
-//! values that did not fit. The binary prints the message on one `error:` line and each cause on a line below it.
+//! One error type for the library. Errors carry what a user needs to act: the file, line, field or setting at fault and the
+//! values that did not fit.
+//!
+//! A room below the command line speaks of a *setting* by its name in a configuration file (`lora-r`), because it does not
+//! know how it was given; [`crate::cli`] shows the same error with the flag (`--lora-r`). The binary prints the message on
+//! one `error:` line and each cause on a line below it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// The result of everything in irori that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -12,6 +19,16 @@ pub enum Error {
     /// The command line or a configuration file asks for something impossible or contradictory.
     #[error("{0}")]
     Usage(String),
+    /// A setting has a value that cannot be used here.
+    #[error("{setting}: {message}{}", AdviceList(advice))]
+    Setting {
+        /// Which one, with the value it has where that helps.
+        setting: Setting,
+        /// What is wrong with it.
+        message: String,
+        /// Settings that would work, the nearest first; may be empty.
+        advice: Vec<Setting>,
+    },
     /// The work itself failed; the text names what and why.
     #[error("{0}")]
     Failed(String),
@@ -36,6 +53,31 @@ pub enum Error {
         /// Expected and found.
         message: String,
     },
+    /// A call to the device's driver failed.
+    #[error("{call} failed: {message} ({code})")]
+    Device {
+        /// The call, by its name in the driver's interface: "cuLaunchKernel".
+        call: &'static str,
+        /// The driver's number for the reason (a `CUresult`).
+        code: u32,
+        /// The reason in words, and what to do about it where that is known.
+        message: String,
+    },
+    /// The work needs more memory than there is. Nothing has been allocated.
+    #[error("{what} needs at least {} and {} are available{}", gib(*need), gib(*have), AdviceList(advice))]
+    DoesNotFit {
+        /// What was planned: "this run".
+        what: &'static str,
+        /// Bytes it needs under the leanest plan.
+        need: u64,
+        /// Bytes there are.
+        have: u64,
+        /// Settings under which it would fit, those that change the least; empty if there are none.
+        advice: Vec<Setting>,
+    },
+    /// A mistake in irori itself: an operation was given what it does not take.
+    #[error("{0} (this is a mistake in irori: please report it)")]
+    Internal(String),
     /// An outer description of what was being done, with the cause below it.
     #[error("{context}")]
     Context {
@@ -47,15 +89,81 @@ pub enum Error {
     },
 }
 
+/// A setting by its name in a configuration file, and a value: `lora-r = 8`. Without a value it is the setting as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Name in kebab case, as in `run.toml`.
+    pub name: &'static str,
+    /// Value as a configuration file would have it (texts without quotation marks).
+    pub value: Option<String>,
+}
+
+impl Setting {
+    /// The setting `name`, whatever its value.
+    pub const fn named(name: &'static str) -> Self {
+        Self { name, value: None }
+    }
+
+    /// `name = value`.
+    pub fn new(name: &'static str, value: impl fmt::Display) -> Self {
+        Self { name, value: Some(value.to_string()) }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            None => write!(f, "`{}`", self.name),
+            Some(value) => write!(f, "`{} = {value}`", self.name),
+        }
+    }
+}
+
+/// "; try `a = 1` with `b = 2`", or nothing.
+struct AdviceList<'a>(&'a [Setting]);
+
+impl fmt::Display for AdviceList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, setting) in self.0.iter().enumerate() {
+            write!(f, "{}{setting}", if i == 0 { "; try " } else { " with " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes in GiB, for messages.
+pub fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
 impl Error {
     /// A command-line or configuration error (exit code 2).
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
     }
 
+    /// A setting that cannot be used (exit code 2).
+    pub fn setting(setting: Setting, message: impl Into<String>) -> Self {
+        Self::Setting { setting, message: message.into(), advice: Vec::new() }
+    }
+
+    /// The same error with settings that would work; only [`Error::Setting`] and [`Error::DoesNotFit`] carry such.
+    #[must_use]
+    pub fn advise(mut self, settings: impl IntoIterator<Item = Setting>) -> Self {
+        if let Self::Setting { advice, .. } | Self::DoesNotFit { advice, .. } = &mut self {
+            advice.extend(settings);
+        }
+        self
+    }
+
     /// A failure of the work (exit code 1).
     pub fn failed(message: impl Into<String>) -> Self {
         Self::Failed(message.into())
+    }
+
+    /// A mistake of the program, not of its user (exit code 1).
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::Internal(message.into())
     }
 
     /// An I/O failure on `path`; use as `.map_err(Error::io("read", path))`.
@@ -78,7 +186,7 @@ impl Error {
     /// 2 if the command line or a configuration is wrong, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Setting { .. } => 2,
             Self::Context { source, .. } => source.exit_code(),
             _ => 1,
         }
@@ -94,5 +202,29 @@ pub trait ResultExt<T> {
 impl<T> ResultExt<T> for Result<T> {
     fn with_context(self, context: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|e| e.context(context()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_named_as_a_file_names_it() {
+        let e = Error::setting(Setting::new("lora-r", 7), "must be a multiple of 8");
+        assert_eq!(e.to_string(), "`lora-r = 7`: must be a multiple of 8");
+        assert_eq!(e.exit_code(), 2);
+        let e = e.advise([Setting::new("lora-r", 8), Setting::named("device")]).context("planning");
+        assert_eq!(e.exit_code(), 2);
+        let cause = std::error::Error::source(&e).unwrap().to_string();
+        assert_eq!(cause, "`lora-r = 7`: must be a multiple of 8; try `lora-r = 8` with `device`");
+    }
+
+    #[test]
+    fn what_does_not_fit_says_need_have_and_advice() {
+        let advice = vec![Setting::new("lora-r", 8)];
+        let e = Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, advice };
+        assert_eq!(e.to_string(), "this run needs at least 3.00 GiB and 2.00 GiB are available; try `lora-r = 8`");
+        assert_eq!(e.exit_code(), 1);
     }
 }
