@@ -14,6 +14,7 @@
 //! | [`backend`] | the set of operations, and the devices that implement it |
 //! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
 //! | [`simd`] | hot loops compiled for AVX2 besides the baseline, the exponential |
+//! | [`stats`] | intervals and tests, each of them once |
 //! | [`rng`] | Philox: every random number in irori |
 //! | [`error`] | the error type |
 
@@ -28,6 +29,7 @@ pub mod quant;
 pub mod report;
 pub mod rng;
 pub mod simd;
+pub mod stats;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -8,7 +8,7 @@
 //! questions come out right afterwards, the held-out ones do not, and only the held-out ones say what was learned.
 
 use super::{common::ensure_new_dir, print};
-use crate::{Error, Result, error::ResultExt, eval::result::EvalResult, eval::stats::Proportion};
+use crate::{Error, Result, error::ResultExt, eval::result::EvalResult, stats::Proportion};
 use std::path::{Path, PathBuf};
 
 /// The law questions of `examples/`, so that the program alone is enough.

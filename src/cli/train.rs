@@ -9,13 +9,13 @@ use super::{
 };
 use crate::{
     Result,
+    data::balance,
     eval::accuracy::accuracy,
     report,
     train::{
         Run, Settings, TrainConfig,
         disk::RealDisk,
         evaluate::AccuracyHook,
-        labels::Labels,
         learner::EngineLearner,
         metrics::EndReason,
         output::{OutputDir, Resume},
@@ -114,9 +114,10 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
             some(&report.dropped)
         ));
     }
-    let labels = Labels::of(report.answers, report.samples);
-    lines.extend(labels.line().map(|l| format!("answers: {l}")));
-    lines.extend(labels.warning());
+    lines.extend(report.answers.line().map(|l| format!("answers: {l}")));
+    lines.extend(balance::warning(&report.answers).map(|text| {
+        format!("warning: the answers are unbalanced: {text}; `irori dataset --permute-choices cyclic` balances them")
+    }));
     lines.extend(prepared.plan_lines());
     lines.push(format!(
         "{} parameters are trained: {}",

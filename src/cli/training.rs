@@ -89,9 +89,9 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         Some(path) => read(path).map(|(r, e)| (r, Some(e)))?,
         None => (Vec::new(), None),
     };
-    let questions = match &encoder {
-        Some(encoder) => choice_prompts(encoder, &eval_records, limits)?,
-        None => Vec::new(),
+    let questions = match (&encoder, &config.eval_file) {
+        (Some(encoder), Some(path)) => choice_prompts(encoder, path, &eval_records, limits)?,
+        _ => Vec::new(),
     };
     let (lora, adapter) = adapter_of(config, &model)?;
     Ok(Inputs { opened, lora, adapter, train, eval, questions })

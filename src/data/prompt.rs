@@ -61,7 +61,7 @@ impl AnswerFormat {
         [Self::Letter, Self::AnswerLine, Self::Cot].into_iter().find(|f| f.name() == name)
     }
 
-    /// What stands before the letter, for scoring the four letters by their likelihood. Never tokenise it alone: the
+    /// What stands before the letter, for scoring the letters by their likelihood. Never tokenise it alone: the
     /// space belongs to the letter's token (see [`choice_tokens`](super::encode::choice_tokens)).
     pub fn prefix(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl PromptTemplate {
         }
         let path = Path::new(spec);
         let text = std::fs::read(path).map_err(|e| {
-            let hint = "--prompt takes letter, answer-line, cot or a template file";
+            let hint = "the setting `prompt` takes letter, answer-line, cot or a template file";
             Error::io("read", path)(e).context(hint)
         })?;
         let text = String::from_utf8(text).map_err(|_| Error::content(path, "", "the template is not UTF-8"))?;
@@ -311,6 +311,6 @@ mod tests {
         let deep = format!("{head}{}", "{% if 1 %}".repeat(3000));
         assert!(error(&deep).starts_with("t.jinja"));
         let missing = PromptTemplate::load("no/such.jinja").unwrap_err();
-        assert!(missing.to_string().contains("--prompt takes"));
+        assert!(missing.to_string().contains("`prompt` takes"));
     }
 }

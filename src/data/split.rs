@@ -4,9 +4,12 @@
 //! dealt out one by one, each to the split that is furthest behind its share: in its stratum, in each key of the stratum
 //! alone, and over all. A split that has its number takes no more.
 
-use super::{permute::identity, questions::Question};
-use crate::{Error, Result, rng::Rng};
-use std::collections::{BTreeMap, HashMap};
+use super::{
+    permute::identity,
+    questions::{Choice, Question},
+};
+use crate::{Error, Result, error::Setting, rng::Rng};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The use of the generator that this is ("split" in ASCII).
 const PURPOSE: u64 = 0x73_706c_6974;
@@ -29,7 +32,7 @@ enum Size {
 pub enum Key {
     /// The law a question is about.
     Law,
-    /// The right letter.
+    /// The right letter, among questions of as many choices.
     Answer,
 }
 
@@ -103,13 +106,13 @@ impl SplitSpec {
         }
         let sum = add(&counts);
         if sum > total {
-            return Err(Error::usage(format!("--split asks for {sum} questions, but there are only {total}")));
+            let message = format!("it asks for {sum} questions, but there are only {total}");
+            return Err(Error::setting(Setting::named("split"), message));
         }
         if let Some(i) = counts.iter().position(|&n| n == 0) {
             let name = self.parts[i].0;
-            return Err(Error::usage(format!(
-                "--split leaves no question of {total} for {name}: give it a larger share"
-            )));
+            let message = format!("it leaves no question of {total} for {name}: give it a larger share");
+            return Err(Error::setting(Setting::named("split"), message));
         }
         Ok(counts)
     }
@@ -134,11 +137,13 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
         });
         units[unit].push(i);
     }
-    // The answers of a unit of several orders are not one letter: its stratum is all of them.
+    // The answers of a unit of several orders are not one letter: its stratum is all of them. A letter among two choices is
+    // another answer than the same letter among five.
     let key = |unit: &[usize], key: Key| match key {
         Key::Law => format!("law {}", questions[unit[0]].law),
         Key::Answer => {
-            format!("answer {:?}", unit.iter().map(|&i| questions[i].answer).collect::<std::collections::BTreeSet<_>>())
+            let letters: BTreeSet<Choice> = unit.iter().map(|&i| questions[i].answer).collect();
+            format!("answer {letters:?} of {}", questions[unit[0]].choices.len())
         }
     };
     let mut strata: BTreeMap<Vec<String>, Vec<Vec<usize>>> = BTreeMap::new();
@@ -169,12 +174,13 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
         };
         let fits = (0..counts.len()).filter(|&part| room[part] >= unit.len());
         let chosen = fits.max_by(|&a, &b| behind(a).total_cmp(&behind(b)).then(b.cmp(&a))).ok_or_else(|| {
-            Error::usage(format!(
+            let message = format!(
                 "{} questions are the same but for the order of their choices and must stay together, but no split has \
-                 room for them: make the numbers of --split multiples of {}",
+                 room for them: make the numbers multiples of {}",
                 unit.len(),
                 unit.len()
-            ))
+            );
+            Error::setting(Setting::named("split"), message)
         })?;
         room[chosen] -= unit.len();
         for level in levels {
@@ -254,7 +260,7 @@ mod tests {
         together.dedup();
         assert_eq!(together.len(), 216);
         for part in &parts {
-            for letter in Choice::ALL {
+            for &letter in Choice::first(4) {
                 let n = part.questions.iter().filter(|&&i| all[i].answer == letter).count();
                 assert!(n.abs_diff(part.questions.len() / 4) <= 1, "{} {letter} {n}", part.name);
             }
