@@ -302,17 +302,12 @@ impl Engine {
     /// ln p of each target of the batch, in the order of its `target_ids`.
     pub fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
         let rows = self.upload(batch)?;
-        let (targets, chunk, b) = (batch.target_ids.len(), self.spec.chunk_rows(), self.arrangement.batch);
+        let targets = batch.target_ids.len();
         self.queue(|graph| {
             graph.forward(&rows, Pass::Plain)?;
-            for at in (0..targets).step_by(chunk) {
-                let count = chunk.min(targets - at);
-                let (ids, out) = (b.target_ids.slice(at, count), b.logprobs.slice(at, count));
-                graph.head_logprobs(&rows, (at, count), ids, 1, out)?;
-            }
-            Ok(())
+            graph.logprobs(&rows, targets)
         })?;
-        self.read_f32(b.logprobs.prefix(targets))
+        self.read_f32(self.arrangement.batch.logprobs.prefix(targets))
     }
 
     /// ln p, over the whole vocabulary, of each of `ids` after each of `rows` of the batch: [rows.len(), ids.len()], flat.
