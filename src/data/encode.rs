@@ -388,7 +388,10 @@ mod tests {
         let mixed = encode(&e, &format!("{line}\n{long}"), 60, LossOn::Answer).unwrap();
         assert_eq!((mixed.report.dropped, mixed.report.samples), (vec![2], 1));
         let none = encode(&e, &long, 60, LossOn::Answer).unwrap_err().to_string();
-        assert!(none.starts_with("`max-seq-length = 60`: none of the 1 records of f.jsonl has a target left"), "{none}");
+        assert!(
+            none.starts_with("`max-seq-length = 60`: none of the 1 records of f.jsonl has a target left"),
+            "{none}"
+        );
         assert_eq!(encode(&e, &line, 3, LossOn::Answer).unwrap().samples[0].tokens.len(), 3);
     }
 

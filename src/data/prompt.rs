@@ -254,7 +254,7 @@ impl<'a> FrontMatter<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::questions::lawqa::sample_question;
+    use crate::data::questions::lawqa::{sample_of_size, sample_question};
 
     fn error(source: &str) -> String {
         PromptTemplate::parse("t", Path::new("t.jinja"), source).unwrap_err().to_string()
@@ -285,6 +285,28 @@ mod tests {
             cot.expected(&worked_example().unwrap())
                 .ends_with("c がこの定めに一致し、他の選択肢は異なる年齢を挙げています。\n\nAnswer: c")
         );
+    }
+
+    #[test]
+    fn built_in_prompts_say_the_letters_that_there_are() {
+        let [two, ten] = [2, 10].map(|n| sample_of_size(n, "民法_1", "成年は何歳か。", 'b'));
+        let user = |name: &str, q: &Question| PromptTemplate::load(name).unwrap().user(q, Context::None, &[]).unwrap();
+        assert_eq!(
+            user("letter", &two),
+            "【問題】\n成年は何歳か。\n\n【選択肢】\na 十六歳\nb 十八歳\n\n問題の答えとなる選択肢を一つ選び、その記号（a、b のいずれか一文字）だけを\
+             書いてください。"
+        );
+        for (name, _) in BUILT_IN {
+            let text = user(name, &ten);
+            assert!(text.contains("（a、b、c、d、e、f、g、h、i、j のいずれか一文字）") && text.contains("\nj 三十四歳\n"), "{text}");
+        }
+        for name in ["answer-line", "cot"] {
+            let four = sample_question("民法_1", "成年は何歳か。", 'b');
+            for (q, count) in [(&two, "二"), (&four, "四"), (&ten, "十")] {
+                assert!(user(name, q).starts_with(&format!("日本の法令に関する{count}択問題です。")));
+            }
+            assert!(user(name, &four).contains("（a、b、c、d のいずれか一文字）"));
+        }
     }
 
     #[test]
