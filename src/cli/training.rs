@@ -101,7 +101,7 @@ impl Inputs {
     /// What the planner is asked: micro-batches no larger than the largest that can occur.
     pub fn job(&self, config: &TrainConfig) -> Job {
         let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
-        let longest = lengths.chain(self.questions.iter().map(ChoicePrompt::len)).max().unwrap_or(1);
+        let longest = lengths.chain(self.questions.iter().map(ChoicePrompt::rows)).max().unwrap_or(1);
         let rows = rows_needed(config, &self.train, self.eval.as_ref()).max(longest);
         job(config, self.lora.clone(), rows, longest)
     }

@@ -191,7 +191,7 @@ impl PromptTemplate {
     }
 }
 
-/// The worked example that `--few-shot` shows: our own, about a law and an article that no public set asks about.
+/// The worked example of few-shot prompts: our own, about a law and an article that no public set asks about.
 pub fn worked_example() -> Result<Question> {
     let path = Path::new("example.json (built in)");
     let mut file = super::questions::lawqa::parse(path, include_bytes!("prompts/example.json"))?;
@@ -298,7 +298,10 @@ mod tests {
         );
         for (name, _) in BUILT_IN {
             let text = user(name, &ten);
-            assert!(text.contains("（a、b、c、d、e、f、g、h、i、j のいずれか一文字）") && text.contains("\nj 三十四歳\n"), "{text}");
+            assert!(
+                text.contains("（a、b、c、d、e、f、g、h、i、j のいずれか一文字）") && text.contains("\nj 三十四歳\n"),
+                "{text}"
+            );
         }
         for name in ["answer-line", "cot"] {
             let four = sample_question("民法_1", "成年は何歳か。", 'b');

@@ -69,6 +69,22 @@ pub struct Change {
     pub candidate_response: String,
 }
 
+impl Change {
+    fn of(baseline: &Item, candidate: &Item) -> Self {
+        Self {
+            file_name: candidate.file_name.clone(),
+            law: candidate.law().to_owned(),
+            question: candidate.question.clone(),
+            choices: candidate.choices.clone(),
+            correct: candidate.correct.letter(),
+            baseline: label(baseline.predicted),
+            candidate: label(candidate.predicted),
+            baseline_response: baseline.response.clone(),
+            candidate_response: candidate.response.clone(),
+        }
+    }
+}
+
 /// The whole comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
@@ -156,6 +172,29 @@ fn side(name: &str, all: &[Item], paired: &[&Item], columns: usize) -> Side {
     }
 }
 
+/// The pairs by law, in order of appearance.
+fn by_law(paired: &[(&Item, &Item)]) -> Vec<LawRow> {
+    let mut laws: Vec<(&str, [u64; 5])> = Vec::new();
+    for &(b, c) in paired {
+        let at = laws.iter().position(|l| l.0 == c.law()).unwrap_or_else(|| {
+            laws.push((c.law(), [0; 5]));
+            laws.len() - 1
+        });
+        let (rb, rc) = (u64::from(b.is_correct()), u64::from(c.is_correct()));
+        for (sum, add) in laws[at].1.iter_mut().zip([1, rb, rc, rc * (1 - rb), rb * (1 - rc)]) {
+            *sum += add;
+        }
+    }
+    let row = |(law, [n, b, c, won, lost]): (&str, [u64; 5])| LawRow {
+        law: law.to_owned(),
+        baseline: Proportion::new(b, n),
+        candidate: Proportion::new(c, n),
+        won,
+        lost,
+    };
+    laws.into_iter().map(row).collect()
+}
+
 /// Compares `candidate` with `baseline`; the names are what the report calls them. Without a common question the comparison
 /// has no pairs: callers say so.
 pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) -> Comparison {
@@ -163,38 +202,19 @@ pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) 
     let paired: Vec<(&Item, &Item)> =
         index.iter().map(|&(i, j)| (&baseline.results[i], &candidate.results[j])).collect();
     let mut table = Paired::default();
-    let (mut won, mut lost, mut laws) = (Vec::new(), Vec::new(), Vec::<(String, [u64; 5])>::new());
+    let (mut won, mut lost) = (Vec::new(), Vec::new());
     for &(b, c) in &paired {
-        let change = || Change {
-            file_name: c.file_name.clone(),
-            law: c.law().to_owned(),
-            question: c.question.clone(),
-            choices: c.choices.clone(),
-            correct: c.correct.letter(),
-            baseline: label(b.predicted),
-            candidate: label(c.predicted),
-            baseline_response: b.response.clone(),
-            candidate_response: c.response.clone(),
-        };
         match (b.is_correct(), c.is_correct()) {
             (true, true) => table.both += 1,
             (false, false) => table.neither += 1,
             (true, false) => {
                 table.lost += 1;
-                lost.push(change());
+                lost.push(Change::of(b, c));
             }
             (false, true) => {
                 table.won += 1;
-                won.push(change());
+                won.push(Change::of(b, c));
             }
-        }
-        let at = laws.iter().position(|l| l.0 == c.law()).unwrap_or_else(|| {
-            laws.push((c.law().to_owned(), [0; 5]));
-            laws.len() - 1
-        });
-        let (rb, rc) = (u64::from(b.is_correct()), u64::from(c.is_correct()));
-        for (sum, add) in laws[at].1.iter_mut().zip([1, rb, rc, rc * (1 - rb), rb * (1 - rc)]) {
-            *sum += add;
         }
     }
     let (d, low, high) = table.difference();
@@ -209,16 +229,7 @@ pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) 
         difference: [d, low, high],
         table,
         p_value: mcnemar(table.won, table.lost),
-        laws: laws
-            .into_iter()
-            .map(|(law, [n, b, c, won, lost])| LawRow {
-                law,
-                baseline: Proportion::new(b, n),
-                candidate: Proportion::new(c, n),
-                won,
-                lost,
-            })
-            .collect(),
+        laws: by_law(&paired),
         won,
         lost,
     }
