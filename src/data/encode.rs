@@ -238,11 +238,11 @@ pub fn encode(
     }
     if out.samples.is_empty() {
         let message = format!(
-            "none of the {} records of {} has a target left within so many tokens: raise it",
+            "none of its {} records has a target left within the limit of {}",
             records.len(),
-            path.display()
+            Setting::new("max-seq-length", limits.max_len)
         );
-        return Err(Error::setting(Setting::new("max-seq-length", limits.max_len), message));
+        return Err(Error::content(path, "", message));
     }
     Ok(out)
 }
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!((mixed.report.dropped, mixed.report.samples), (vec![2], 1));
         let none = encode(&e, &long, 60, LossOn::Answer).unwrap_err().to_string();
         assert!(
-            none.starts_with("`max-seq-length = 60`: none of the 1 records of f.jsonl has a target left"),
+            none.contains("none of its 1 records has a target left within the limit of `max-seq-length = 60`"),
             "{none}"
         );
         assert_eq!(encode(&e, &line, 3, LossOn::Answer).unwrap().samples[0].tokens.len(), 3);

@@ -112,7 +112,7 @@ impl PromptTemplate {
         }
         let path = Path::new(spec);
         let text = std::fs::read(path).map_err(|e| {
-            let hint = "the setting `prompt` takes letter, answer-line, cot or a template file";
+            let hint = "a prompt is letter, answer-line, cot or a template file";
             Error::io("read", path)(e).context(hint)
         })?;
         let text = String::from_utf8(text).map_err(|_| Error::content(path, "", "the template is not UTF-8"))?;
@@ -336,6 +336,6 @@ mod tests {
         let deep = format!("{head}{}", "{% if 1 %}".repeat(3000));
         assert!(error(&deep).starts_with("t.jinja"));
         let missing = PromptTemplate::load("no/such.jinja").unwrap_err();
-        assert!(missing.to_string().contains("`prompt` takes"));
+        assert!(missing.to_string().contains("a prompt is letter"));
     }
 }
