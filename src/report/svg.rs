@@ -211,21 +211,23 @@ pub fn interval_chart(title: &str, rows: &[IntervalRow], chance: f64) -> String 
         escape(title),
         escape(&said.join("; "))
     );
-    // A tick gives way to the mark of chance beside it.
-    let free = |v: &f64| chance <= 0.0 || (v - chance).abs() > 0.12;
-    let chance_tick = Some(chance).filter(|&v| v > 0.0);
-    for v in [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().filter(free).chain(chance_tick) {
+    let chance = Some(chance).filter(|&v| v > 0.0);
+    let ticks = [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().filter(|&v| chance != Some(v));
+    for v in ticks.chain(chance) {
         let x = px(v);
-        let at_chance = chance_tick == Some(v);
+        let at_chance = chance == Some(v);
         let class = if at_chance { "grid chance" } else { "grid" };
-        let _ = write!(
-            out,
-            r#"<line class="{class}" x1="{x:.1}" x2="{x:.1}" y1="2" y2="{:.1}"/><text class="tick" x="{x:.1}" y="{:.1}" text-anchor="middle">{}%{}</text>"#,
-            height - 22.0,
-            height - 6.0,
-            (1000.0 * v).round() / 10.0,
-            if at_chance { " chance" } else { "" }
-        );
+        let _ = write!(out, r#"<line class="{class}" x1="{x:.1}" x2="{x:.1}" y1="2" y2="{:.1}"/>"#, height - 22.0);
+        // The name of a tick gives way to that of chance beside it.
+        if at_chance || chance.is_none_or(|c| (v - c).abs() > 0.12) {
+            let _ = write!(
+                out,
+                r#"<text class="tick" x="{x:.1}" y="{:.1}" text-anchor="middle">{}%{}</text>"#,
+                height - 6.0,
+                (1000.0 * v).round() / 10.0,
+                if at_chance { " chance" } else { "" }
+            );
+        }
     }
     for (i, row) in rows.iter().enumerate() {
         let y = STEP * i as f64 + 6.0;
