@@ -10,8 +10,9 @@ use irori::{
         Backend, Buffer, DType, Heads, HostTensor, Kind, Layout, Rows, ScratchShape, Sizes, Weight, WeightStore,
         cpu::{CpuBackend, CpuSizes},
     },
-    quant::{host::Floats, nf4},
+    quant::nf4,
     rng::Rng,
+    tensor::Floats,
 };
 
 const HEADS: Heads = Heads { q: 16, kv: 8, dim: 128 };

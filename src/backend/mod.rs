@@ -21,6 +21,7 @@ pub mod arena;
 pub mod cpu;
 pub mod cuda;
 
+pub use crate::tensor::{DType, HostTensor};
 use crate::{
     Result,
     rng::{Bell, Dropout},
@@ -28,42 +29,6 @@ use crate::{
 pub use adamw::AdamW;
 pub use arena::{Buffer, Kind, Layout, Space};
 use std::ops::Range;
-
-/// Element type of a buffer or of a tensor in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// IEEE 754 binary32.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE 754 binary16; occurs in files only.
-    F16,
-    /// Bytes: packed NF4.
-    U8,
-    /// Indices.
-    U32,
-}
-
-impl DType {
-    /// Size of one element in bytes.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-            Self::U8 => 1,
-        }
-    }
-}
-
-/// A tensor in host memory (a mapped file, or made on the fly), to be loaded into an arena.
-#[derive(Debug, Clone, Copy)]
-pub struct HostTensor<'a> {
-    /// F32, Bf16 or F16.
-    pub dtype: DType,
-    /// Little-endian elements; not necessarily aligned.
-    pub bytes: &'a [u8],
-}
 
 /// A frozen weight matrix W of shape [n, k] (out, in).
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,17 +5,17 @@
 use super::{
     Engine, LoraConfig, ModelConfig, Module,
     engine::{EngineSpec, HeadStore, Residency, Saved},
-    hex, peft,
+    peft,
     source::Synthetic,
 };
 use crate::{
     Error, Result,
     backend::{AdamW, Backend, DType, Heads, Space, cpu::CpuBackend},
     data::{MicroBatch, Sample},
+    digest,
     quant::nested,
     rng::Rng,
 };
-use sha2::{Digest, Sha256};
 
 /// SHA-256 of the 256 little-endian f32 of bitsandbytes' dynamic map.
 const DYNAMIC_MAP: &str = "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c";
@@ -33,7 +33,7 @@ const BF16_TOLERANCE: (f64, f64) = (2e-3, 0.04);
 /// What came out wrong, with both values.
 pub fn run(backend: Box<dyn Backend>) -> Result<()> {
     let map = nested::dynamic_map();
-    if hex(&Sha256::digest(bytemuck::cast_slice::<f32, u8>(&map))) != DYNAMIC_MAP {
+    if digest::sha256(bytemuck::cast_slice(&map)) != DYNAMIC_MAP {
         return Err(Error::failed("self-test: the dynamic map of double quantisation has wrong values"));
     }
     if backend.sizes().activation() == DType::F32 { differences(backend) } else { as_on_the_cpu(backend) }

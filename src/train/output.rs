@@ -1,7 +1,10 @@
 //! The output directory of a run: who may write into it, and what is there already.
 
-use super::{checkpoint, disk::Disk};
-use crate::{Error, Result};
+use super::checkpoint;
+use crate::{
+    Error, Result,
+    files::{self, Disk},
+};
 use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
@@ -46,7 +49,7 @@ impl OutputDir {
     /// - [`Error::Usage`] if it is not empty and nothing is to be resumed: nothing is ever overwritten;
     /// - if another run is writing to it, if no checkpoint is whole, or if it cannot be written.
     pub fn open(disk: &dyn Disk, path: &Path, resume: Resume, note: &mut dyn FnMut(&str)) -> Result<Self> {
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        files::create_dirs(path)?;
         let lock = File::open(path).map_err(Error::io("open", path))?;
         // A file system without locks (some network ones) is no reason not to train.
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {

@@ -7,7 +7,8 @@ use crate::{
 use half::bf16;
 use irori::{
     backend::cuda::rows::{self as launches, Elements},
-    quant::{host::Floats, nf4},
+    quant::nf4,
+    tensor::Floats,
 };
 
 /// Weights of several sizes, with a block of zeros, ties between codewords, and tiny blocks.

@@ -4,7 +4,8 @@ use super::access::Access;
 use crate::{
     Error, Result,
     backend::{Buffer, DType, HostTensor, arena::ALIGN},
-    quant::{host::Floats, nf4},
+    quant::nf4,
+    tensor::Floats,
 };
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
@@ -84,19 +85,9 @@ fn round(from: &[f32], to: &mut [bf16]) {
     });
 }
 
-/// A tensor of a file, if it has a floating-point type.
-fn floats<'a>(m: &Access, src: HostTensor<'a>) -> Result<Floats<'a>> {
-    match src.dtype {
-        DType::F32 => Ok(Floats::F32(src.bytes)),
-        DType::Bf16 => Ok(Floats::Bf16(src.bytes)),
-        DType::F16 => Ok(Floats::F16(src.bytes)),
-        other => Err(m.error(format!("a tensor of {other:?}, expected F32, Bf16 or F16"))),
-    }
-}
-
 /// See [`crate::backend::Backend::load_dense`].
 pub(super) fn load_dense(m: &mut Access, src: HostTensor, dst: Buffer) -> Result<()> {
-    let from = floats(m, src)?;
+    let from = src.floats()?;
     let len = from.len();
     if dst.dtype() == DType::Bf16 {
         let out = m.write::<bf16>("dst", dst, len)?;
@@ -121,7 +112,7 @@ pub(super) fn load_dense(m: &mut Access, src: HostTensor, dst: Buffer) -> Result
 
 /// See [`crate::backend::Backend::load_nf4`].
 pub(super) fn load_nf4(m: &mut Access, src: HostTensor, packed: Buffer, absmax: Buffer) -> Result<()> {
-    let from = floats(m, src)?;
+    let from = src.floats()?;
     let len = from.len();
     if !len.is_multiple_of(nf4::BLOCK) {
         return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));

@@ -8,7 +8,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use super::{LoraConfig, ModelConfig, source::WeightSource};
+use super::{LoraConfig, ModelConfig, sink::PackedSink, source::WeightSource};
 use crate::{
     Error, Result,
     backend::{AdamW, Backend, Buffer, DType, OperationTime, Rows, Sizes, Space},
@@ -108,9 +108,23 @@ impl Engine {
     /// # Errors
     /// If the memory cannot be had, or a tensor is missing or malformed.
     pub fn new(
+        backend: Box<dyn Backend>,
+        spec: EngineSpec,
+        source: &dyn WeightSource,
+        progress: LoadProgress,
+    ) -> Result<Self> {
+        Self::keeping(backend, spec, source, None, progress)
+    }
+
+    /// [`Engine::new`], with a sink for the linears as they are quantised.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn keeping(
         mut backend: Box<dyn Backend>,
         spec: EngineSpec,
         source: &dyn WeightSource,
+        sink: Option<&mut dyn PackedSink>,
         progress: LoadProgress,
     ) -> Result<Self> {
         let arrangement = arrange(&spec, backend.sizes())?;
@@ -121,7 +135,7 @@ impl Engine {
                 engine.backend.zero(vector)?;
             }
         }
-        engine.load(source, progress)?;
+        engine.load(source, sink, progress)?;
         Ok(engine)
     }
 

@@ -2,11 +2,13 @@
 
 use super::{Tensors, assert_same, json};
 use half::bf16;
-use irori::quant::{
-    host::Floats,
-    nested::{self, Search},
-    nf4,
-    state::QuantState,
+use irori::{
+    quant::{
+        nested::{self, Search},
+        nf4,
+        state::QuantState,
+    },
+    tensor::Floats,
 };
 use sha2::{Digest, Sha256};
 
