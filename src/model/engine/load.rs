@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{Backend, Buffer, DType, Weight, WeightStore},
+    backend::{
+        Backend, Buffer, DType, Weight, WeightStore,
+        ops::{Dequantize, LoadDense, LoadNf4, MakeDense, MakeNf4},
+    },
     error::{ResultExt, Setting},
     model::{
         Module,
@@ -33,24 +36,24 @@ impl Engine {
         let c = self.spec.model.clone();
         let (total, mut done) = (c.parameters(), 0);
         for t in tensors(&c) {
-            let Self { arrangement: a, backend, .. } = self;
+            let w = &self.arrangement.weights;
             let dense = match t.role {
-                Role::Embedding => Some(a.embed),
-                Role::InputNorm(i) => Some(a.layers[i].input_norm),
-                Role::QNorm(i) => Some(a.layers[i].q_norm),
-                Role::KNorm(i) => Some(a.layers[i].k_norm),
-                Role::PostAttentionNorm(i) => Some(a.layers[i].post_norm),
-                Role::FinalNorm => Some(a.final_norm),
+                Role::Embedding => Some(w.embed),
+                Role::InputNorm(i) => Some(w.layers[i].input_norm),
+                Role::QNorm(i) => Some(w.layers[i].q_norm),
+                Role::KNorm(i) => Some(w.layers[i].k_norm),
+                Role::PostAttentionNorm(i) => Some(w.layers[i].post_norm),
+                Role::FinalNorm => Some(w.final_norm),
                 Role::Linear(..) | Role::Head => None,
             };
             if let Some(dst) = dense {
-                load_dense(backend.as_mut(), source, &t, dst)?;
+                load_dense(self.backend.as_mut(), source, &t, dst)?;
             }
             match t.role {
                 Role::Linear(i, module) => self.load_linear(source, &t, (i, module), &mut sink)?,
                 Role::Head => self.load_head(source, &t)?,
                 // A tied head that is quantised is a copy; else it is the embedding itself.
-                Role::Embedding if c.tied && matches!(a.head.store, WeightStore::Nf4 { .. }) => {
+                Role::Embedding if c.tied && matches!(w.head.store, WeightStore::Nf4 { .. }) => {
                     self.load_head(source, &t)?;
                 }
                 _ => {}
@@ -59,13 +62,13 @@ impl Engine {
             done += t.elements();
             progress(done, total);
         }
-        let rope = rope_table(self.arrangement.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
-        self.backend.write(self.arrangement.rope, bytemuck::cast_slice(&rope))
+        let rope = rope_table(self.arrangement.weights.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
+        self.backend.write(self.arrangement.weights.rope, bytemuck::cast_slice(&rope))
     }
 
     /// The head, out of its own tensor or the embedding's.
     fn load_head(&mut self, source: &dyn WeightSource, t: &ModelTensor) -> Result<()> {
-        let head = self.arrangement.head;
+        let head = self.arrangement.weights.head;
         match head.store {
             WeightStore::Dense(dst) => load_dense(self.backend.as_mut(), source, t, dst),
             WeightStore::Nf4 { .. } => self.load_weight(source, t, Residency::Nf4, &head).map(drop),
@@ -81,7 +84,7 @@ impl Engine {
         sink: &mut Option<&mut dyn PackedSink>,
     ) -> Result<()> {
         let (group, first) = place(module, |m| m.shape(&self.spec.model).0);
-        let dst = rows_of_weight(&self.arrangement.layers[layer].linears[group as usize], first, t.shape[0]);
+        let dst = self.arrangement.weights.layers[layer].linears[group as usize].rows(first, t.shape[0]);
         let quantized = self.load_weight(source, t, self.spec.residency[layer], &dst)?;
         if let (Some(sink), Some((packed, absmax))) = (sink, quantized) {
             sink.keep(t.path(), &self.backend.read(packed)?, &self.backend.read(absmax)?);
@@ -109,8 +112,8 @@ impl Engine {
 /// A tensor that is converted, not quantised.
 fn load_dense(b: &mut dyn Backend, source: &dyn WeightSource, t: &ModelTensor, dst: Buffer) -> Result<()> {
     match source.recipe(&t.name) {
-        Some(bell) => b.make_dense(&bell, dst),
-        None => b.load_dense(source.tensor(&t.name, &t.shape)?.host(), dst),
+        Some(bell) => b.run(&MakeDense { bell, dst }.into()),
+        None => b.run(&LoadDense { src: source.tensor(&t.name, &t.shape)?.host(), dst }.into()),
     }
 }
 
@@ -123,20 +126,6 @@ fn place(module: Module, rows: impl Fn(&Module) -> usize) -> (Group, usize) {
         Module::DownProj => Group::Down,
     };
     (group, group.modules().iter().take_while(|&&m| m != module).map(rows).sum())
-}
-
-/// Rows `first..first + n` of a fused weight. Blocks never cross a row, so the parts of NF4 are slices too.
-fn rows_of_weight(w: &Weight, first: usize, n: usize) -> Weight {
-    let (at, len) = (first * w.k, n * w.k);
-    let store = match w.store {
-        WeightStore::Dense(d) => WeightStore::Dense(d.slice(at, len)),
-        WeightStore::Nf4 { packed, absmax, compute } => WeightStore::Nf4 {
-            packed: packed.slice(at / 2, len / 2),
-            absmax: absmax.slice(at / nf4::BLOCK, len / nf4::BLOCK),
-            compute,
-        },
-    };
-    Weight { n, k: w.k, store }
 }
 
 /// One linear's weight on its way to its place.
@@ -157,8 +146,8 @@ fn store(
     dst: &Weight,
 ) -> Result<Option<(Buffer, Buffer)>> {
     let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
-        Fetched::Made(bell) => b.make_nf4(bell, packed, absmax),
-        Fetched::Read(LinearData::Dense(t)) => b.load_nf4(t.host(), packed, absmax),
+        Fetched::Made(bell) => b.run(&MakeNf4 { bell: *bell, packed, absmax }.into()),
+        Fetched::Read(LinearData::Dense(t)) => b.run(&LoadNf4 { src: t.host(), packed, absmax }.into()),
         Fetched::Read(LinearData::Nf4(nf4)) => {
             b.write(packed, &nf4.packed)?;
             b.write(absmax, bytemuck::cast_slice(&nf4.absmax))
@@ -170,18 +159,19 @@ fn store(
             Ok(Some((packed, absmax)))
         }
         (WeightStore::Dense(dense), Residency::Unpacked) => {
-            let (packed, absmax) = a.staging.ok_or_else(|| Error::internal("no room was planned to unpack weights"))?;
+            let (packed, absmax) =
+                a.weights.staging.ok_or_else(|| Error::internal("no room was planned to unpack weights"))?;
             let len = dst.n * dst.k;
             let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / nf4::BLOCK));
             to_nf4(b, packed, absmax)?;
-            let nf4 = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
-            b.dequantize(&nf4, dense)?;
+            let w = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
+            b.run(&Dequantize { w, dst: dense }.into())?;
             Ok(Some((packed, absmax)))
         }
         (WeightStore::Dense(dense), _) => {
             match data {
-                Fetched::Made(bell) => b.make_dense(bell, dense)?,
-                Fetched::Read(LinearData::Dense(t)) => b.load_dense(t.host(), dense)?,
+                Fetched::Made(bell) => b.run(&MakeDense { bell: *bell, dst: dense }.into())?,
+                Fetched::Read(LinearData::Dense(t)) => b.run(&LoadDense { src: t.host(), dst: dense }.into())?,
                 Fetched::Read(LinearData::Nf4(_)) => {
                     let four_bit = Setting::new("use-4bit", false);
                     return Err(Error::setting(four_bit, "the checkpoint is quantised to 4 bits already"));
