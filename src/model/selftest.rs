@@ -54,7 +54,7 @@ fn as_on_the_cpu(backend: Box<dyn Backend>) -> Result<()> {
     };
     let step = |backend: Box<dyn Backend>| -> Result<(f64, Vec<f32>)> {
         let mut engine = engine(backend, &model)?;
-        let lora = engine.spec().lora.clone().ok_or_else(|| Error::failed("self-test: no adapter"))?;
+        let lora = engine.spec().lora.clone().ok_or_else(|| Error::internal("self-test: no adapter"))?;
         let mut rng = Rng::new(1, 1);
         let flat: Vec<f32> = (0..lora.parameters(&model)).map(|_| 0.05 * rng.normal()).collect();
         engine.set_adapter(&flat)?;
@@ -84,9 +84,9 @@ fn still() -> AdamW {
 }
 
 fn differences(backend: Box<dyn Backend>) -> Result<()> {
-    let model = ModelConfig::preset("tiny").ok_or_else(|| Error::failed("self-test: no tiny model"))?;
+    let model = ModelConfig::preset("tiny").ok_or_else(|| Error::internal("self-test: no tiny model"))?;
     let mut engine = engine(backend, &model)?;
-    let lora = engine.spec().lora.clone().ok_or_else(|| Error::failed("self-test: no adapter"))?;
+    let lora = engine.spec().lora.clone().ok_or_else(|| Error::internal("self-test: no adapter"))?;
     let mut rng = Rng::new(1, 1);
     let mut flat = peft::initial(&lora, &engine.spec().model, 1);
     flat.iter_mut().for_each(|x| *x += 0.02 * rng.normal());

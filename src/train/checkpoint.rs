@@ -12,11 +12,9 @@ use crate::{
     files::{self, Disk, Existing, StagedDir},
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::Read,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -93,23 +91,11 @@ pub fn verify(dir: &Path) -> Result<Manifest> {
         if size != want.bytes {
             return Err(Error::content(&path, "", format!("has {size} bytes, the manifest says {}", want.bytes)));
         }
-        if digest(&path)? != want.sha256 {
+        if digest::of_file(&path)? != want.sha256 {
             return Err(Error::content(&path, "", "its SHA-256 is not that of the manifest: the content changed"));
         }
     }
     Ok(manifest)
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk).map_err(Error::io("read", path))? {
-            0 => return Ok(digest::hex(&hash.finalize())),
-            n => hash.update(&chunk[..n]),
-        }
-    }
 }
 
 /// N of a directory called `checkpoint-N`.
@@ -211,4 +197,33 @@ pub fn sweep(disk: &dyn Disk, output: &Path, note: &mut dyn FnMut(&str)) -> Resu
         if path.is_dir() { disk.remove_dir(&path)? } else { disk.remove_file(&path)? }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::RealDisk;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let left =
+            ["checkpoint-3.tmp-9", "checkpoint-3.old.tmp-9", "adapter_model.safetensors.tmp-12", "report.html.tmp-1"];
+        let others = ["checkpoint-3", "metrics.jsonl", "report.html.tmp-x", "run.toml.tmp-", "thesis.txt.tmp-3"];
+        for name in left.iter().chain(&others) {
+            match name.contains("checkpoint") {
+                true => fs::create_dir(dir.path().join(name)).unwrap(),
+                false => fs::write(dir.path().join(name), "x").unwrap(),
+            }
+        }
+        let mut notes = Vec::new();
+        sweep(&RealDisk, dir.path(), &mut |n| notes.push(n.to_owned())).unwrap();
+        let mut found: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        found.sort();
+        assert_eq!(found, others);
+        for name in left {
+            assert!(notes.iter().any(|n| n.contains(name)), "{name}: {notes:?}");
+        }
+    }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 /// Files that a run writes at the top of its output directory.
-pub const OWN: [&str; 5] =
-    ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", METRICS, RUN_CONFIG];
+pub const OWN: [&str; 6] =
+    ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "report.html", METRICS, RUN_CONFIG];
 /// The log.
 pub const METRICS: &str = "metrics.jsonl";
 /// The resolved configuration.

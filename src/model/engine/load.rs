@@ -36,34 +36,38 @@ impl Engine {
         let c = self.spec.model.clone();
         let (total, mut done) = (c.parameters(), 0);
         for t in tensors(&c) {
-            let w = &self.arrangement.weights;
-            let dense = match t.role {
-                Role::Embedding => Some(w.embed),
-                Role::InputNorm(i) => Some(w.layers[i].input_norm),
-                Role::QNorm(i) => Some(w.layers[i].q_norm),
-                Role::KNorm(i) => Some(w.layers[i].k_norm),
-                Role::PostAttentionNorm(i) => Some(w.layers[i].post_norm),
-                Role::FinalNorm => Some(w.final_norm),
-                Role::Linear(..) | Role::Head => None,
-            };
-            if let Some(dst) = dense {
-                load_dense(self.backend.as_mut(), source, &t, dst)?;
-            }
-            match t.role {
-                Role::Linear(i, module) => self.load_linear(source, &t, (i, module), &mut sink)?,
-                Role::Head => self.load_head(source, &t)?,
-                // A tied head that is quantised is a copy; else it is the embedding itself.
-                Role::Embedding if c.tied && matches!(w.head.store, WeightStore::Nf4 { .. }) => {
-                    self.load_head(source, &t)?;
-                }
-                _ => {}
-            }
+            self.load_tensor(source, &t, &mut sink)?;
             source.release(&t.name);
             done += t.elements();
             progress(done, total);
         }
         let rope = rope_table(self.arrangement.weights.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
         self.backend.write(self.arrangement.weights.rope, bytemuck::cast_slice(&rope))
+    }
+
+    fn load_tensor(
+        &mut self,
+        source: &dyn WeightSource,
+        t: &ModelTensor,
+        sink: &mut Option<&mut dyn PackedSink>,
+    ) -> Result<()> {
+        let w = &self.arrangement.weights;
+        let dst = match t.role {
+            Role::Embedding => w.embed,
+            Role::InputNorm(layer) => w.layers[layer].input_norm,
+            Role::QNorm(layer) => w.layers[layer].q_norm,
+            Role::KNorm(layer) => w.layers[layer].k_norm,
+            Role::PostAttentionNorm(layer) => w.layers[layer].post_norm,
+            Role::FinalNorm => w.final_norm,
+            Role::Linear(layer, module) => return self.load_linear(source, t, (layer, module), sink),
+            Role::Head => return self.load_head(source, t),
+        };
+        load_dense(self.backend.as_mut(), source, t, dst)?;
+        // A tied head that is quantised is a copy; else it is the embedding itself.
+        match self.arrangement.weights.head.store {
+            WeightStore::Nf4 { .. } if t.role == Role::Embedding && self.spec.model.tied => self.load_head(source, t),
+            _ => Ok(()),
+        }
     }
 
     /// The head, out of its own tensor or the embedding's.
