@@ -50,6 +50,19 @@ impl OpenFile for File {
     }
 }
 
+/// Syncs a directory's entries.
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    // Elsewhere a directory cannot be opened as a file.
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    match File::open(path).and_then(|d| d.sync_all()) {
+        // Some network file systems cannot sync a directory; their server decides when a name is durable.
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
 /// The file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
@@ -69,19 +82,8 @@ impl Disk for RealDisk {
         Ok(Box::new(File::create(path).map_err(Error::io("create", path))?))
     }
 
-    #[cfg(unix)]
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        match File::open(path).and_then(|d| d.sync_all()) {
-            // Some network file systems cannot sync a directory; their server decides when a name is durable.
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-            synced => synced.map_err(Error::io("sync", path)),
-        }
-    }
-
-    /// Elsewhere a directory cannot be opened as a file.
-    #[cfg(not(unix))]
-    fn sync_dir(&self, _path: &Path) -> Result<()> {
-        Ok(())
+        sync_dir(path).map_err(Error::io("sync", path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

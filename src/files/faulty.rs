@@ -3,7 +3,7 @@
 use super::{Disk, OpenFile, RealDisk};
 use crate::{Error, Result};
 use std::{
-    cell::Cell,
+    cell::RefCell,
     fs,
     io::{self, Seek, SeekFrom, Write},
     path::Path,
@@ -24,29 +24,35 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     at: u64,
     fault: Fault,
-    count: Rc<Cell<u64>>,
+    done: Rc<RefCell<Vec<&'static str>>>,
 }
 
 impl Faulty {
     pub(crate) fn new(at: u64, fault: Fault) -> Self {
-        Self { at, fault, count: Rc::default() }
+        Self { at, fault, done: Rc::default() }
     }
 
-    /// Operations so far.
+    /// Operations so far, by the names of their methods.
+    pub(crate) fn operations(&self) -> Vec<&'static str> {
+        self.done.borrow().clone()
+    }
+
+    /// How many.
     pub(crate) fn count(&self) -> u64 {
-        self.count.get()
+        self.done.borrow().len() as u64
     }
 
-    fn fails(&self, half: impl FnOnce()) -> bool {
-        let n = self.count.replace(self.count.get() + 1);
+    fn fails(&self, operation: &'static str, half: impl FnOnce()) -> bool {
+        let n = self.count();
+        self.done.borrow_mut().push(operation);
         if n == self.at {
             half();
         }
         n == self.at || n > self.at && self.fault == Fault::Kill
     }
 
-    fn check(&self, path: &Path, half: impl FnOnce()) -> Result<()> {
-        match self.fails(half) {
+    fn check(&self, operation: &'static str, path: &Path, half: impl FnOnce()) -> Result<()> {
+        match self.fails(operation, half) {
             true => Err(Error::io("write", path)(full())),
             false => Ok(()),
         }
@@ -59,35 +65,35 @@ fn full() -> io::Error {
 
 impl Disk for Faulty {
     fn create_dir(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
+        self.check("create_dir", path, || ())?;
         RealDisk.create_dir(path)
     }
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.check(path, || fs::write(path, &bytes[..bytes.len() / 2]).unwrap())?;
+        self.check("write", path, || fs::write(path, &bytes[..bytes.len() / 2]).unwrap())?;
         RealDisk.write(path, bytes)
     }
     fn create(&self, path: &Path) -> Result<Box<dyn OpenFile>> {
-        self.check(path, || ())?;
+        self.check("create", path, || ())?;
         Ok(Box::new(FaultyFile { disk: self.clone(), file: RealDisk.create(path)? }))
     }
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
+        self.check("sync_dir", path, || ())?;
         RealDisk.sync_dir(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.check(from, || ())?;
+        self.check("rename", from, || ())?;
         RealDisk.rename(from, to)
     }
     fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
-        self.check(from, || ())?;
+        self.check("rename_new", from, || ())?;
         RealDisk.rename_new(from, to)
     }
     fn remove_dir(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
+        self.check("remove_dir", path, || ())?;
         RealDisk.remove_dir(path)
     }
     fn remove_file(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
+        self.check("remove_file", path, || ())?;
         RealDisk.remove_file(path)
     }
 }
@@ -101,7 +107,7 @@ struct FaultyFile {
 impl Write for FaultyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let file = &mut self.file;
-        match self.disk.fails(|| file.write_all(&bytes[..bytes.len() / 2]).unwrap()) {
+        match self.disk.fails("append", || file.write_all(&bytes[..bytes.len() / 2]).unwrap()) {
             true => Err(full()),
             false => self.file.write(bytes),
         }
@@ -119,6 +125,6 @@ impl Seek for FaultyFile {
 
 impl OpenFile for FaultyFile {
     fn sync(&mut self) -> io::Result<()> {
-        if self.disk.fails(|| ()) { Err(full()) } else { self.file.sync() }
+        if self.disk.fails("sync", || ()) { Err(full()) } else { self.file.sync() }
     }
 }

@@ -29,7 +29,7 @@ pub use disk::{Disk, OpenFile, RealDisk};
 use serde::Serialize;
 pub use staged::{StagedDir, remove_dir};
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 pub use stream::{Stream, StreamedFile};
@@ -111,18 +111,27 @@ fn put(disk: &dyn Disk, temporary: &Path, place: &Path, existing: Existing) -> R
 /// Makes a directory and those above it where they are missing, durably.
 ///
 /// # Errors
-/// If one cannot be made.
+/// If one cannot be made; the error names `path`.
 pub fn create_dirs(path: &Path) -> Result<()> {
-    if path.is_dir() {
+    make_dirs(path).map_err(Error::io("create", path))
+}
+
+/// Makes the directories above `path`.
+fn create_dirs_above(path: &Path) -> Result<()> {
+    make_dirs(parent(path)).map_err(Error::io("create", path))
+}
+
+fn make_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
         return Ok(());
     }
-    let above = parent(path);
-    if above != path {
-        create_dirs(above)?;
+    if dir.exists() {
+        return Err(io::ErrorKind::NotADirectory.into());
     }
-    match fs::create_dir(path) {
-        Ok(()) => RealDisk.sync_dir(above),
-        Err(_) if path.is_dir() => Ok(()),
-        Err(e) => Err(Error::io("create", path)(e)),
+    make_dirs(parent(dir))?;
+    match fs::create_dir(dir) {
+        Ok(()) => disk::sync_dir(parent(dir)),
+        Err(_) if dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
     }
 }

@@ -1,6 +1,6 @@
 //! Directories of several files that appear as one.
 
-use super::{Disk, Existing, Stream, create_dirs, parent, temporary};
+use super::{Disk, Existing, Stream, create_dirs_above, parent, temporary};
 use crate::{Error, Result};
 use std::{
     fs,
@@ -35,7 +35,7 @@ impl<'d> StagedDir<'d> {
         let staging = if existing == Existing::Refuse && is_there(place)? {
             place.join(temporary(Path::new("irori")))
         } else {
-            create_dirs(parent(place))?;
+            create_dirs_above(place)?;
             temporary(place)
         };
         // Of an earlier process with this one's number.

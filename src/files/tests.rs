@@ -147,6 +147,27 @@ fn an_empty_directory_is_filled_with_the_last_file_last() {
     }
 }
 
+/// Content is synced before its name is given, and the name after.
+#[test]
+fn nothing_gets_its_name_before_it_is_durable() {
+    let operations = |work: &dyn Fn(&dyn Disk, &Path) -> Result<()>| {
+        let (disk, dir) = (Faulty::new(u64::MAX, Fault::Kill), place());
+        work(&disk, dir.path()).unwrap();
+        disk.operations().join(" ")
+    };
+    assert_eq!(operations(&|disk, dir| replace(disk, &dir.join("a"), b"x")), "write rename sync_dir");
+    let streamed = |disk: &dyn Disk, dir: &Path| {
+        let mut file = StreamedFile::create(disk, &dir.join("a"), Existing::Refuse)?;
+        file.write(b"x")?;
+        file.commit()
+    };
+    assert_eq!(operations(&streamed), "create append sync rename_new sync_dir");
+    assert_eq!(
+        operations(&|disk, dir| directory(disk, dir, Existing::Refuse)),
+        "create_dir write create append append sync rename write sync_dir rename sync_dir"
+    );
+}
+
 #[test]
 fn what_is_there_is_refused_and_stays() {
     let dir = place();
@@ -204,8 +225,12 @@ fn directories_are_made_with_those_above_them() {
     create_dirs(&deep).unwrap();
     assert!(deep.is_dir());
     fs::write(dir.path().join("file"), "").unwrap();
-    let error = create_dirs(&dir.path().join("file/b")).unwrap_err().to_string();
-    assert!(error.contains("file"), "{error}");
+    for error in [
+        create_dirs(&dir.path().join("file/b")).unwrap_err(),
+        StagedDir::begin(&RealDisk, &dir.path().join("file/b"), Existing::Refuse).map(drop).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("file/b"), "{error}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::{
     ModelConfig,
     catalogue::{ModelTensor, Role, tensors},
-    lora::LoraSlot,
+    lora::AdapterSlot,
     peft::Adapter,
     sink::WeightSink,
     source::{LinearData, WeightSource},
@@ -60,7 +60,7 @@ pub struct Beside {
 /// If a weight is missing or malformed, a merged one is not finite, or the disk is full.
 pub fn merge(source: &dyn WeightSource, adapter: &Adapter, beside: Beside, sink: &mut dyn WeightSink) -> Result<()> {
     let c = source.config();
-    let slots: HashMap<_, LoraSlot> = adapter.lora.slots(c).into_iter().map(|s| ((s.layer, s.module), s)).collect();
+    let slots: HashMap<_, AdapterSlot> = adapter.lora.slots(c).into_iter().map(|s| ((s.layer, s.module), s)).collect();
     for t in tensors(c) {
         match t.role {
             Role::Linear(layer, module) => {
@@ -117,7 +117,7 @@ pub(crate) fn linear_f32(source: &dyn WeightSource, t: &ModelTensor, through_nf4
 }
 
 /// w [n, k] += scale · B·A. Each row sums over the rank in ascending order, so the result depends on nothing else.
-fn add(w: &mut [f32], slot: &LoraSlot, flat: &[f32], scale: f32) {
+fn add(w: &mut [f32], slot: &AdapterSlot, flat: &[f32], scale: f32) {
     let (a, b) = (&flat[slot.a_range()], &flat[slot.b_range()]);
     w.par_chunks_mut(slot.k).zip(b.par_chunks(slot.r)).for_each(|(w, b)| {
         let mut delta = vec![0.0f32; slot.k];

@@ -35,13 +35,13 @@ impl LoraConfig {
     }
 
     /// Places of every A and B in the flat vector: layer by layer, module by module, A [r, k] before B [n, r].
-    pub fn slots(&self, c: &ModelConfig) -> Vec<LoraSlot> {
+    pub fn slots(&self, c: &ModelConfig) -> Vec<AdapterSlot> {
         let mut slots = Vec::with_capacity(c.layers * self.targets.len());
         let mut at = 0;
         for layer in 0..c.layers {
             for &module in &self.targets {
                 let (n, k) = module.shape(c);
-                slots.push(LoraSlot { layer, module, n, k, r: self.r, a: at, b: at + self.r * k });
+                slots.push(AdapterSlot { layer, module, n, k, r: self.r, a: at, b: at + self.r * k });
                 at += self.r * (n + k);
             }
         }
@@ -51,7 +51,7 @@ impl LoraConfig {
 
 /// One module's adapter in the flat vectors of weights, gradients and moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoraSlot {
+pub struct AdapterSlot {
     /// Decoder layer.
     pub layer: usize,
     /// Module.
@@ -68,7 +68,7 @@ pub struct LoraSlot {
     pub b: usize,
 }
 
-impl LoraSlot {
+impl AdapterSlot {
     /// Elements of A in the flat vector.
     pub fn a_range(&self) -> std::ops::Range<usize> {
         self.a..self.a + self.r * self.k

@@ -11,7 +11,7 @@ mod tests;
 
 use super::{
     LoraConfig, ModelConfig,
-    lora::LoraSlot,
+    lora::AdapterSlot,
     safetensors::{
         MappedFile,
         write::{self, Header},
@@ -33,7 +33,7 @@ pub const WEIGHTS: &str = "adapter_model.safetensors";
 pub const MAX_RANK: usize = 256;
 
 /// A and B of one linear: the name, shape and place in the flat vector of each.
-fn pair(slot: &LoraSlot) -> [(String, [usize; 2], Range<usize>); 2] {
+fn pair(slot: &AdapterSlot) -> [(String, [usize; 2], Range<usize>); 2] {
     let path = slot.peft_path();
     [
         (format!("{path}.lora_A.weight"), [slot.r, slot.k], slot.a_range()),

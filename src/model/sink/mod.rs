@@ -17,7 +17,8 @@ pub use hf::{HfOptions, HfSink};
 pub(super) use hf::{INDEX, SINGLE};
 use std::{fs, path::Path};
 
-/// A model being written. Dropped before [`WeightSink::commit`], it leaves nothing.
+/// A model being written: its files first, then its tensors in the order of the catalogue. Dropped before
+/// [`WeightSink::commit`], it leaves nothing.
 pub trait WeightSink {
     /// Takes the next tensor of the catalogue.
     ///

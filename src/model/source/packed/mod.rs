@@ -33,7 +33,7 @@ pub struct Cache<'a>(State<'a>);
 
 enum State<'a> {
     Read(Reader<'a>),
-    Write { source: &'a dyn WeightSource, writer: Writer<'a> },
+    Write { source: &'a dyn WeightSource, writer: Box<Writer<'a>> },
 }
 
 /// What became of a cache that was to be written.
@@ -62,7 +62,7 @@ impl<'a> Cache<'a> {
         let linears = linears(source.config());
         Ok(Self(match MappedFile::open(&path) {
             Ok(file) if holds(&file, &identity, &linears) => State::Read(Reader::new(source, file)),
-            _ => State::Write { source, writer: Writer::create(disk, &path, identity, linears) },
+            _ => State::Write { source, writer: Box::new(Writer::create(disk, &path, identity, linears)) },
         }))
     }
 
@@ -70,7 +70,7 @@ impl<'a> Cache<'a> {
     pub fn parts(&mut self) -> (&dyn WeightSource, Option<&mut dyn PackedSink>) {
         match &mut self.0 {
             State::Read(reader) => (reader, None),
-            State::Write { source, writer } => (*source, Some(writer)),
+            State::Write { source, writer } => (*source, Some(writer.as_mut())),
         }
     }
 
