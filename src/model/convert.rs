@@ -131,3 +131,58 @@ fn add(w: &mut [f32], slot: &AdapterSlot, flat: &[f32], scale: f32) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        digest,
+        files::RealDisk,
+        model::{
+            peft,
+            sink::{HfOptions, HfSink},
+            source::open,
+        },
+    };
+    use std::path::Path;
+
+    /// SHA-256 of the weights that `work` writes.
+    fn written(options: HfOptions, work: impl Fn(&mut dyn WeightSink) -> Result<()>) -> String {
+        let root = tempfile::tempdir().expect("a directory");
+        let place = root.path().join("model");
+        let mut sink: Box<dyn WeightSink> = Box::new(HfSink::create(&RealDisk, &place, options).expect("begins"));
+        work(sink.as_mut()).expect("written");
+        sink.commit().expect("committed");
+        digest::of_file(&place.join("model.safetensors")).expect("read")
+    }
+
+    /// Digests of what `synth`, `quantize` and `merge` wrote when they were first released.
+    #[test]
+    fn the_same_command_writes_the_same_bytes() {
+        let tiny = |seed| open(&format!("synthetic:tiny@{seed}")).expect("opens").source;
+        let source = tiny(7);
+        let count = tensors(source.config()).len();
+        assert_eq!(
+            written(HfOptions::new(count), |sink| copy(source.as_ref(), DType::Bf16, sink)),
+            "f9926b0b613a2925111b256740b589668e8bf61f0b3d40e20081b1412a647923"
+        );
+        for (seed, double_quant, sha256) in [
+            (7, true, "faaad5e4a12d21ea654a5bafe9f57a60981948ed156ac0b36fb26a0f553f006a"),
+            (3, false, "cf357f9ac2e227e7e9a962365d7d8e960c74f61dcb542fa65bd1d8b8d2239d90"),
+        ] {
+            let options = HfOptions { double_quant, ..HfOptions::new(6 * count) };
+            assert_eq!(written(options, |sink| quantize(tiny(seed).as_ref(), sink)), sha256);
+        }
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+        for (name, nf4, sha256) in [
+            ("untied", false, "153dbfebf45c90d70db21909aec510d8636126fbc7ce3d73a78ce3396e5022b6"),
+            ("tied", true, "8759f4387bb8f863022f0cf5347b4446fbe4e5936047f82bd0f1b502ff6b374f"),
+        ] {
+            let source = open(goldens.join("models").join(name).to_str().expect("a path")).expect("opens").source;
+            let adapter = peft::load(&goldens.join("adapters").join(name), source.config()).expect("an adapter");
+            let options = HfOptions::new(tensors(source.config()).len());
+            let beside = Beside { nf4, nf4_head: false };
+            assert_eq!(written(options, |sink| merge(source.as_ref(), &adapter, beside, sink)), sha256, "{name}");
+        }
+    }
+}
