@@ -1,5 +1,5 @@
 //! Safetensors files. They are read mapped, and checked once: after [`MappedFile::open`] every tensor's place is known to be
-//! inside the file. The format's own crate validates the header. What writes them is in [`write`].
+//! inside the file. The format's own crate validates the header. What writes them is in [`mod@write`].
 
 pub mod write;
 
