@@ -13,6 +13,7 @@ use crate::{
         record::{self, Record},
         split::{self, Key, SplitSpec},
     },
+    files::{Existing, RealDisk},
     rng::Rng,
 };
 use clap::Subcommand;
@@ -153,11 +154,10 @@ fn run_make(args: &Args, input: &Path, output: &Path) -> Result<()> {
         return Err(Error::usage(format!("{} exists: choose another --output-dir, or --force", existing.display())));
     }
     let warnings = warnings(args, &template, &parts)?;
-    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
+    crate::files::create_dirs(output)?;
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     for (path, text) in &files {
-        let beside = path.with_extension("part");
-        std::fs::write(&beside, text).map_err(Error::io("write", &beside))?;
-        std::fs::rename(&beside, path).map_err(Error::io("rename", &beside))?;
+        crate::files::write(&RealDisk, path, text.as_bytes(), existing)?;
     }
     for warning in &warnings {
         note(&format!("warning: {warning}"));

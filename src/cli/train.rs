@@ -8,10 +8,11 @@ use super::{
     training::{self, Prepared},
 };
 use crate::{
-    Result, report,
+    Result,
+    files::RealDisk,
+    report,
     train::{
         Run, Settings, TrainConfig,
-        disk::RealDisk,
         evaluate::AccuracyHook,
         labels::Labels,
         learner::EngineLearner,

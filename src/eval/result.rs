@@ -9,13 +9,13 @@
 //! never believed.
 
 use super::{answer, label, stats};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    files::{self, Existing, RealDisk},
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// One choice order that was scored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -296,16 +296,7 @@ fn parent_of(path: &Path) -> PathBuf {
 /// is an error.
 pub fn write_atomic(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     check_output(path, force)?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = parent_of(path).join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = std::fs::File::create(&beside)
-        .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()))
-        .map_err(Error::io("write", path))
-        .and_then(|()| std::fs::rename(&beside, path).map_err(Error::io("create", path)));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
+    files::write(&RealDisk, path, bytes, if force { Existing::Replace } else { Existing::Refuse })
 }
 
 fn kind(v: &Value) -> &'static str {
