@@ -17,6 +17,7 @@
 //! | [`tensor`] | element types, and tensors in host memory |
 //! | [`digest`] | SHA-256 as text |
 //! | [`simd`] | hot loops compiled for AVX2 besides the baseline, the exponential |
+//! | [`stats`] | intervals and tests, each of them once |
 //! | [`rng`] | Philox: every random number in irori |
 //! | [`error`] | the error type |
 
@@ -33,6 +34,7 @@ pub mod quant;
 pub mod report;
 pub mod rng;
 pub mod simd;
+pub mod stats;
 pub mod tensor;
 pub mod train;
 

@@ -11,8 +11,9 @@ use super::{common::ensure_new_dir, print};
 use crate::{
     Error, Result,
     error::ResultExt,
-    eval::{result::EvalResult, stats::Proportion},
+    eval::result::EvalResult,
     files::{self, Existing, RealDisk},
+    stats::Proportion,
 };
 use std::path::{Path, PathBuf};
 

@@ -192,8 +192,8 @@ pub struct IntervalRow {
     pub value: [f64; 3],
 }
 
-/// Horizontal bars of proportions with whiskers; a thin line marks chance at ¼.
-pub fn interval_chart(title: &str, rows: &[IntervalRow]) -> String {
+/// Horizontal bars of proportions with whiskers; a thin line marks the part that guessing gets right, if it is over 0.
+pub fn interval_chart(title: &str, rows: &[IntervalRow], chance: f64) -> String {
     const W: f64 = 720.0;
     const L: f64 = 130.0;
     const R: f64 = 66.0;
@@ -211,16 +211,20 @@ pub fn interval_chart(title: &str, rows: &[IntervalRow]) -> String {
         escape(title),
         escape(&said.join("; "))
     );
-    for v in [0.0, 0.25, 0.5, 0.75, 1.0] {
+    // A tick gives way to the mark of chance beside it.
+    let free = |v: &f64| chance <= 0.0 || (v - chance).abs() > 0.12;
+    let chance_tick = Some(chance).filter(|&v| v > 0.0);
+    for v in [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().filter(free).chain(chance_tick) {
         let x = px(v);
-        let class = if v == 0.25 { "grid chance" } else { "grid" };
+        let at_chance = chance_tick == Some(v);
+        let class = if at_chance { "grid chance" } else { "grid" };
         let _ = write!(
             out,
             r#"<line class="{class}" x1="{x:.1}" x2="{x:.1}" y1="2" y2="{:.1}"/><text class="tick" x="{x:.1}" y="{:.1}" text-anchor="middle">{}%{}</text>"#,
             height - 22.0,
             height - 6.0,
-            100.0 * v,
-            if v == 0.25 { " chance" } else { "" }
+            (1000.0 * v).round() / 10.0,
+            if at_chance { " chance" } else { "" }
         );
     }
     for (i, row) in rows.iter().enumerate() {

@@ -10,7 +10,6 @@
 //! | [`config`] | the resolved configuration, checked, and what of it a resume must find unchanged |
 //! | [`steps`] | which samples make up which step, and how they are packed |
 //! | [`schedule`] | the learning rate of each step |
-//! | [`labels`] | the answers trained on, counted |
 //! | [`learner`] | what the loop needs of a model |
 //! | [`trainer`] | the loop |
 //! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
@@ -24,7 +23,6 @@
 pub mod checkpoint;
 pub mod config;
 pub mod evaluate;
-pub mod labels;
 pub mod learner;
 pub mod metrics;
 pub mod output;
