@@ -11,10 +11,10 @@ use crate::{
     Result,
     data::balance,
     eval::accuracy::accuracy,
+    files::RealDisk,
     report,
     train::{
         Run, Settings, TrainConfig,
-        disk::RealDisk,
         evaluate::AccuracyHook,
         learner::EngineLearner,
         metrics::EndReason,

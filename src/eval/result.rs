@@ -17,13 +17,11 @@ use super::{
 use crate::{
     Error, Result,
     data::questions::{LetterCounts, kind},
+    files::{self, Existing, RealDisk},
     stats::Proportion,
 };
 use serde_json::{Map, Value, json};
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// How many choices an entry is taken to have that does not say it, unless the right letter of such an entry in the same
 /// file lies beyond.
@@ -198,16 +196,7 @@ fn parent_of(path: &Path) -> PathBuf {
 /// is an error.
 pub fn write_atomic(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
     check_output(path, force)?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let beside = parent_of(path).join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = std::fs::File::create(&beside)
-        .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()))
-        .map_err(Error::io("write", path))
-        .and_then(|()| std::fs::rename(&beside, path).map_err(Error::io("create", path)));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
+    files::write(&RealDisk, path, bytes, if force { Existing::Replace } else { Existing::Refuse })
 }
 
 #[cfg(test)]

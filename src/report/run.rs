@@ -4,7 +4,10 @@
 //! cut short are no errors; a file that is there and is not what it should be is one.
 
 use super::{markup, render, svg};
-use crate::{Error, Result, eval::result::write_atomic};
+use crate::{
+    Error, Result,
+    files::{self, RealDisk},
+};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub fn run_report(output_dir: &Path) -> Result<PathBuf> {
     let page = run_html(output_dir)?;
     let path = output_dir.join("report.html");
-    write_atomic(&path, page.as_bytes(), true)?;
+    files::replace(&RealDisk, &path, page.as_bytes())?;
     Ok(path)
 }
 

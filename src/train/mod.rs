@@ -15,7 +15,6 @@
 //! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
 //! | [`state`] | what a checkpoint remembers beside the tensors; `trainer_state.json` |
 //! | [`checkpoint`] | directories that are written whole, verified and found again |
-//! | [`disk`] | the file operations they are made of, so that tests can make each of them fail |
 //! | [`output`] | the output directory: who may write there, and what is there already |
 //! | [`metrics`] | `metrics.jsonl` |
 //! | [`progress`] | what the user sees meanwhile |
@@ -23,7 +22,6 @@
 
 pub mod checkpoint;
 pub mod config;
-pub mod disk;
 pub mod evaluate;
 pub mod learner;
 pub mod metrics;

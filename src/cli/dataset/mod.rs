@@ -12,6 +12,7 @@ use crate::{
         questions::{self, Choice, LetterCounts, Question, lawqa},
         split::{self, Key, SplitSpec},
     },
+    files::{self, Existing, RealDisk},
 };
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
@@ -146,7 +147,7 @@ fn run_make(args: &Args, input: &Path, output: &Path) -> Result<()> {
     let examples = if args.few_shot { vec![prompt::worked_example()?] } else { Vec::new() };
     let file = lawqa::read(input)?;
     let parts = parts(args, &file.questions)?;
-    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    let mut outputs: Vec<(PathBuf, String)> = Vec::new();
     for part in &parts {
         let mut lines = String::new();
         for (question, &place) in part.questions.iter().zip(&part.places) {
@@ -156,20 +157,19 @@ fn run_make(args: &Args, input: &Path, output: &Path) -> Result<()> {
                 let _ = writeln!(lines, "{line}");
             }
         }
-        files.push((output.join(format!("{}.jsonl", part.name)), lines));
-        files.push((output.join(format!("{}.json", part.name)), file.to_json(&part.places)));
+        outputs.push((output.join(format!("{}.jsonl", part.name)), lines));
+        outputs.push((output.join(format!("{}.json", part.name)), file.to_json(&part.places)));
     }
-    if let Some((existing, _)) = files.iter().find(|(path, _)| path.exists())
+    if let Some((existing, _)) = outputs.iter().find(|(path, _)| path.exists())
         && !args.force
     {
         return Err(Error::usage(format!("{} exists: choose another --output-dir, or --force", existing.display())));
     }
     let warnings = warnings(args, &template, &parts)?;
-    std::fs::create_dir_all(output).map_err(Error::io("create", output))?;
-    for (path, text) in &files {
-        let beside = path.with_extension("part");
-        std::fs::write(&beside, text).map_err(Error::io("write", &beside))?;
-        std::fs::rename(&beside, path).map_err(Error::io("rename", &beside))?;
+    files::create_dirs(output)?;
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
+    for (path, text) in &outputs {
+        files::write(&RealDisk, path, text.as_bytes(), existing)?;
     }
     for warning in &warnings {
         note(&format!("warning: {warning}"));
