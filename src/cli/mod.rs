@@ -10,6 +10,7 @@ pub mod eval;
 pub mod generate;
 pub mod infer;
 pub mod merge;
+pub mod output;
 pub mod plan;
 pub mod quantize;
 pub mod score;
