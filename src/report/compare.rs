@@ -21,6 +21,7 @@ pub fn compare_html(c: &Comparison) -> Result<String> {
     };
     let accuracy = svg::interval_chart(
         "Accuracy with 95% intervals",
+        0.25,
         &[row("baseline", "s-base", &c.baseline), row("candidate", "s-cand", &c.candidate)],
     );
     let labels = svg::column_chart(
