@@ -1,4 +1,4 @@
-//! The decoder layers forward and backward, and the head: DESIGN section 5 as a sequence of operations.
+//! The decoder layers forward and backward, and the head: docs/design.md#the-graph as a sequence of operations.
 
 use super::{
     Engine, Saved,

@@ -1,5 +1,5 @@
-//! Linears of checkpoints that bitsandbytes quantised: `X.weight` packed, with its scales and records beside it (FACTS,
-//! "NF4 as bitsandbytes writes it").
+//! Linears of checkpoints that bitsandbytes quantised: `X.weight` packed, with its scales and records beside it
+//! (docs/facts.md#nf4).
 
 use super::{
     LinearData,
