@@ -160,7 +160,7 @@ fn course(config: &TrainConfig, inputs: &Inputs) -> Result<Course> {
 impl Made {
     /// Seconds of a step, by the time model.
     fn step_seconds(&self) -> f64 {
-        step_time(&self.plan.spec, self.sizes, &self.speed, &self.step).total()
+        step_time(&self.plan.spec, self.sizes, &self.speed, &self.step).map_or(f64::NAN, |t| t.total())
     }
 
     /// Seconds of the whole run.
