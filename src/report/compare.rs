@@ -21,8 +21,8 @@ pub fn compare_html(c: &Comparison) -> Result<String> {
     };
     let accuracy = svg::interval_chart(
         "Accuracy with 95% intervals",
-        0.25,
         &[row("baseline", "s-base", &c.baseline), row("candidate", "s-cand", &c.candidate)],
+        0.25,
     );
     let labels = svg::column_chart(
         "How often each letter was right and was predicted",

@@ -16,8 +16,8 @@ pub struct IntervalRow {
     pub value: [f64; 3],
 }
 
-/// Horizontal bars of proportions with whiskers; a thin line marks `chance`, what guessing would reach.
-pub fn interval_chart(title: &str, chance: f64, rows: &[IntervalRow]) -> String {
+/// Horizontal bars of proportions with whiskers; a thin line marks the part that guessing gets right, if it is over 0.
+pub fn interval_chart(title: &str, rows: &[IntervalRow], chance: f64) -> String {
     const ROW: f64 = 40.0;
     let height = ROW * rows.len() as f64 + 30.0;
     let said = rows.iter().map(|r| {
@@ -26,7 +26,7 @@ pub fn interval_chart(title: &str, chance: f64, rows: &[IntervalRow]) -> String 
     let mut out = open(WIDTH, height, title, &said.collect::<Vec<_>>().join("; "));
     for v in marks(chance) {
         let x = interval_x(v);
-        let (class, said) = if v == chance { ("grid chance", " chance") } else { ("grid", "") };
+        let (class, said) = if v == chance && chance > 0.0 { ("grid chance", " chance") } else { ("grid", "") };
         let _ = write!(
             out,
             r#"<line class="{class}" x1="{x:.1}" x2="{x:.1}" y1="2" y2="{:.1}"/><text class="tick" x="{x:.1}" y="{:.1}" text-anchor="middle">{}%{said}</text>"#,
@@ -50,12 +50,11 @@ fn interval_x(v: f64) -> f64 {
     BARS_LEFT + v.clamp(0.0, 1.0) * (WIDTH - BARS_LEFT - RIGHT)
 }
 
-/// Quarters, and chance; no quarter stands so near to chance that their texts would overlap.
+/// Quarters, and chance if it is over 0; no quarter stands so near to chance that their texts would overlap.
 fn marks(chance: f64) -> Vec<f64> {
-    let far = |v: &f64| (v - chance).abs() > 0.095;
-    let mut marks: Vec<f64> = [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().filter(far).collect();
-    marks.push(chance);
-    marks
+    let chance = Some(chance).filter(|&v| v > 0.0);
+    let far = |v: &f64| chance.is_none_or(|chance| (v - chance).abs() > 0.095);
+    [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().filter(far).chain(chance).collect()
 }
 
 fn interval_row(out: &mut String, row: &IntervalRow, y: f64) {
@@ -144,10 +143,16 @@ mod tests {
     }
 
     #[test]
+    fn without_a_chance_there_is_no_mark() {
+        assert!(!interval_chart("t", &[], 0.0).contains("chance"));
+        assert_eq!(marks(0.0), [0.0, 0.25, 0.5, 0.75, 1.0]);
+    }
+
+    #[test]
     fn chance_is_marked_once_and_has_room_for_its_name() {
         let row = IntervalRow { label: "tuned".into(), class: "s-cand", value: [0.5, 0.4, 0.6] };
         for choices in 2..=10u32 {
-            let chart = interval_chart("t", 1.0 / f64::from(choices), std::slice::from_ref(&row));
+            let chart = interval_chart("t", std::slice::from_ref(&row), 1.0 / f64::from(choices));
             assert_eq!(chart.matches(" chance</text>").count(), 1, "{choices} choices: {chart}");
             let mut at = marks(1.0 / f64::from(choices)).into_iter().map(interval_x).collect::<Vec<_>>();
             at.sort_by(f64::total_cmp);
