@@ -11,6 +11,7 @@ mod golden;
 mod hostile;
 mod mutations;
 mod packing;
+mod plans;
 mod program;
 mod real_job;
 mod resume;

@@ -1,5 +1,5 @@
-//! Linears of checkpoints that bitsandbytes quantised: `X.weight` packed, with its records beside it. What writes them is
-//! `sink/bnb.rs`.
+//! Linears of checkpoints that bitsandbytes quantised: `X.weight` packed, with its records beside it (docs/facts.md#nf4).
+//! What writes them is `sink/bnb.rs`.
 
 use crate::{
     Result,
