@@ -1,6 +1,7 @@
 //! Integration tests, one binary so that they link once. One file per subject.
 
 mod binary;
+mod choices;
 mod dataset;
 mod demo;
 mod docs;

@@ -13,7 +13,7 @@ mod tests;
 use super::{render, svg};
 use crate::{
     Error, Result,
-    eval::result::write_atomic,
+    files::{self, RealDisk},
     train::{
         metrics::{EndReason, Eval},
         state::TRAINER_STATE,
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 pub fn run_report(output_dir: &Path) -> Result<PathBuf> {
     let page = run_html(output_dir)?;
     let path = output_dir.join("report.html");
-    write_atomic(&path, page.as_bytes(), true)?;
+    files::replace(&RealDisk, &path, page.as_bytes())?;
     Ok(path)
 }
 

@@ -1,10 +1,7 @@
 use super::*;
 use crate::{
     model::{LoraConfig, Module, peft},
-    train::{
-        disk::RealDisk,
-        metrics::{MetricsLog, Record, Start, Step},
-    },
+    train::metrics::{MetricsLog, Record, Start, Step},
 };
 use serde_json::Value;
 
