@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    files::RealDisk,
     model::{LoraConfig, Module, peft},
     train::metrics::{MetricsLog, Record, Start, Step},
 };
