@@ -18,7 +18,7 @@ use crate::{
         engine::{HeadStore, Residency},
         source::{
             Opened,
-            packed::{Kept, Packed},
+            packed::{self, Kept},
         },
     },
     plan::{self, Plan, Request, Speed, Unpack, device},
@@ -64,9 +64,7 @@ pub fn ensure_new_dir(path: &std::path::Path) -> Result<()> {
                 path.display()
             ))),
         },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path).map_err(Error::io("create", path))
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::files::create_dirs(path),
         Err(e) => Err(Error::io("read", path)(e)),
     }
 }
@@ -352,10 +350,11 @@ pub fn load(opened: &Opened, plan: Plan, device: OpenDevice) -> Result<Engine> {
         bar.finish_and_clear();
         return engine;
     };
-    let source = Packed::new(opened.source.as_ref(), dir)?;
-    let engine = Engine::new(device.backend, plan.spec, &source, &mut progress);
+    let mut cache = packed::Cache::open(opened.source.as_ref(), dir)?;
+    let (source, sink) = cache.parts();
+    let engine = Engine::keeping(device.backend, plan.spec, source, sink, &mut progress);
     bar.finish_and_clear();
-    match source.finish() {
+    match cache.finish() {
         Kept::Read => {}
         Kept::Written(path, bytes) => note(&format!(
             "the packed weights are kept in {} ({:.1} MB) for the next start; --packed-cache never leaves that out",

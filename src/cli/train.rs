@@ -8,12 +8,14 @@ use super::{
     training::{self, Prepared},
 };
 use crate::{
-    Result, report,
+    Result,
+    data::balance,
+    eval::accuracy::accuracy,
+    files::RealDisk,
+    report,
     train::{
         Run, Settings, TrainConfig,
-        disk::RealDisk,
         evaluate::AccuracyHook,
-        labels::Labels,
         learner::EngineLearner,
         metrics::EndReason,
         output::{OutputDir, Resume},
@@ -67,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
     let (inputs, mut learner) = prepared.load()?;
     let accuracy: Option<AccuracyHook<EngineLearner>> = match inputs.questions.as_slice() {
         [] => None,
-        questions => Some(Box::new(move |learner| training::accuracy(learner.engine(), questions))),
+        questions => Some(Box::new(move |learner| accuracy(learner.engine(), questions))),
     };
     let outcome = train(Run {
         config: &config,
@@ -112,9 +114,10 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
             some(&report.dropped)
         ));
     }
-    let labels = Labels::count(prepared.inputs.answers.iter().copied());
-    lines.extend(labels.line().map(|l| format!("answers: {l}")));
-    lines.extend(labels.warning());
+    lines.extend(report.answers.line().map(|l| format!("answers: {l}")));
+    lines.extend(balance::warning(&report.answers).map(|text| {
+        format!("warning: the answers are unbalanced: {text}; `irori dataset --permute-choices cyclic` balances them")
+    }));
     lines.extend(prepared.plan_lines());
     lines.push(format!(
         "{} parameters are trained: {}",

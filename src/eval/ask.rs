@@ -1,74 +1,91 @@
-//! What an evaluation needs from the rooms below it: a question, something that turns it into tokens, and a model.
+//! What an evaluation needs from the rooms below it: something that turns questions into tokens, and a model.
 //!
 //! [`Model`] is the part of [`Engine`] that evaluation uses, so that tests can put a scorer of their own in its place;
-//! [`Prompter`] is a prompt template with its chat template and tokenizer.
+//! [`Prompter`] turns questions into tokens, [`TemplatePrompter`] does so with a prompt template, a chat template and a
+//! tokenizer.
 
-use super::{LETTERS, result::Item};
 use crate::{
     Error, Result,
-    data::{MicroBatch, packing},
+    data::{
+        MicroBatch,
+        encode::Encoder,
+        packing,
+        permute::Permutation,
+        prompt::{self, Context, PromptTemplate},
+        questions::{Choice, Question},
+    },
+    error::Setting,
     model::Engine,
 };
-
-/// A multiple-choice question.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Question {
-    /// The question.
-    pub question: String,
-    /// Texts of the four choices, without letters.
-    pub choices: [String; 4],
-    /// The right one, 0..4.
-    pub correct: usize,
-    /// Where it comes from; may be empty.
-    pub file_name: String,
-    /// The law, or empty.
-    pub law: String,
-    /// The statutes it rests on (lawqa's コンテキスト); may be empty.
-    pub context: String,
-    /// Sources the data set names.
-    pub references: Vec<String>,
-}
-
-impl Question {
-    /// The choices in `order` (place → choice) as lines "a …".
-    pub fn lines(&self, order: [usize; 4]) -> String {
-        let line = |place: usize| format!("{} {}", LETTERS[place], self.choices[order[place]]);
-        [0, 1, 2, 3].map(line).join("\n")
-    }
-
-    /// A result without an answer yet.
-    pub fn item(&self) -> Item {
-        Item {
-            question: self.question.clone(),
-            choices: self.lines([0, 1, 2, 3]),
-            correct: self.correct,
-            file_name: self.file_name.clone(),
-            law: self.law.clone(),
-            references: self.references.clone(),
-            ..Item::default()
-        }
-    }
-
-    /// What messages call it: its file name or the beginning of its text.
-    pub fn name(&self) -> String {
-        if self.file_name.is_empty() { self.question.chars().take(30).collect() } else { self.file_name.clone() }
-    }
-}
+use std::rc::Rc;
 
 /// Turns questions into tokens.
 pub trait Prompter {
-    /// The tokens of the prompt, chat template included, up to where the model's turn begins; `order[place]` is the choice shown
-    /// at that place.
-    fn prompt(&self, question: &Question, order: [usize; 4]) -> Result<Vec<u32>>;
+    /// The tokens of the prompt, chat template included, up to where the model's turn begins, with the choices in `order`.
+    fn prompt(&self, question: &Question, order: Permutation) -> Result<Vec<u32>>;
 
-    /// The tokens of the answer that names `letter` (0..4), as training would write it ("c", "Answer: c").
-    fn answer(&self, letter: usize) -> Result<Vec<u32>>;
+    /// The tokens of the answer that names `choice`, as training would write it ("c", "Answer: c").
+    fn answer(&self, choice: Choice) -> Result<Vec<u32>>;
 
     /// Tokens that end the model's turn.
     fn stop(&self) -> Vec<u32>;
 
     /// The text of tokens.
     fn decode(&self, tokens: &[u32]) -> Result<String>;
+}
+
+/// How questions are worded.
+#[derive(Debug, Clone)]
+pub struct Wording {
+    /// letter, answer-line, cot or a template file.
+    pub prompt: String,
+    /// Show the worked example.
+    pub few_shot: bool,
+    /// Whether the prompt shows the question's own statutes.
+    pub context: Context,
+}
+
+/// A prompt template over a tokenizer with its chat template.
+#[derive(Debug)]
+pub struct TemplatePrompter {
+    template: PromptTemplate,
+    encoder: Rc<Encoder>,
+    examples: Vec<Question>,
+    context: Context,
+}
+
+impl TemplatePrompter {
+    /// Loads the template that `wording` names.
+    ///
+    /// # Errors
+    /// See [`PromptTemplate::load`].
+    pub fn new(encoder: Rc<Encoder>, wording: &Wording) -> Result<Self> {
+        Ok(Self {
+            template: PromptTemplate::load(&wording.prompt)?,
+            encoder,
+            examples: if wording.few_shot { vec![prompt::worked_example()?] } else { Vec::new() },
+            context: wording.context,
+        })
+    }
+}
+
+impl Prompter for TemplatePrompter {
+    fn prompt(&self, question: &Question, order: Permutation) -> Result<Vec<u32>> {
+        let messages = self.template.messages(&order.apply(question)?, self.context, &self.examples)?;
+        self.encoder.prompt(&messages)
+    }
+
+    fn answer(&self, choice: Choice) -> Result<Vec<u32>> {
+        self.encoder.tokenizer.encode(&self.template.answer.answer(choice, None))
+    }
+
+    fn stop(&self) -> Vec<u32> {
+        self.encoder.stops()
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.encoder.tokenizer.decode(tokens, true)
+    }
 }
 
 /// A language model, as evaluation uses it.
@@ -121,6 +138,12 @@ impl Model for Engine {
     }
 }
 
+/// The error of a prompt that does not fit; `limit` is the most tokens that do.
+pub(super) fn too_long(name: &str, tokens: usize, limit: usize) -> Error {
+    let message = format!("{name} is {tokens} tokens long, and 1 to {limit} are read");
+    Error::setting(Setting::new("max-seq-length", limit), message).advise([Setting::new("max-seq-length", tokens)])
+}
+
 /// Packs documents of these lengths into micro-batches of at most `max_rows` rows (see [`packing::pack`]). A document that
 /// fits in none is an error; `name` names it.
 pub fn pack(
@@ -130,11 +153,7 @@ pub fn pack(
 ) -> Result<Vec<Vec<usize>>> {
     let limit = max_rows.min(max_len);
     if let Some(i) = lengths.iter().position(|n| !(1..=limit).contains(n)) {
-        return Err(Error::failed(format!(
-            "{} is {} tokens long, and this evaluation was laid out for 1 to {limit}: raise --max-seq-length",
-            name(i),
-            lengths[i]
-        )));
+        return Err(too_long(&name(i), lengths[i], limit));
     }
     packing::pack(lengths, max_rows)
 }
@@ -143,13 +162,22 @@ pub fn pack(
 pub(crate) mod tests {
     use super::*;
 
+    /// Question number `n` with four choices.
     pub(crate) fn question(n: usize) -> Question {
+        of_size(4, n)
+    }
+
+    /// Question number `n` with `size` choices, of which number n mod `size` is right.
+    pub(crate) fn of_size(size: usize, n: usize) -> Question {
         Question {
-            question: format!("問{n}"),
-            choices: ["零", "一", "二", "三"].map(|c| format!("{n}の{c}")),
-            correct: n % 4,
             file_name: format!("金商法_{n}"),
-            ..Question::default()
+            law: String::new(),
+            context: None,
+            text: format!("問{n}"),
+            choices: (0..size).map(|c| format!("{n}の{c}")).collect(),
+            answer: Choice::ALL[n % size],
+            reasoning: None,
+            references: Vec::new(),
         }
     }
 
@@ -157,20 +185,24 @@ pub(crate) mod tests {
     pub(crate) struct Fake;
 
     impl Prompter for Fake {
-        fn prompt(&self, q: &Question, order: [usize; 4]) -> Result<Vec<u32>> {
+        fn prompt(&self, q: &Question, order: Permutation) -> Result<Vec<u32>> {
             let n: u32 = q.file_name.rsplit('_').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            let mut tokens = vec![n, order[0] as u32, order[1] as u32, order[2] as u32, order[3] as u32];
+            let mut tokens = vec![n];
+            tokens.extend(order.places().map(|place| place as u32));
             tokens.extend(std::iter::repeat_n(7, n as usize % 3));
             Ok(tokens)
         }
-        fn answer(&self, letter: usize) -> Result<Vec<u32>> {
-            Ok(vec![9, 100 + letter as u32])
+        fn answer(&self, choice: Choice) -> Result<Vec<u32>> {
+            Ok(vec![9, 100 + choice.index() as u32])
         }
         fn stop(&self) -> Vec<u32> {
             vec![0]
         }
         fn decode(&self, tokens: &[u32]) -> Result<String> {
-            Ok(tokens.iter().map(|&t| if t >= 100 { LETTERS[t as usize - 100] } else { "Answer: " }).collect())
+            Ok(tokens
+                .iter()
+                .map(|&t| if t >= 100 { Choice::ALL[t as usize - 100].to_string() } else { "Answer: ".to_owned() })
+                .collect())
         }
     }
 
@@ -183,6 +215,9 @@ pub(crate) mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..57).collect::<Vec<_>>());
         let e = pack(&[3, 101], (100, 100), |i| format!("question {i}")).expect_err("too long").to_string();
-        assert!(e.starts_with("question 1 is 101 tokens long") && e.contains("--max-seq-length"), "{e}");
+        assert_eq!(
+            e,
+            "`max-seq-length = 100`: question 1 is 101 tokens long, and 1 to 100 are read; try `max-seq-length = 101`"
+        );
     }
 }

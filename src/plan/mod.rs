@@ -181,7 +181,7 @@ pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -
         return Err(refuse(r, sizes, u, limit.unwrap_or(0)));
     }
     // Upgrades in the order of seconds saved per byte.
-    for knob in cost::knobs_by_worth(r, sizes, speed) {
+    for knob in cost::knobs_by_worth(&spec_of(r, sizes, u), sizes, speed)? {
         match knob {
             cost::Knob::SaveAttention if r.training => {
                 u.attention = largest(layers, |n| fits(Upgrades { attention: n, ..u }))?;

@@ -133,7 +133,7 @@ pub fn alternatives(r: &Request, plan: &Plan, sizes: &dyn Sizes, speed: &Speed, 
     let turned = knobs.into_iter().map(|knob| (knob, knob.turn(spec))).filter(|(_, other)| other != spec);
     turned
         .filter_map(|(knob, other)| {
-            let seconds = step_time(&other, sizes, speed, work).total();
+            let seconds = step_time(&other, sizes, speed, work).ok()?.total();
             let other = Plan::of(other, sizes, plan.limit).ok()?;
             let fits = plan.limit.is_none_or(|limit| other.bytes as u64 <= limit);
             Some(Alternative { knob, bytes: other.bytes, host_bytes: other.host_bytes, seconds, fits })

@@ -330,7 +330,7 @@ impl TrainConfig {
         for (key, value) in settings {
             hash.update(format!("{key}={value}\n"));
         }
-        hex(&hash.finalize())
+        crate::digest::hex(&hash.finalize())
     }
 
     /// The configuration as a file that `--config` takes.
@@ -357,11 +357,6 @@ pub fn differences(
         .filter(|k| old.get(*k) != new.get(*k))
         .map(|k| format!("{k} was {}, is {}", show(old.get(k)), show(new.get(k))))
         .collect()
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The largest integer of TOML: as good as no bound.

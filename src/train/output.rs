@@ -1,15 +1,18 @@
 //! The output directory of a run: who may write into it, and what is there already.
 
-use super::{checkpoint, disk::Disk};
-use crate::{Error, Result};
+use super::checkpoint;
+use crate::{
+    Error, Result,
+    files::{self, Disk},
+};
 use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
 /// Files that a run writes at the top of its output directory.
-pub const OWN: [&str; 5] =
-    ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", METRICS, RUN_CONFIG];
+pub const OWN: [&str; 6] =
+    ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "report.html", METRICS, RUN_CONFIG];
 /// The log.
 pub const METRICS: &str = "metrics.jsonl";
 /// The resolved configuration.
@@ -46,7 +49,7 @@ impl OutputDir {
     /// - [`Error::Usage`] if it is not empty and nothing is to be resumed: nothing is ever overwritten;
     /// - if another run is writing to it, if no checkpoint is whole, or if it cannot be written.
     pub fn open(disk: &dyn Disk, path: &Path, resume: Resume, note: &mut dyn FnMut(&str)) -> Result<Self> {
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        files::create_dirs(path)?;
         let lock = File::open(path).map_err(Error::io("open", path))?;
         // A file system without locks (some network ones) is no reason not to train.
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {

@@ -7,7 +7,6 @@
 use super::{
     checkpoint,
     config::{BestBy, TrainConfig},
-    disk::{Disk, replace},
     evaluate::{AccuracyHook, EvalSet, exhausted, judge},
     learner::Learner,
     metrics::{EndReason, Eval, MetricsLog, Record, Start, Step},
@@ -15,13 +14,19 @@ use super::{
     progress::Observer,
     schedule::Schedule,
     state::{
-        Best, Identity, RunState, TRAINER_STATE, TrainerState, eval_entry, json_bytes, optimizer_file, read_optimizer,
-        step_entry,
+        Best, Identity, RunState, TRAINER_STATE, TrainerState, eval_entry, optimizer_file, read_optimizer, step_entry,
     },
     steps::{StepPlan, micro_batches},
     stop::Stop,
 };
-use crate::{Error, Result, backend::AdamW, data::Sample, error::ResultExt, rng::Dropout};
+use crate::{
+    Error, Result,
+    backend::AdamW,
+    data::Sample,
+    error::ResultExt,
+    files::{self, Disk, replace},
+    rng::Dropout,
+};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
@@ -295,7 +300,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         }
         let mut files = self.run.learner.adapter_files()?;
         files.push(optimizer_file(&m, &v, step)?);
-        files.push(super::learner::NamedFile::new(TRAINER_STATE, json_bytes(&self.trainer_state())?));
+        files.push(super::learner::NamedFile::new(TRAINER_STATE, files::json(&self.trainer_state())?));
         files.push(self.state.file()?);
         checkpoint::save(self.run.disk, &self.run.output.path, step, &files)?;
         Ok(())
@@ -321,7 +326,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         for file in self.run.learner.adapter_files()? {
             replace(self.run.disk, &out.join(&file.name), &file.bytes)?;
         }
-        replace(self.run.disk, &out.join(TRAINER_STATE), &json_bytes(&self.trainer_state())?)
+        replace(self.run.disk, &out.join(TRAINER_STATE), &files::json(&self.trainer_state())?)
     }
 
     fn end(&mut self, reason: EndReason, signal: Option<&'static str>) -> Result<Outcome> {
@@ -391,7 +396,7 @@ pub fn data_digest(samples: &[Sample]) -> String {
         hash.update(bytemuck::cast_slice::<u32, u8>(&sample.tokens));
         hash.update(bytemuck::cast_slice::<i32, u8>(&sample.labels));
     }
-    super::config::hex(&hash.finalize())
+    crate::digest::hex(&hash.finalize())
 }
 
 fn name(dir: &std::path::Path) -> String {

@@ -18,8 +18,9 @@ use irori::{
         },
         ops,
     },
-    quant::{host::Floats, nf4},
+    quant::nf4,
     rng::Dropout,
+    tensor::Floats,
 };
 use ptxvm::Counters;
 use std::{

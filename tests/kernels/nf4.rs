@@ -7,8 +7,9 @@ use irori::{
         Buffer, DType, HostTensor, Weight, WeightStore,
         ops::{Dequantize, LoadNf4, MakeNf4},
     },
-    quant::{host::Floats, nf4},
+    quant::nf4,
     rng::Bell,
+    tensor::Floats,
 };
 
 /// Weights of several sizes, with a block of zeros, ties between codewords, and tiny blocks.

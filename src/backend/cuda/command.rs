@@ -3,8 +3,8 @@
 use super::launch::{Address, Launch};
 use crate::{
     backend::{DType, HostTensor},
-    quant::host::Floats,
     rng::Bell,
+    tensor::Floats,
 };
 
 /// One entry of the queue.
@@ -51,12 +51,9 @@ pub enum Upload<'a> {
 impl<'a> Upload<'a> {
     /// A tensor as elements of its own type, or as f32.
     pub fn new(src: HostTensor<'a>, to: DType) -> Self {
-        let bytes = src.bytes;
-        match src.dtype {
-            from if from == to => Self::Bytes(bytes),
-            DType::Bf16 => Self::Widened(Floats::Bf16(bytes)),
-            DType::F16 => Self::Widened(Floats::F16(bytes)),
-            _ => Self::Widened(Floats::F32(bytes)),
+        match src.floats() {
+            Ok(elements) if src.dtype != to => Self::Widened(elements),
+            _ => Self::Bytes(src.bytes),
         }
     }
 

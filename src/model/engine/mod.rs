@@ -9,7 +9,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use super::{LoraConfig, ModelConfig, source::WeightSource};
+use super::{LoraConfig, ModelConfig, sink::PackedSink, source::WeightSource};
 use crate::{
     Error, Result,
     backend::{
@@ -113,9 +113,23 @@ impl Engine {
     /// # Errors
     /// If the memory cannot be had, or a tensor is missing or malformed.
     pub fn new(
+        backend: Box<dyn Backend>,
+        spec: EngineSpec,
+        source: &dyn WeightSource,
+        progress: LoadProgress,
+    ) -> Result<Self> {
+        Self::keeping(backend, spec, source, None, progress)
+    }
+
+    /// [`Engine::new`], with a sink for the linears as they are quantised.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn keeping(
         mut backend: Box<dyn Backend>,
         spec: EngineSpec,
         source: &dyn WeightSource,
+        sink: Option<&mut dyn PackedSink>,
         progress: LoadProgress,
     ) -> Result<Self> {
         let arrangement = arrange(&spec, backend.sizes())?;
@@ -126,7 +140,7 @@ impl Engine {
                 engine.run(Zero { dst: vector })?;
             }
         }
-        engine.load(source, progress)?;
+        engine.load(source, sink, progress)?;
         Ok(engine)
     }
 
@@ -302,17 +316,12 @@ impl Engine {
     /// ln p of each target of the batch, in the order of its `target_ids`.
     pub fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
         let rows = self.upload(batch)?;
-        let (targets, chunk, b) = (batch.target_ids.len(), self.spec.chunk_rows(), self.arrangement.batch);
+        let targets = batch.target_ids.len();
         self.queue(|graph| {
             graph.forward(&rows, Pass::Plain)?;
-            for at in (0..targets).step_by(chunk) {
-                let count = chunk.min(targets - at);
-                let (ids, out) = (b.target_ids.slice(at, count), b.logprobs.slice(at, count));
-                graph.head_logprobs(&rows, (at, count), ids, 1, out)?;
-            }
-            Ok(())
+            graph.logprobs(&rows, targets)
         })?;
-        self.read_f32(b.logprobs.prefix(targets))
+        self.read_f32(self.arrangement.batch.logprobs.prefix(targets))
     }
 
     /// ln p, over the whole vocabulary, of each of `ids` after each of `rows` of the batch: [rows.len(), ids.len()], flat.

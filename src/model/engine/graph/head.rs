@@ -39,6 +39,17 @@ impl Graph<'_> {
         self.run(LogSoftmaxAt { logits, vocab: self.spec.model.vocab, ids, c, out })
     }
 
+    /// ln p of the target of each of the first `targets` target rows, into `batch.logprobs`.
+    pub fn logprobs(&mut self, rows: &Rows, targets: usize) -> Result<()> {
+        let (chunk, batch) = (self.spec.chunk_rows(), &self.a.batch);
+        for at in (0..targets).step_by(chunk) {
+            let count = chunk.min(targets - at);
+            let (ids, out) = (batch.target_ids.slice(at, count), batch.logprobs.slice(at, count));
+            self.head_logprobs(rows, (at, count), ids, 1, out)?;
+        }
+        Ok(())
+    }
+
     /// The most probable token after each of target rows `at..at + count`, into `batch.target_ids[at..]`.
     pub fn head_argmax(&mut self, rows: &Rows, (at, count): (usize, usize)) -> Result<()> {
         let logits = self.head(rows, at, count)?;

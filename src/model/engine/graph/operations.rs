@@ -23,15 +23,19 @@ pub struct BatchShape {
     pub targets: usize,
 }
 
-/// The operations of one micro-batch of training, forward and backward, with dropout if the adapter has any.
+/// The operations of one micro-batch: of training, forward and backward with dropout if the adapter has any, or of scoring
+/// where nothing is trained.
 ///
 /// # Errors
 /// Those of `run`.
 pub fn micro_batch(spec: &EngineSpec, a: &Arrangement, shape: BatchShape, run: Run) -> Result<()> {
     let rows = a.batch.rows(shape.rows, shape.docs, shape.max_len);
-    let pass = Pass::Train(0);
+    let pass = if spec.training { Pass::Train(0) } else { Pass::Plain };
     let mut graph = Graph::new(spec, a, run);
     graph.forward(&rows, pass)?;
+    if !spec.training {
+        return graph.logprobs(&rows, shape.targets);
+    }
     graph.loss_backward(&rows, shape.targets, 1.0)?;
     graph.backward(&rows, pass)
 }

@@ -1,0 +1,141 @@
+//! Safetensors files. They are read mapped, and checked once: after [`MappedFile::open`] every tensor's place is known to be
+//! inside the file. The format's own crate validates the header. What writes them is in [`mod@write`].
+
+pub mod write;
+
+use crate::{
+    Error, Result,
+    tensor::{DType, Tensor},
+};
+use ::safetensors::SafeTensors;
+use memmap2::Mmap;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// Where a tensor lies.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Element type; `None` for one that is legal in the format and of no use here.
+    pub dtype: Option<DType>,
+    /// Shape.
+    pub shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+/// A mapped file and its tensors.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl MappedFile {
+    /// Maps `path` and checks its header.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not a whole safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        // SAFETY: the map is read-only. If another process cuts the file while it is mapped, reading it raises SIGBUS; as
+        // with every program that maps its weights, the model must not be written while it is in use.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let parsed = SafeTensors::deserialize(&map)
+            .map_err(|e| Error::content(path, "", format!("is not a whole safetensors file: {e}")))?;
+        let start = map.as_ptr() as usize;
+        let entries = parsed
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| {
+                let at = view.data().as_ptr() as usize - start;
+                let range = at..at + view.data().len();
+                (name, Entry { dtype: DType::from_safetensors(view.dtype()), shape: view.shape().to_vec(), range })
+            })
+            .collect();
+        Ok(Self { path: path.to_path_buf(), map, entries })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names and places, in the order of names.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.entries.iter().map(|(n, e)| (n.as_str(), e))
+    }
+
+    /// The tensor `name`, if the file has it.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// Bytes of a tensor.
+    pub fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.map[entry.range.clone()]
+    }
+
+    /// The tensor `name`, of exactly this shape.
+    ///
+    /// # Errors
+    /// If it is missing, or of another shape, or of a type that irori does not know.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let entry = self.entry(name).ok_or_else(|| self.wrong(name, "is missing"))?;
+        let dtype = entry.dtype.ok_or_else(|| self.wrong(name, "is of a type that irori does not read"))?;
+        if entry.shape != shape {
+            return Err(self.wrong(name, format!("has shape {:?}, expected {shape:?}", entry.shape)));
+        }
+        Ok(Tensor::new(dtype, shape, self.bytes(entry)))
+    }
+
+    /// A tensor of floats of exactly this shape.
+    ///
+    /// # Errors
+    /// As [`MappedFile::tensor`], and if it is of another type.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let tensor = self.tensor(name, shape)?;
+        match tensor.floats() {
+            Ok(_) => Ok(tensor),
+            Err(_) => Err(self.wrong(name, "is not of type F32, BF16 or F16")),
+        }
+    }
+
+    /// All values of a tensor of any float type and any shape of `len` elements, as f32.
+    ///
+    /// # Errors
+    /// As [`MappedFile::floats`], and if it has another number of elements.
+    pub fn values(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let shape = self.entry(name).map_or(vec![len], |e| e.shape.clone());
+        let tensor = self.floats(name, &shape)?;
+        let found: usize = shape.iter().product();
+        if found != len {
+            return Err(self.wrong(name, format!("has {found} elements, expected {len}")));
+        }
+        tensor.to_f32()
+    }
+
+    /// What is wrong with a tensor of this file.
+    pub fn wrong(&self, name: &str, message: impl Into<String>) -> Error {
+        Error::content(&self.path, format!("tensor `{name}`"), message)
+    }
+
+    /// Gives the pages of a tensor back to the system; they are read again from the file if they are needed again.
+    pub fn release(&self, name: &str) {
+        let Some(entry) = self.entry(name) else { return };
+        #[cfg(unix)]
+        // SAFETY: a read-only private mapping of a file: dropped pages come back with the same content.
+        let _ = unsafe {
+            self.map.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                entry.range.start,
+                entry.range.end - entry.range.start,
+            )
+        };
+        #[cfg(not(unix))]
+        let _ = entry;
+    }
+}
