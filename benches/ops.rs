@@ -58,15 +58,6 @@ fn linear(c: &mut Criterion) {
             group.bench_function(format!("{rows} rows"), |b| {
                 b.iter(|| be.run(&Linear { z, w, parts: Vec::new(), add: None, y }.into()).expect("runs"))
             });
-            let r = Rows {
-                count: rows,
-                docs: 1,
-                max_len: rows,
-                tokens,
-                positions: tokens,
-                samples: tokens,
-                cu_seqlens: tokens,
-            };
             group.bench_function(format!("{rows} rows backward"), |b| {
                 b.iter(|| {
                     be.run(&LinearBackward { dy: y, w, parts: Vec::new(), mask: None, dz: z }.into()).expect("runs")
