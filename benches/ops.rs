@@ -43,7 +43,6 @@ fn linear(c: &mut Criterion) {
     let absmax = layout.take(Kind::QuantizedWeights, DType::F32, n * k / 64);
     let z = layout.take(Kind::Workspace, DType::F32, 512 * k);
     let y = layout.take(Kind::Workspace, DType::F32, 512 * n);
-    let tokens = layout.take(Kind::Batch, DType::U32, 512);
     let mut be = backend(layout, &[dense, z]);
     let values = random(n * k);
     let host = HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&values) };
