@@ -63,10 +63,3 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     master[i] = weight;
     working[i] = __float2bfloat16_rn(weight);
 }
-
-// Copy with rounding, f32 to bf16.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    convert(const float* __restrict__ src, uint64_t count, bf16* __restrict__ dst) {
-    const uint64_t i = uint64_t(blockIdx.x) * THREADS + threadIdx.x;
-    if (i < count) dst[i] = __float2bfloat16_rn(src[i]);
-}

@@ -7,8 +7,10 @@ use crate::{
         cpu::CpuBackend,
         cuda::{
             self, CudaBackend, CudaSizes,
-            cudarc_driver::CudaDriver,
-            probe::{Probe, probe},
+            driver::{
+                CudaDriver,
+                probe::{Probe, probe},
+            },
         },
     },
     model::{

@@ -1,22 +1,28 @@
-//! kernels/linear.cu: the dense product with adapters, forward and backward. What linear_nf4.rs and gemv.rs need too: cases,
-//! uploads, a full tile's cost.
+//! kernels/linear.cu: the dense product with adapters, forward and backward. What linear_nf4.rs and linear_gemv.rs need too:
+//! cases, a full tile's cost.
 
 use crate::{
-    harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
-    measure::Work,
+    harness::{Cpu, Device, Documents, Gpu, Noise, SEEDS, SLICE, assert_bits, assert_near, mask},
+    work::Work,
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
 use irori::{
     backend::{
-        Backend, Buffer, DType, LoraPart, Weight, WeightStore,
-        cuda::{linear::*, modules::MODULES},
+        Buffer, DType, LoraPart, Op, Weight, WeightStore,
+        cuda::{
+            context::Chip,
+            launches::linear::{
+                GEMV_ROWS, Product,
+                tiles::{Direction, Span, Spans, Stored, Tile, choose, tiles},
+            },
+            modules::MODULES,
+        },
+        ops,
     },
     quant::nf4,
     rng::Dropout,
     tensor::Floats,
 };
-use ptxvm::{Args, Counters};
+use ptxvm::Counters;
 use std::{
     collections::HashMap,
     ops::Range,
@@ -109,84 +115,61 @@ impl Case {
         if self.direction == Direction::Forward { self.k } else { self.n }
     }
 
-    /// The cpu backend's operation.
-    pub fn reference(&self) -> Vec<f32> {
-        let mut cpu = Cpu::new();
-        let rows = cpu.rows(&self.docs);
-        let (x, w) = (cpu.f32(&self.x), cpu.f32(&self.w));
-        let add = self.add.as_ref().map(|a| cpu.f32(a));
-        let out = cpu.out(DType::F32, self.rows() * self.columns());
-        let empty = Buffer::empty(DType::F32);
-        let parts: Vec<LoraPart> = self
-            .parts
-            .iter()
-            .map(|p| {
-                let left = cpu.f32(&p.left);
-                LoraPart {
-                    module: p.module,
-                    out: p.out.clone(),
-                    r: self.rank,
-                    scale: self.scale,
-                    a: cpu.f32(&p.a),
-                    b: cpu.f32(&p.b),
-                    da: empty,
-                    db: empty,
-                    u: left,
-                    v: left,
-                }
-            })
-            .collect();
-        cpu.start(1 << 24);
-        let w = Weight { n: self.n, k: self.k, store: WeightStore::Dense(w) };
-        match self.direction {
-            Direction::Forward => cpu.be.linear(x, &w, &parts, add, out).unwrap(),
-            Direction::Backward => cpu.be.linear_backward(x, &w, &rows, &parts, self.drop, out).unwrap(),
-        }
-        cpu.get(out)
-    }
-
-    /// The kernel's parameters, W as it is stored; `out` is `add` where there is one.
-    pub fn upload(&self, gpu: &mut Gpu, stored: Stored) -> Linear {
-        let (w, absmax) = match stored {
-            Stored::Dense => (gpu.bf16(&self.w), 0),
+    /// The operation on a device, W as it is stored, and its output, which is `add` where there is one.
+    pub fn op<D: Device>(&self, d: &mut D, stored: Stored) -> (Op<'static>, Buffer) {
+        let rows = d.rows(&self.docs);
+        let store = match stored {
+            Stored::Dense => WeightStore::Dense(d.act(&self.w)),
             Stored::Packed => {
                 let (packed, absmax) = self.packed.as_ref().expect("the case was quantised");
-                (gpu.bytes(packed), gpu.f32(absmax))
+                WeightStore::Nf4 { packed: d.bytes(packed), absmax: d.f32(absmax), compute: DType::Bf16 }
             }
         };
-        let mut part = [Part { left: 0, right: 0, start: 0, end: 0, rank: 0, module: 0, scale: 0.0, unused: 0 }; PARTS];
-        for (to, p) in part.iter_mut().zip(&self.parts) {
-            let right = if self.direction == Direction::Forward { &p.b } else { &p.a };
-            *to = Part {
-                left: gpu.bf16(&p.left),
-                right: gpu.bf16(right),
-                start: p.out.start as i32,
-                end: p.out.end as i32,
-                rank: self.rank as i32,
-                module: p.module,
-                scale: self.scale,
-                unused: 0,
-            };
+        let w = Weight { n: self.n, k: self.k, store };
+        let parts = self.parts.iter().map(|p| self.part(p, d)).collect();
+        let (x, add) = (d.act(&self.x), self.add.as_ref().map(|a| d.act(a)));
+        let out = add.unwrap_or_else(|| d.act_out(self.rows() * self.columns()));
+        let op = match self.direction {
+            Direction::Forward => ops::Linear { z: x, w, parts, add, y: out }.into(),
+            Direction::Backward => {
+                ops::LinearBackward { dy: x, w, parts, mask: mask(self.drop, &rows), dz: out }.into()
+            }
+        };
+        (op, out)
+    }
+
+    fn part<D: Device>(&self, p: &Adapter, d: &mut D) -> LoraPart {
+        let (left, empty) = (d.act(&p.left), Buffer::empty(DType::F32));
+        LoraPart {
+            module: p.module,
+            out: p.out.clone(),
+            r: self.rank,
+            scale: self.scale,
+            a: d.act(&p.a),
+            b: d.act(&p.b),
+            da: empty,
+            db: empty,
+            u: left,
+            v: left,
         }
-        let add = self.add.as_ref().map(|a| gpu.bf16(a));
-        Linear {
-            x: gpu.bf16(&self.x),
-            w,
-            absmax,
-            add: add.unwrap_or(0),
-            out: add.unwrap_or_else(|| gpu.fresh(self.rows() * self.columns() * 2)),
-            samples: gpu.u32(&self.docs.samples),
-            positions: gpu.u32(&self.docs.positions),
-            rows: self.rows() as i32,
-            columns: self.columns() as i32,
-            depth: self.depth() as i32,
-            group: 3,
-            first: 0,
-            drop: DropoutArgs::new(self.drop),
-            parts: self.parts.len() as i32,
-            unused: 0,
-            part,
-        }
+    }
+
+    /// The operation run as a whole, by the launches that are chosen for it.
+    pub fn whole<D: Device>(&self, d: &mut D, stored: Stored) -> (Vec<f32>, Vec<Counters>) {
+        let (op, out) = self.op(d, stored);
+        let costs = d.run(op);
+        (d.get(out), costs)
+    }
+
+    /// What the kernels take, on a device.
+    pub fn product(&self, gpu: &mut Gpu, stored: Stored) -> (Product, Buffer) {
+        let (op, out) = self.op(gpu, stored);
+        let product = gpu.with_context(Buffer::empty(DType::U8), |at| match &op {
+            Op::Linear(op) => Product::forward(op, at),
+            Op::LinearBackward(op) => Product::backward(op, at),
+            other => panic!("{} is no product", other.name()),
+        });
+        (product.unwrap_or_else(|e| panic!("{e}")), out)
     }
 
     /// Runs one kernel over everything and reads its output.
@@ -197,15 +180,13 @@ impl Case {
 
     /// Runs the launches of a product and reads their output.
     pub fn launch(&self, stored: Stored, launches: &[Span], seed: u64) -> Option<(Vec<f32>, Counters)> {
-        let mut gpu = Gpu::new(launches.first()?.tile.module, seed)?;
-        let mut p = self.upload(&mut gpu, stored);
+        let mut gpu = Gpu::new(seed)?;
+        let (product, out) = self.product(&mut gpu, stored);
         let mut all = Counters::default();
-        for Span { tile, group, first, blocks } in launches {
-            (p.group, p.first) = (*group, *first);
-            let args = Args::new().raw(8, bytemuck::bytes_of(&p));
-            all.add(&gpu.launch(tile.kernel, *blocks, tile.threads(), tile.shared, &args));
+        for span in launches {
+            all.add(&gpu.launch(&product.launch(span)));
         }
-        Some((gpu.get_bf16(p.out, self.rows() * self.columns()), all))
+        Some((gpu.get(out), all))
     }
 
     /// Runs every tile under every schedule. None has a bank conflict, and all give the same bits: neither the schedule
@@ -233,7 +214,21 @@ impl Case {
         let terms = (self.depth() + self.rank * self.parts.len()) as f32;
         let squares = 2.0 + (self.rank * self.parts.len()) as f32 * 0.09 * self.scale * self.scale * 4.0;
         let absolute = 8.0 * terms.sqrt() * squares.sqrt() * 2f32.powi(-24);
-        assert_near("out", got, &self.reference(), 2f32.powi(-8), |_| absolute);
+        let (want, _) = self.whole(&mut Cpu::new(), Stored::Dense);
+        assert_near("out", got, &want, 2f32.powi(-8), |_| absolute);
+    }
+}
+
+impl Case {
+    /// The launches that are chosen give the bits of any tile; few rows are summed in another order.
+    pub fn check_whole(&self, stored: Stored, tiled: &[f32]) {
+        let Some(mut gpu) = Gpu::new(SEEDS[0]) else { return };
+        let (whole, _) = self.whole(&mut gpu, stored);
+        if self.direction == Direction::Forward && self.rows() <= GEMV_ROWS {
+            self.check(&whole);
+        } else {
+            assert_bits("the whole operation", &whole, tiled);
+        }
     }
 }
 
@@ -262,6 +257,7 @@ fn every_case(direction: Direction) {
     for c in cases(direction) {
         let Some(got) = c.run_all(Stored::Dense) else { return };
         c.check(&got);
+        c.check_whole(Stored::Dense, &got);
     }
 }
 
@@ -275,9 +271,6 @@ fn backward_is_the_cpu_operation_under_every_schedule() {
     every_case(Direction::Backward);
 }
 
-/// A 2g.20gb slice of an A100.
-pub const SLICE: Chip = Chip { sms: 28, shared_per_block: 163 << 10, shared_per_sm: 164 << 10 };
-
 /// (n, k) of Qwen3-8B's fused linears.
 pub const QWEN3_8B: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288)];
 
@@ -286,8 +279,9 @@ pub fn least_efficiency(stored: Stored, direction: Direction) -> f64 {
     let mut least = 1.0f64;
     for (n, k) in QWEN3_8B {
         let (columns, depth) = if direction == Direction::Forward { (n, k) } else { (k, n) };
-        let spans = choose(&SLICE, stored, direction, 2048, columns, depth).unwrap();
-        let share = spans.efficiency(&SLICE, 2048, columns, depth);
+        let shape = (2048, columns, depth);
+        let spans = choose(&SLICE, stored, direction, shape).unwrap();
+        let share = spans.efficiency(&SLICE, shape);
         let kernels: Vec<_> = spans.launches.iter().map(|s| (s.tile.kernel, s.blocks)).collect();
         println!("  {columns:>6} x {depth:>6}  {:.1} % of the tensor cores: {kernels:?}", 100.0 * share);
         least = least.min(share);
@@ -372,7 +366,7 @@ fn a_full_tile_costs_what_it_must() {
 #[test]
 fn the_choice_follows_shape_and_chip() {
     let kernels = |chip: &Chip, rows, n| -> Vec<_> {
-        let spans = choose(chip, Stored::Dense, Direction::Forward, rows, n, 4096);
+        let spans = choose(chip, Stored::Dense, Direction::Forward, (rows, n, 4096));
         spans.into_iter().flat_map(|s| s.launches).map(|s| (s.tile.kernel, s.blocks)).collect()
     };
     assert_eq!(kernels(&SLICE, 256, 28 * 128), [("linear_256x128", 28)]);
@@ -380,9 +374,10 @@ fn the_choice_follows_shape_and_chip() {
     assert_eq!(kernels(&SLICE, 40, 4096), [("linear_64x128", 32)]);
     let small = Chip { shared_per_block: 99 << 10, shared_per_sm: 100 << 10, ..SLICE };
     for stored in [Stored::Dense, Stored::Packed] {
-        assert!(choose(&small, stored, Direction::Backward, 2048, 4096, 4096).is_some(), "sm_86 has 99 KiB a block");
+        assert!(choose(&small, stored, Direction::Backward, (2048, 4096, 4096)).is_some(), "sm_86 has 99 KiB a block");
     }
-    assert_eq!(choose(&Chip { shared_per_block: 40 << 10, ..SLICE }, Stored::Dense, Direction::Forward, 1, 8, 8), None);
+    let tiny = Chip { shared_per_block: 40 << 10, ..SLICE };
+    assert_eq!(choose(&tiny, Stored::Dense, Direction::Forward, (1, 8, 8)), None);
     for tile in tiles(Stored::Dense, Direction::Forward) {
         assert!((1..=16).contains(&tile.group(&SLICE, 2048)), "{}", tile.group(&SLICE, 2048));
         assert_eq!(tile.group(&SLICE, 1), 1);
@@ -403,7 +398,8 @@ fn two_launches_give_the_bits_of_one() {
                 all.iter().flat_map(|t| all.iter().map(move |u| (t, u))).zip([3, 5, 7].iter().cycle())
             {
                 let chip = Chip { sms: *sms, ..SLICE };
-                let Some(s) = Spans::with_tail(tile, tail, &chip, c.rows(), c.columns(), c.depth()) else { continue };
+                let shape = (c.rows(), c.columns(), c.depth());
+                let Some(s) = Spans::with_tail(tile, tail, &chip, shape) else { continue };
                 assert_eq!(s.launches[0].blocks % sms, 0, "whole waves");
                 let left = tile.blocks(c.rows(), c.columns()) - s.launches[0].blocks;
                 assert!(

@@ -5,23 +5,25 @@
 //! committed; the test says when it is no longer true.
 
 mod counts;
+mod linear;
+mod lora;
+mod rows;
 mod step;
 
 use crate::{
-    linear::{self, SLICE, main_loop},
-    measure::Work,
+    harness::{SLICE, compiler},
+    linear::{DEPTHS, main_loop},
+    work::Work,
 };
 use counts::{Counts, SHORT};
 use irori::{
-    backend::cuda::{
-        linear::{Direction, Stored, tiles},
-        modules::MODULES,
-    },
-    model::{LoraConfig, ModelConfig, Module},
+    backend::cuda::launches::linear::tiles::{Direction, Stored, tiles},
+    model::ModelConfig,
     plan::device::profile,
 };
+use rows::{Cost, Row};
 use std::{fmt::Write, path::Path};
-use step::{Row, micro_batch, update};
+use step::{Step, micro_batch, update};
 
 /// Boost clock of an A100.
 const CLOCK: f64 = 1.41e9;
@@ -48,38 +50,8 @@ fn model() -> ModelConfig {
     ModelConfig::preset("qwen3-8b").expect("a preset")
 }
 
-/// Of adapters on all linears.
-fn adapter_parameters(c: &ModelConfig) -> usize {
-    let targets = Module::ALL.to_vec();
-    LoraConfig { r: RANK, alpha: 2.0 * RANK as f32, dropout: 0.05, rslora: false, targets }.parameters(c)
-}
-
-fn total_ms(rows: &[Row]) -> f64 {
-    rows.iter().map(Row::ms).sum()
-}
-
-/// Floating-point operations of the micro-batch that the mathematics asks for.
-fn flops(targets: usize) -> f64 {
-    let c = model();
-    let weights: usize = Module::ALL.iter().map(|m| m.shape(&c)).map(|(n, k)| n * k).sum();
-    let first_qkv = c.hidden * c.heads.qkv_width();
-    let linears = 2.0 * ROWS as f64 * (2 * c.layers * weights - first_qkv) as f64;
-    let adapters = 6.0 * ROWS as f64 * adapter_parameters(&c) as f64;
-    let pairs = (ROWS / DOCUMENT * DOCUMENT * (DOCUMENT + 1) / 2) as f64;
-    // Two products forward, five backward.
-    let attention = 7.0 * 2.0 * pairs * (c.heads.q_width() * c.layers) as f64;
-    let head = 4.0 * (targets * c.vocab * c.hidden) as f64;
-    linears + adapters + attention + head
-}
-
 fn peak() -> f64 {
     f64::from(SLICE.sms) * 2048.0 * CLOCK
-}
-
-/// What nvcc wrote at the top of its PTX.
-fn compiler() -> &'static str {
-    let ptx = MODULES.first().map_or("", |m| m.ptx);
-    ptx.lines().find_map(|l| l.split_once("release ")).map_or("unknown", |(_, release)| release.trim())
 }
 
 fn main_loops(out: &mut String, counts: &Counts) -> Option<()> {
@@ -119,42 +91,53 @@ fn main_loops(out: &mut String, counts: &Counts) -> Option<()> {
     Some(())
 }
 
-/// The kernels that memory should bind, each on the first shape it has in the step.
-fn streams(out: &mut String, rows: &[Row]) {
+/// Place of the fused linear that a row is about in a layer's forward pass; rows about none come first.
+fn linear_of(r: &Row) -> Option<usize> {
+    let (_, name) = r.what.split_once(", ")?;
+    ["qkv", "o", "gate/up", "down"].iter().position(|&n| n == name)
+}
+
+/// The kernels that memory should bind, each on its first shape.
+fn streams(out: &mut String, rows: &[&Row]) {
     let header = "| kernel | on | instructions a sector | bytes asked of the least | issue | shared | L2 | memory | bound |\n\
                   |---|---|--:|--:|--:|--:|--:|--:|---|";
     let _ = writeln!(out, "{header}");
     let mut seen = Vec::new();
-    for r in rows.iter().filter(|r| !r.kernel.starts_with("linear") && !ATTENTION.contains(&r.kernel.as_str())) {
+    let bound_elsewhere = |r: &Row| r.kernel.starts_with("linear") || ATTENTION.contains(&r.kernel);
+    for &r in rows.iter().filter(|r| !bound_elsewhere(r) && !ONE_BLOCK.contains(&r.kernel)) {
         // The same kernel over z has masks to make, over dy it has not.
-        let kind = (&r.kernel, r.what.split(',').next());
+        let kind = (r.kernel, r.what.split(',').next());
         if seen.contains(&kind) || r.what == "head" && r.kernel != "cross_entropy" && r.kernel != "scatter_rows" {
             continue;
         }
         seen.push(kind);
         // Cycles of one multiprocessor for each KiB of those that must move.
-        let kib = r.least / 1024.0 / f64::from(SLICE.sms);
+        let Cost { busiest, asked, least } = r.cost();
+        let kib = least / 1024.0 / f64::from(SLICE.sms);
         let [_, issue, shared, l2, memory] = r.bounds().map(|b| b.1 * 1e-6 * CLOCK / kib);
         let _ = writeln!(
             out,
             "| `{}` | {} | {:.1} | {:.2} | {issue:.0} | {shared:.0} | {l2:.0} | {memory:.0} | {} |",
             r.kernel,
             r.what,
-            r.busiest.issued * f64::from(SLICE.sms) / (r.asked / 32.0),
-            r.asked / r.least,
+            busiest.issued * f64::from(SLICE.sms) / (asked / 32.0),
+            asked / least,
             r.binds().0,
         );
     }
 }
 
 const ATTENTION: [&str; 3] = ["attention", "attention_dq", "attention_dkv"];
+/// Kernels that add up what many blocks have left: they wait, and nothing of theirs is worth a bound.
+const ONE_BLOCK: [&str; 2] = ["add_loss", "finish_norm"];
 
-fn step_table(out: &mut String, rows: &[Row]) {
+fn step_table(out: &mut String, step: &Step) {
     let header = "| kernel | on | launches | tensor | issue | shared | L2 | memory | bound | all, ms | share |\n\
                   |---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|";
     let _ = writeln!(out, "{header}");
-    let total = total_ms(rows);
-    let mut rows: Vec<_> = rows.iter().collect();
+    let total = step.ms();
+    let mut rows: Vec<_> = step.rows.iter().collect();
+    rows.sort_by_key(|r| linear_of(r));
     rows.sort_by(|a, b| b.ms().total_cmp(&a.ms()));
     for r in rows {
         let _ = write!(out, "| `{}` | {} | {} |", r.kernel, r.what, r.launches);
@@ -169,12 +152,10 @@ fn step_table(out: &mut String, rows: &[Row]) {
 /// The document, from counts made now. `None` in a build without kernels.
 fn document() -> Option<String> {
     let counts = Counts::new()?;
-    let full = micro_batch(&counts, ROWS, true)?;
-    let variants = [
-        ("all rows targets, dropout", total_ms(&full), ROWS),
-        ("32 targets, dropout", total_ms(&micro_batch(&counts, FEW_TARGETS, true)?), FEW_TARGETS),
-        ("all rows targets, no dropout", total_ms(&micro_batch(&counts, ROWS, false)?), ROWS),
-    ];
+    let (full, update) = (micro_batch(&counts, ROWS, true), update(&counts));
+    let (few, plain) = (micro_batch(&counts, FEW_TARGETS, true), micro_batch(&counts, ROWS, false));
+    let variants =
+        [("all rows targets, dropout", &full), ("32 targets, dropout", &few), ("all rows targets, no dropout", &plain)];
     let mut out = format!(
         "# What the kernels cost, by count
 
@@ -203,8 +184,8 @@ one key/value head of Qwen3-8B, everything included; \"busy\" counts only the pa
         CLOCK / 1e9,
         bandwidth() / 1e9,
         peak() / 1e12,
-        linear::DEPTHS[1],
-        linear::DEPTHS[0],
+        DEPTHS[1],
+        DEPTHS[0],
     );
     main_loops(&mut out, &counts)?;
     let _ = write!(
@@ -217,8 +198,8 @@ least is every buffer once. The last columns are cycles of one multiprocessor fo
 
 "
     );
-    let mut rows = micro_batch(&counts, ROWS, true)?;
-    rows.append(&mut update(&counts));
+    let mut rows: Vec<_> = full.rows.iter().chain(&update.rows).collect();
+    rows.sort_by_key(|r| linear_of(r));
     streams(&mut out, &rows);
     let _ = write!(
         out,
@@ -239,12 +220,12 @@ busiest multiprocessor counts. Blocks of unequal length (attention, v of unequal
     );
     step_table(&mut out, &full);
     let _ = writeln!(out, "\n| micro-batch | ms | tokens/s | of the tensor peak |\n|---|--:|--:|--:|");
-    for (what, ms, targets) in variants {
-        let share = 100.0 * flops(targets) / peak() / (ms / 1e3);
+    for (what, step) in variants {
+        let ms = step.ms();
+        let share = 100.0 * step.flops / peak() / (ms / 1e3);
         let _ = writeln!(out, "| {what} | {ms:.1} | {:.0} | {share:.1} % |", ROWS as f64 / ms * 1e3);
     }
-    let once = total_ms(&update(&counts));
-    let launches: usize = full.iter().map(|r| r.launches).sum();
+    let (once, launches) = (update.ms(), full.launches());
     let _ = write!(
         out,
         "

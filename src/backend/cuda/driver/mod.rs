@@ -1,30 +1,36 @@
-//! What the CUDA backend asks of a device. cudarc's bindings implement it over libcuda ([`super::cudarc_driver`]); in
-//! tests the PTX virtual machine does.
+//! What the CUDA backend asks of a device. [`CudaDriver`] implements it over libcuda; in tests the PTX virtual machine does.
 //!
 //! # Design
 //! - Memory is plain addresses: the backend takes one arena and computes addresses in it. Pinned host memory has a device
 //!   address too, so kernels and copies take either.
-//! - Work is queued in streams and runs in order within each; [`Stream::MAIN`] is always there, others are for copies that
-//!   run beside it, ordered by events. [`Driver::read`] and [`Driver::synchronize`] wait, nothing else does.
+//! - Work is queued and runs in order. [`Driver::read`] and [`Driver::synchronize`] wait, nothing else does.
 //! - Kernels are named by file and kernel ([`Launch`]); files are loaded once, beforehand.
-//! - Errors name the call and its CUresult. An error that a kernel causes may surface at any later call.
+//! - Errors name the call and its CUresult ([`crate::Error::Device`]). An error that a kernel causes may surface at any later
+//!   call.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `cudarc` | [`CudaDriver`] |
+//! | `libcuda` | the functions of libcuda that are called, and what their results mean |
+//! | `kernels`, `staging`, `green` | its kernel files, its uploads, a part of a device |
+//! | [`probe`] | what this machine has |
+
+mod cudarc;
+mod green;
+mod kernels;
+mod libcuda;
+pub mod probe;
+mod staging;
 
 use super::{
     launch::{Address, Launch},
     modules::CompiledModule,
 };
 use crate::Result;
+pub use cudarc::CudaDriver;
+pub use libcuda::hint;
 
-/// A queue of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Stream(pub u32);
-
-impl Stream {
-    /// The stream that is always there.
-    pub const MAIN: Self = Self(0);
-}
-
-/// A point in a stream's work.
+/// A point in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Event(pub u32);
 
@@ -74,29 +80,29 @@ pub trait Driver: Send {
     /// If the address was not given by this driver.
     fn free(&mut self, address: Address) -> Result<()>;
 
-    /// Copies host bytes to the device, in the order of the stream; `data` may change once this returns.
+    /// Copies host bytes to the device, in the order of the queue; `data` may change once this returns.
     ///
     /// # Errors
     /// If the driver refuses.
-    fn write(&mut self, dst: Address, data: &[u8], stream: Stream) -> Result<()>;
+    fn write(&mut self, dst: Address, data: &[u8]) -> Result<()>;
 
-    /// Copies device bytes to the host, after everything queued in the stream, and waits for them.
+    /// Copies device bytes to the host, after everything queued, and waits for them.
     ///
     /// # Errors
     /// If the driver refuses, or a kernel failed.
-    fn read(&mut self, src: Address, out: &mut [u8], stream: Stream) -> Result<()>;
+    fn read(&mut self, src: Address, out: &mut [u8]) -> Result<()>;
 
     /// Copies bytes within the device.
     ///
     /// # Errors
     /// If the driver refuses.
-    fn copy(&mut self, src: Address, dst: Address, bytes: usize, stream: Stream) -> Result<()>;
+    fn copy(&mut self, src: Address, dst: Address, bytes: usize) -> Result<()>;
 
     /// Sets bytes to zero.
     ///
     /// # Errors
     /// If the driver refuses.
-    fn zero(&mut self, dst: Address, bytes: usize, stream: Stream) -> Result<()>;
+    fn zero(&mut self, dst: Address, bytes: usize) -> Result<()>;
 
     /// Loads a kernel file: machine code for this device if there is some, else its PTX. Loading it again does nothing.
     ///
@@ -108,13 +114,7 @@ pub trait Driver: Send {
     ///
     /// # Errors
     /// If the file is not loaded, has no such kernel, or the launch asks for more than the device has.
-    fn launch(&mut self, launch: &Launch, stream: Stream) -> Result<()>;
-
-    /// One more stream.
-    ///
-    /// # Errors
-    /// If the driver refuses.
-    fn stream(&mut self) -> Result<Stream>;
+    fn launch(&mut self, launch: &Launch) -> Result<()>;
 
     /// One more event, not recorded yet.
     ///
@@ -122,17 +122,11 @@ pub trait Driver: Send {
     /// If the driver refuses.
     fn event(&mut self) -> Result<Event>;
 
-    /// Sets the event to the end of what is queued in the stream.
+    /// Sets the event to the end of what is queued.
     ///
     /// # Errors
     /// If the driver refuses.
-    fn record(&mut self, event: Event, stream: Stream) -> Result<()>;
-
-    /// Lets what is queued in the stream from now on wait for the event.
-    ///
-    /// # Errors
-    /// If the driver refuses.
-    fn wait(&mut self, stream: Stream, event: Event) -> Result<()>;
+    fn record(&mut self, event: Event) -> Result<()>;
 
     /// Milliseconds between two recorded events; waits for the later one.
     ///
@@ -140,11 +134,11 @@ pub trait Driver: Send {
     /// If one was not recorded.
     fn elapsed_ms(&mut self, from: Event, to: Event) -> Result<f32>;
 
-    /// Waits for everything queued in the stream.
+    /// Waits for everything queued.
     ///
     /// # Errors
     /// If a kernel failed.
-    fn synchronize(&mut self, stream: Stream) -> Result<()>;
+    fn synchronize(&mut self) -> Result<()>;
 }
 
 /// What of a kernel file a device runs.

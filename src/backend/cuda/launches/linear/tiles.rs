@@ -1,120 +1,8 @@
-//! Host side of the linear kernels: parameters as the kernels take them, and the choice of a tile.
+//! The tiles that the linear kernels are compiled for, and the choice among them.
 //!
-//! Nothing here touches a device; the backend and the tests launch with what it says.
+//! The choice is by estimated cycles of the busiest multiprocessor. It never changes a bit of the result.
 
-use super::launch::{Args, Launch, int};
-use crate::rng::Dropout;
-use bytemuck::{Pod, Zeroable};
-
-/// Parts of one fused layer at most: q, k and v.
-pub const PARTS: usize = 3;
-/// A rank is a multiple of this: rows of u, v, B are read 16 bytes at a time.
-pub const RANK_MULTIPLE: usize = 8;
-/// Largest rank.
-pub const RANK_MAX: usize = 256;
-
-/// [`Dropout`] as kernels take it, `Dropout` of philox.cuh.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct DropoutArgs {
-    /// Low and high half of the key.
-    pub key: [u32; 2],
-    /// Decoder layer.
-    pub layer: u32,
-    /// Survivors have at least these bits; 0 without dropout.
-    pub threshold: u32,
-    /// Survivors are multiplied by this; 1 without dropout.
-    pub scale: f32,
-}
-
-impl DropoutArgs {
-    /// From the definition; `None` drops nothing.
-    pub fn new(drop: Option<Dropout>) -> Self {
-        match drop {
-            None => Self { key: [0; 2], layer: 0, threshold: 0, scale: 1.0 },
-            Some(d) => Self {
-                key: [d.key as u32, (d.key >> 32) as u32],
-                layer: d.layer,
-                threshold: d.threshold(),
-                scale: d.scale(),
-            },
-        }
-    }
-}
-
-/// One module's adapter, `Part` of linear.cuh. Pointers are device addresses of bf16.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Part {
-    /// u [T, r] forward, v [T, r] backward.
-    pub left: u64,
-    /// B [end − start, r] forward, A [r, columns] backward.
-    pub right: u64,
-    /// First column of y that the module makes; forward only.
-    pub start: i32,
-    /// The column after its last; forward only.
-    pub end: i32,
-    /// r, a multiple of [`RANK_MULTIPLE`].
-    pub rank: i32,
-    /// Number of the module in the dropout counter.
-    pub module: u32,
-    /// alpha/r; forward only, v has it already.
-    pub scale: f32,
-    /// Padding.
-    pub unused: i32,
-}
-
-/// Parameters of every linear kernel, `Linear` of linear.cuh. Pointers are device addresses, 0 for none.
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Linear {
-    /// z (forward) or dy (backward), bf16 [rows, depth].
-    pub x: u64,
-    /// W: bf16, or packed NF4. [columns, depth] forward, [depth, columns] backward.
-    pub w: u64,
-    /// Of packed weights, f32 for each 64.
-    pub absmax: u64,
-    /// Added to the product before it is rounded, bf16 [rows, columns]; may be `out`.
-    pub add: u64,
-    /// bf16 [rows, columns].
-    pub out: u64,
-    /// Sample of each row, `u32 [rows]`; read with dropout only.
-    pub samples: u64,
-    /// Position of each row, `u32 [rows]`; read with dropout only.
-    pub positions: u64,
-    /// T.
-    pub rows: i32,
-    /// Width of the output, a multiple of 8 (packed: of 64).
-    pub columns: i32,
-    /// Inner dimension, a multiple of 8 (packed: of 64).
-    pub depth: i32,
-    /// [`Span::group`].
-    pub group: i32,
-    /// [`Span::first`].
-    pub first: i32,
-    /// Dropout of the backward low-rank product.
-    pub drop: DropoutArgs,
-    /// How many of `part` count.
-    pub parts: i32,
-    /// Padding.
-    pub unused: i32,
-    /// Adapters.
-    pub part: [Part; PARTS],
-}
-
-// The kernels' own sizes.
-const _: () = assert!(size_of::<Part>() == 40 && size_of::<Linear>() == 224);
-
-/// What the choice of a kernel depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chip {
-    /// Streaming multiprocessors that this process may use (a MIG slice has fewer).
-    pub sms: u32,
-    /// Bytes of shared memory that one block may have (opt-in limit).
-    pub shared_per_block: u32,
-    /// Bytes of shared memory of one multiprocessor.
-    pub shared_per_sm: u32,
-}
+use crate::backend::cuda::{context::Chip, launch::int};
 
 /// The two directions of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,11 +22,14 @@ pub enum Stored {
     Packed,
 }
 
+/// Rows, columns and inner dimension of a product.
+pub type Shape = (usize, usize, usize);
+
 /// A compiled tile shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
     /// Kernel file.
-    pub module: &'static str,
+    pub file: &'static str,
     /// Kernel.
     pub kernel: &'static str,
     /// Rows of the output tile.
@@ -169,10 +60,10 @@ impl Tile {
 
     /// Row tiles that run side by side: the blocks on the device at one time then cover about a square, which reads the
     /// fewest operand bytes from L2.
-    pub fn group(&self, chip: &Chip, rows: usize) -> i32 {
+    pub fn group(&self, chip: &Chip, rows: usize) -> u32 {
         let resident = f64::from(chip.sms * self.resident(chip));
         let square = (resident * f64::from(self.columns) / f64::from(self.rows)).sqrt().round() as usize;
-        square.clamp(1, rows.div_ceil(self.rows as usize).max(1)) as i32
+        square.clamp(1, rows.div_ceil(self.rows as usize).max(1)) as u32
     }
 
     /// Blocks that one multiprocessor of `chip` holds.
@@ -209,22 +100,14 @@ pub struct Span {
     /// The kernel.
     pub tile: Tile,
     /// Row tiles that run side by side, [`Tile::group`].
-    pub group: i32,
+    pub group: u32,
     /// Number of the first tile.
-    pub first: i32,
+    pub first: u32,
     /// Blocks to launch.
     pub blocks: u32,
 }
 
-impl Span {
-    /// The launch over these parameters, whose `group` and `first` are this span's.
-    pub fn launch(&self, p: &Linear) -> Launch {
-        let (t, args) = (&self.tile, Args::new().with(Linear { group: self.group, first: self.first, ..*p }));
-        Launch { shared: t.shared, ..Launch::new(t.module, t.kernel, [self.blocks, 1, 1], t.threads(), args) }
-    }
-}
-
-/// The launches of one product, on one stream: what the first leaves, if anything, the second makes in smaller tiles. Every
+/// The launches of one product: what the first leaves, if anything, the second makes in smaller tiles. Every
 /// output is made once, and its bits do not depend on which tile makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spans {
@@ -236,7 +119,7 @@ pub struct Spans {
 
 impl Spans {
     /// All of a product in one tile.
-    pub fn whole(tile: &Tile, chip: &Chip, rows: usize, columns: usize, depth: usize) -> Self {
+    pub fn whole(tile: &Tile, chip: &Chip, (rows, columns, depth): Shape) -> Self {
         let blocks = tile.blocks(rows, columns);
         let cycles = u64::from(blocks.div_ceil(chip.sms)) * tile.block_cycles(chip, depth);
         Self { launches: vec![Span { tile: *tile, group: tile.group(chip, rows), first: 0, blocks }], cycles }
@@ -244,7 +127,7 @@ impl Spans {
 
     /// As many whole waves of `tile` as there are, and the rest in a smaller one, of a divisor of its rows and the same
     /// columns. `None` if nothing is left, or nothing comes before.
-    pub fn with_tail(tile: &Tile, tail: &Tile, chip: &Chip, rows: usize, columns: usize, depth: usize) -> Option<Self> {
+    pub fn with_tail(tile: &Tile, tail: &Tile, chip: &Chip, (rows, columns, depth): Shape) -> Option<Self> {
         let blocks = tile.blocks(rows, columns);
         let (waves, left) = (blocks / chip.sms, blocks % chip.sms);
         if waves == 0 || left == 0 || tail.rows >= tile.rows {
@@ -252,26 +135,21 @@ impl Spans {
         }
         // The tile after the last whole wave: its group, its column, its row in the group. In the smaller tiles' order the
         // same place comes after the same outputs.
-        let (group, across) = (tile.group(chip, rows) as u32, int(columns).div_ceil(tile.columns));
+        let (group, across) = (tile.group(chip, rows), int(columns).div_ceil(tile.columns));
         let (times, down) = (tile.rows / tail.rows, int(rows).div_ceil(tile.rows));
         let (done, begin) = (blocks - left, (blocks - left) / (group * across) * group);
         let (height, within) = (group.min(down - begin), done - begin * across);
         let small_height = (group * times).min(int(rows).div_ceil(tail.rows) - begin * times);
         let first = begin * times * across + within / height * small_height + within % height * times;
-        let rest = Span {
-            tile: *tail,
-            group: (group * times) as i32,
-            first: first as i32,
-            blocks: tail.blocks(rows, columns) - first,
-        };
+        let rest = Span { tile: *tail, group: group * times, first, blocks: tail.blocks(rows, columns) - first };
         let cycles = u64::from(waves) * tile.block_cycles(chip, depth)
             + u64::from(rest.blocks.div_ceil(chip.sms)) * tail.block_cycles(chip, depth)
             + EDGE_CYCLES;
-        Some(Self { launches: vec![Span { tile: *tile, group: group as i32, first: 0, blocks: done }, rest], cycles })
+        Some(Self { launches: vec![Span { tile: *tile, group, first: 0, blocks: done }, rest], cycles })
     }
 
     /// Share of the tensor cores' time on the whole chip that the product itself needs, if `cycles` is right.
-    pub fn efficiency(&self, chip: &Chip, rows: usize, columns: usize, depth: usize) -> f64 {
+    pub fn efficiency(&self, chip: &Chip, (rows, columns, depth): Shape) -> f64 {
         let work = rows as f64 * columns as f64 * depth as f64 / MULTIPLY_ADDS as f64;
         work / (f64::from(chip.sms) * self.cycles as f64)
     }
@@ -306,7 +184,7 @@ const fn dense(kernel: &'static str, rows: u32, per_sm: u32) -> Tile {
     // Four steps of both operands.
     let shared = 4 * (rows + 128) * 64;
     let step = step_cycles(rows, 128 / 2);
-    Tile { module: "linear", kernel, rows, columns: 128, warp_rows: warp_rows(rows), shared, per_sm, step }
+    Tile { file: "linear", kernel, rows, columns: 128, warp_rows: warp_rows(rows), shared, per_sm, step }
 }
 
 const fn packed(kernel: &'static str, rows: u32, per_sm: u32, rings: u32) -> Tile {
@@ -314,7 +192,7 @@ const fn packed(kernel: &'static str, rows: u32, per_sm: u32, rings: u32) -> Til
     let shared = 3 * rows * 64 + 2 * 128 * 64 + rings;
     // Decoding 4096 weights costs about 232 wavefronts, whatever the rows.
     let step = step_cycles(rows, 232);
-    Tile { module: "linear_nf4", kernel, rows, columns: 128, warp_rows: warp_rows(rows), shared, per_sm, step }
+    Tile { file: "linear_nf4", kernel, rows, columns: 128, warp_rows: warp_rows(rows), shared, per_sm, step }
 }
 
 /// Two units of 64 columns of packed weights, two of eight blocks of absmax.
@@ -350,17 +228,9 @@ pub fn tiles(stored: Stored, direction: Direction) -> &'static [Tile] {
 }
 
 /// The quickest launches by estimate whose shared memory the chip has; `None` if no tile fits.
-pub fn choose(
-    chip: &Chip,
-    stored: Stored,
-    direction: Direction,
-    rows: usize,
-    columns: usize,
-    depth: usize,
-) -> Option<Spans> {
+pub fn choose(chip: &Chip, stored: Stored, direction: Direction, shape: Shape) -> Option<Spans> {
     let fit = || tiles(stored, direction).iter().filter(|t| t.shared <= chip.shared_per_block);
-    let whole = fit().map(|t| Spans::whole(t, chip, rows, columns, depth));
-    let parted =
-        fit().flat_map(|t| fit().filter_map(move |tail| Spans::with_tail(t, tail, chip, rows, columns, depth)));
+    let whole = fit().map(|t| Spans::whole(t, chip, shape));
+    let parted = fit().flat_map(|t| fit().filter_map(move |tail| Spans::with_tail(t, tail, chip, shape)));
     whole.chain(parted).min_by_key(|s| s.cycles)
 }

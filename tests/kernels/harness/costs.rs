@@ -1,17 +1,6 @@
-//! Runs the launch descriptions of `src/backend/cuda` on the virtual machine, and compares what they cost.
+//! Bounds on what a kernel costs.
 
-use crate::harness::Gpu;
-use irori::backend::cuda::launch::Launch;
 use ptxvm::Counters;
-
-/// Half a unit in the last place of bf16 (8 significant bits), relative: the error of one rounding to nearest.
-pub const U: f32 = 1.0 / 256.0;
-
-/// Runs one launch; a fault fails the test with the machine's words.
-#[track_caller]
-pub fn run(gpu: &mut Gpu, l: &Launch) -> Counters {
-    gpu.run(l)
-}
 
 /// Bytes that a kernel must move at least.
 #[derive(Debug, Clone, Copy)]

@@ -1,23 +1,16 @@
-//! kernels/gemv.cu: the product for few rows.
+//! kernels/linear_gemv.cu: the product for few rows.
 
 use crate::{
     harness::{Gpu, Noise, SEEDS, assert_bits},
     linear::Case,
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
-use irori::backend::cuda::{
-    linear::{Direction, Stored},
-    skinny,
-};
-use ptxvm::{Args, Counters};
+use irori::backend::cuda::launches::linear::tiles::{Direction, Stored};
+use ptxvm::Counters;
 
 fn run(c: &Case, stored: Stored, seed: u64) -> Option<(Vec<f32>, Counters)> {
-    let l = skinny::thin(stored == Stored::Packed, c.n);
-    let mut gpu = Gpu::new(l.module, seed)?;
-    let p = c.upload(&mut gpu, stored);
-    let cost = gpu.launch(l.kernel, l.grid, l.threads, 0, &Args::new().raw(8, bytemuck::bytes_of(&p)));
-    Some((gpu.get_bf16(p.out, c.rows() * c.n), cost))
+    let (out, mut costs) = c.whole(&mut Gpu::new(seed)?, stored);
+    assert_eq!(costs.len(), 1);
+    Some((out, costs.remove(0)))
 }
 
 #[test]

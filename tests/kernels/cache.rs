@@ -1,14 +1,12 @@
-//! decode.cu. Tolerances as in attention.rs: P is rounded to bf16 before the second product, o after it.
+//! cache.cu. Tolerances as in attention.rs: P is rounded to bf16 before the second product, o after it.
 
-use crate::{
-    harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
-    launches::{Traffic, U, assert_no_conflicts, assert_traffic, run},
+use crate::harness::{
+    Cpu, Device, Documents, Gpu, Noise, SEEDS, Traffic, U, assert_bits, assert_near, assert_no_conflicts,
+    assert_traffic,
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
 use irori::backend::{
-    Backend, DType, Heads, KvCache,
-    cuda::attention::{Cache, Step, cached, cached_scratch, kv_store},
+    Heads, KvCache,
+    ops::{AttentionCached, KvStore},
 };
 use ptxvm::Counters;
 
@@ -49,38 +47,31 @@ impl Case {
         self.positions.len()
     }
 
+    /// o with these values of the new rows and of the cache.
+    fn run<D: Device>(&self, d: &mut D, qkv: &[f32], v: &[f32]) -> (Vec<f32>, Vec<Counters>) {
+        let heads = self.h;
+        let rows = d.rows(&Documents {
+            positions: self.positions.clone(),
+            samples: vec![0; self.rows()],
+            bounds: (0..=self.rows() as u32).collect(),
+        });
+        let (qk, qkv, slots) = (d.act(&self.qk), d.act(qkv), d.u32(&self.slots));
+        let cache = KvCache { k: d.act(&self.k), v: d.act(v), capacity: self.capacity };
+        let o = d.act_out(self.rows() * heads.q_width());
+        let mut costs = d.run(KvStore { qk, qkv, rows, slots, heads, cache });
+        costs.extend(d.run(AttentionCached { qk, rows, slots, heads, cache, o }));
+        (d.get(o), costs)
+    }
+
     /// o with the given values, and Σ P·|v|.
     fn reference(&self) -> [Vec<f32>; 2] {
         let magnitude = |x: &[f32]| x.iter().map(|x| x.abs()).collect::<Vec<_>>();
-        [(self.qkv.clone(), self.v.clone()), (magnitude(&self.qkv), magnitude(&self.v))].map(|(qkv, v)| {
-            let mut cpu = Cpu::new();
-            let docs = Documents {
-                positions: self.positions.clone(),
-                samples: vec![0; self.rows()],
-                bounds: (0..=self.rows() as u32).collect(),
-            };
-            let rows = cpu.rows(&docs);
-            let (qk, qkv, slots) = (cpu.f32(&self.qk), cpu.f32(&qkv), cpu.u32(&self.slots));
-            let cache = KvCache { k: cpu.f32(&self.k), v: cpu.f32(&v), capacity: self.capacity };
-            let o = cpu.out(DType::F32, self.rows() * self.h.q_width());
-            cpu.start(0);
-            cpu.be.kv_store(qk, qkv, &rows, slots, self.h, &cache).unwrap();
-            cpu.be.attention_cached(qk, &rows, slots, self.h, &cache, o).unwrap();
-            cpu.get(o)
-        })
+        let run = |qkv: &[f32], v: &[f32]| self.run(&mut Cpu::new(), qkv, v).0;
+        [run(&self.qkv, &self.v), run(&magnitude(&self.qkv), &magnitude(&self.v))]
     }
 
     fn device(&self, seed: u64) -> Option<(Vec<f32>, Vec<Counters>)> {
-        let (h, rows) = (self.h, self.rows());
-        let mut gpu = Gpu::new("decode", seed)?;
-        let (qk, qkv) = (gpu.bf16(&self.qk), gpu.bf16(&self.qkv));
-        let step = Step { rows, positions: gpu.u32(&self.positions), slots: gpu.u32(&self.slots) };
-        let cache = Cache { k: gpu.bf16(&self.k), v: gpu.bf16(&self.v), capacity: self.capacity };
-        let scratch = gpu.fresh(cached_scratch(rows, h, self.capacity));
-        let o = gpu.fresh(rows * h.q_width() * 2);
-        let mut counters = vec![run(&mut gpu, &kv_store(&step, h, qk, qkv, cache))];
-        counters.extend(cached(&step, h, qk, cache, scratch, o).iter().map(|l| run(&mut gpu, l)));
-        Some((gpu.get_bf16(o, rows * h.q_width()), counters))
+        Some(self.run(&mut Gpu::new(seed)?, &self.qkv, &self.v))
     }
 
     fn check(&self) -> Option<Vec<Counters>> {
