@@ -3,7 +3,6 @@
 //! The model is a lower bound made of few terms: floating-point work at the speed of large products, what packed weights
 //! cost on top, the head, and the bytes that cross the bus. It orders choices; it does not promise a time.
 
-use super::Request;
 use crate::{
     backend::{Sizes, Space, Unpacking},
     model::{
@@ -158,20 +157,20 @@ pub fn step_flops(spec: &EngineSpec, sizes: &dyn Sizes, step: &Work) -> f64 {
 }
 
 /// Knobs by seconds saved per byte, the best first. Gate/up comes after attention: it needs it.
-pub fn knobs_by_worth(r: &Request, sizes: &dyn Sizes, speed: &Speed) -> Vec<Knob> {
-    let c = &r.model;
-    let rows = r.rows as f64;
+pub fn knobs_by_worth(asked: &EngineSpec, sizes: &dyn Sizes, speed: &Speed) -> Vec<Knob> {
+    let c = &asked.model;
+    let rows = asked.max_rows as f64;
     let act = sizes.activation().size() as f64;
     let again = |weights: f64| {
-        let packed = if r.four_bit { unpacking(sizes, speed, rows, weights) } else { 0.0 };
+        let packed = if asked.four_bit() { unpacking(sizes, speed, rows, weights) } else { 0.0 };
         2.0 * rows * weights / speed.flops + packed
     };
     let attention_weights = module_weights(c, &[Module::QProj, Module::KProj, Module::VProj, Module::OProj]);
     let attention_bytes =
         rows * act * (c.heads.qkv_width() + c.heads.q_width() + c.hidden) as f64 + rows * 4.0 * c.heads.q as f64;
-    let attention_saves = again(attention_weights) + attention_flops(c, rows, r.max_len as f64) / speed.flops;
+    let attention_saves = again(attention_weights) + attention_flops(c, rows, asked.max_len as f64) / speed.flops;
     let gate_up = module_weights(c, &[Module::GateProj, Module::UpProj]);
-    let passes = if r.training { 2.0 } else { 1.0 };
+    let passes = if asked.training { 2.0 } else { 1.0 };
     let unpack_saves = unpacking(sizes, speed, rows, passes * linear_weights(c));
     let fetch = rows / speed.bus;
     let mut worth = [

@@ -78,23 +78,7 @@ fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
 }
 
 fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
-    let model = model(false);
-    EngineSpec {
-        lora,
-        training,
-        max_rows: 200,
-        max_len: 160,
-        logit_rows: 48,
-        saved: vec![Saved::All; model.layers],
-        residency: vec![Residency::Nf4; model.layers],
-        model,
-        compute: DType::Bf16,
-        dense: DType::Bf16,
-        embedding: Space::Device,
-        head: HeadStore::Dense,
-        kv_slots: 0,
-        kv_capacity: 0,
-    }
+    EngineSpec { lora, training, logit_rows: 48, ..EngineSpec::new(model(false), 200, 160) }
 }
 
 const KEY: u64 = 0x9e37_79b9_7f4a_7c15;

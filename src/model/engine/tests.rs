@@ -68,18 +68,10 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
     EngineSpec {
         lora,
         training,
-        max_rows: 96,
-        max_len: 64,
         logit_rows: 7,
-        saved: vec![Saved::All; model.layers],
         residency: vec![Residency::Dense; model.layers],
-        model,
-        compute: DType::Bf16,
         dense: DType::F32,
-        head: HeadStore::Dense,
-        embedding: Space::Device,
-        kv_slots: 0,
-        kv_capacity: 0,
+        ..EngineSpec::new(model, 96, 64)
     }
 }
 
