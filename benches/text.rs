@@ -9,9 +9,10 @@ use irori::{
     data::{
         chat::{ChatTemplate, Message},
         encode::{Encoder, Limits, LossOn, TextStyle},
-        lawqa, packing,
+        packing,
         permute::Permutation,
         prompt::{self, Context, PromptTemplate},
+        questions::{lawqa, records},
         record::{self, Record},
         tokenizer::Tokenizer,
     },
@@ -37,7 +38,7 @@ fn tokenizer(c: &mut Criterion) {
     let template = PromptTemplate::load("answer-line").expect("a template of irori's own");
     let lines: Vec<String> = questions
         .iter()
-        .map(|q| Record::from_question(q, &template, Context::Gold, &[], Permutation::IDENTITY).expect("a record"))
+        .map(|q| records::line(q, &template, Context::Gold, &[], Permutation::IDENTITY).expect("a record"))
         .map(|line| line.to_string())
         .collect();
     let records = record::parse(Path::new("records"), lines.join("\n").as_bytes()).expect("records");

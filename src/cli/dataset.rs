@@ -6,11 +6,11 @@ use crate::{
     data::{
         balance,
         encode::{Encoder, Limits, LossOn, TextStyle},
-        lawqa::{self, Letter, Question},
         leak,
         permute::Permutation,
         prompt::{self, AnswerFormat, Context, PromptTemplate},
-        record::{self, Record},
+        questions::{self, Choice, Question, lawqa},
+        record,
         split::{self, Key, SplitSpec},
     },
     rng::Rng,
@@ -139,7 +139,7 @@ fn run_make(args: &Args, input: &Path, output: &Path) -> Result<()> {
         let mut lines = String::new();
         for (question, &place) in questions.iter().zip(&part.questions) {
             for permutation in orders(versions, args.seed, place) {
-                let record = Record::from_question(question, &template, args.context, &examples, permutation)?;
+                let record = questions::records::line(question, &template, args.context, &examples, permutation)?;
                 let _ = writeln!(lines, "{record}");
             }
         }
@@ -179,7 +179,7 @@ fn orders(versions: usize, seed: u64, place: usize) -> Vec<Permutation> {
 }
 
 fn counts(questions: &[Question]) -> [usize; 4] {
-    Letter::ALL.map(|letter| questions.iter().filter(|q| q.answer == letter).count())
+    Choice::ALL.map(|letter| questions.iter().filter(|q| q.answer == letter).count())
 }
 
 fn warnings(args: &Args, template: &PromptTemplate, parts: &[(&str, Vec<Question>, usize)]) -> Result<Vec<String>> {
@@ -235,7 +235,7 @@ fn table(parts: &[(&str, Vec<Question>, usize)], unused: usize, output: &Path) -
             let _ = writeln!(text, "{split:<7} {a:>5} {b:>5} {c:>5} {d:>5} {:>5} {records:>8}  {law}", questions.len());
         };
         row(questions, name, (questions.len() * versions).to_string(), "all");
-        for (law, _) in lawqa::laws(questions) {
+        for (law, _) in questions::laws(questions) {
             let of_law: Vec<Question> = questions.iter().filter(|q| q.law == law).cloned().collect();
             row(&of_law, "", String::new(), &law);
         }
@@ -251,7 +251,7 @@ fn json(parts: &[(&str, Vec<Question>, usize)], unused: usize, warnings: &[Strin
     let splits: serde_json::Map<String, serde_json::Value> = parts
         .iter()
         .map(|(name, questions, versions)| {
-            let laws: serde_json::Map<String, serde_json::Value> = lawqa::laws(questions)
+            let laws: serde_json::Map<String, serde_json::Value> = questions::laws(questions)
                 .into_iter()
                 .map(|(law, _)| {
                     let of_law: Vec<Question> = questions.iter().filter(|q| q.law == law).cloned().collect();
@@ -371,7 +371,7 @@ mod tests {
             assert_eq!(all[0], Permutation::IDENTITY);
             assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 24);
             for run in all.chunks(4) {
-                let letters: std::collections::HashSet<_> = run.iter().map(|p| p.letter(Letter::ALL[1])).collect();
+                let letters: std::collections::HashSet<_> = run.iter().map(|p| p.letter(Choice::ALL[1])).collect();
                 assert_eq!(letters.len(), 4);
             }
             assert_eq!(orders(5, 7, place), all[..5]);

@@ -2,13 +2,18 @@
 
 use super::{
     common::note,
-    infer::{self, Layout, ModelArgs, Progress, PromptChoice},
+    infer::{self, Layout, ModelArgs, Progress},
     print,
 };
 use crate::{
     Error, Result,
-    data::{encode::TextStyle, prompt::Context},
+    data::{
+        encode::TextStyle,
+        prompt::Context,
+        questions::{self, records},
+    },
     eval::{
+        ask::Wording,
         generate, label, loglik,
         result::{EvalResult, check_output},
         stats::Labels,
@@ -138,7 +143,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let data = args.data.as_deref().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
     let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
     let gold = args.context == Context::Gold;
-    let recorded = infer::recorded_prompt(data)?;
+    let recorded = records::recorded_prompt(data)?;
     let prompt = match (&args.prompt, args.use_cot, gold, &recorded) {
         (Some(p), ..) => p.clone(),
         (None, true, ..) => "cot".into(),
@@ -170,7 +175,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
             note("with --method loglik no reasoning is written: the letter is read right after the prompt");
         }
     }
-    let mut questions = infer::questions(data, gold)?;
+    let mut questions = questions::read(data, gold)?;
     if let Some(n) = args.samples {
         let n = usize::try_from(n).unwrap_or(usize::MAX);
         if n > questions.len() {
@@ -188,8 +193,8 @@ fn answer(args: &Args) -> Result<EvalResult> {
     };
     let fingerprint = args.model.adapter_fingerprint()?;
     let mut session = infer::open(&args.model, layout)?;
-    let choice = PromptChoice { prompt, few_shot: args.few_shot, gold };
-    let prompter = infer::prompter(&session, &choice)?;
+    let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
+    let prompter = infer::prompter(&session, &wording)?;
     let (total, what) = match method {
         Method::Loglik => (loglik::prompt_count(questions.len(), permute), "prompts"),
         Method::Generate => (questions.len(), "questions"),
@@ -203,10 +208,10 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let seconds = progress.finish();
     let config = json!({
         "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": model,
-        "few_shot_enabled": choice.few_shot, "cot_enabled": choice.prompt == "cot", "reranker_enabled": false,
+        "few_shot_enabled": wording.few_shot, "cot_enabled": wording.prompt == "cot", "reranker_enabled": false,
         "reranker_model": null, "rerank_top_n": null, "ensemble_runs": if permute { json!(4) } else { Value::Null },
         "top_k": args.top_k, "total_samples": results.len(), "method": if method == Method::Loglik { "loglik" } else { "generate" },
-        "permute": permute, "prompt": choice.prompt, "style": if args.style == TextStyle::Raw { "raw" } else { "chat" },
+        "permute": permute, "prompt": wording.prompt, "style": if args.style == TextStyle::Raw { "raw" } else { "chat" },
         "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()), "adapter_sha256": fingerprint,
         "four_bit": !args.model.no_4bit, "head_four_bit": args.model.head()? == HeadStore::Nf4, "device": session.description, "data": data.display().to_string(),
         "max_new_tokens": if method == Method::Generate { json!(max_new) } else { Value::Null },

@@ -3,17 +3,11 @@
 use super::common::{DeviceArgs, Job};
 use crate::{
     Error, Result,
-    data::{
-        encode::{Encoder, TextStyle},
-        lawqa::{self, Letter},
-        prompt::{self, Context, PromptTemplate},
-        record,
-    },
-    eval::ask::{Prompter, Question},
+    data::encode::{Encoder, TextStyle},
+    eval::ask::{Prompter, TemplatePrompter, Wording},
     model::{Engine, engine::HeadStore, peft, source},
     train::{config::ComputeDtype, output::RUN_CONFIG},
 };
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{
     io::IsTerminal,
@@ -159,131 +153,9 @@ pub fn open(args: &ModelArgs, layout: Layout) -> Result<Session> {
     Ok(Session { engine, encoder, description })
 }
 
-/// How questions are put to the model.
-#[derive(Debug, Clone)]
-pub struct PromptChoice {
-    /// letter, answer-line, cot or a template file.
-    pub prompt: String,
-    /// Show the worked example.
-    pub few_shot: bool,
-    /// Show the question's own statutes.
-    pub gold: bool,
-}
-
-/// A template over a tokenizer.
-struct Templated {
-    template: PromptTemplate,
-    encoder: Rc<Encoder>,
-    examples: Vec<lawqa::Question>,
-    context: Context,
-}
-
 /// The prompter of a template over a session's tokenizer.
-pub fn prompter(session: &Session, choice: &PromptChoice) -> Result<Box<dyn Prompter>> {
-    Ok(Box::new(Templated {
-        template: PromptTemplate::load(&choice.prompt)?,
-        encoder: session.encoder()?.clone(),
-        examples: if choice.few_shot { vec![prompt::worked_example()?] } else { Vec::new() },
-        context: if choice.gold { Context::Gold } else { Context::None },
-    }))
-}
-
-impl Prompter for Templated {
-    fn prompt(&self, q: &Question, order: [usize; 4]) -> Result<Vec<u32>> {
-        let place = order.iter().position(|&c| c == q.correct).unwrap_or_default();
-        let shown = lawqa::Question {
-            raw: serde_json::Map::new(),
-            file_name: q.file_name.clone(),
-            law: q.law.clone(),
-            context: (!q.context.is_empty()).then(|| q.context.clone()),
-            text: q.question.clone(),
-            choices: order.map(|c| q.choices[c].clone()),
-            answer: Letter::ALL[place],
-            reasoning: None,
-            references: q.references.clone(),
-        };
-        self.encoder.prompt(&self.template.messages(&shown, self.context, &self.examples)?)
-    }
-
-    fn answer(&self, letter: usize) -> Result<Vec<u32>> {
-        self.encoder.tokenizer.encode(&self.template.answer.answer(Letter::ALL[letter], None))
-    }
-
-    fn stop(&self) -> Vec<u32> {
-        self.encoder.stops()
-    }
-
-    fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.encoder.tokenizer.decode(tokens, true)
-    }
-}
-
-/// Reads the questions of a lawqa JSON file, or of JSONL records whose meta holds them (those of `irori dataset`). Records
-/// do not hold the statute by itself, so `gold` needs the lawqa JSON.
-pub fn questions(path: &Path, gold: bool) -> Result<Vec<Question>> {
-    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
-        let file = lawqa::read(path)?;
-        return Ok(file.questions.into_iter().map(of_lawqa).collect());
-    }
-    if gold {
-        return Err(Error::usage(format!(
-            "--context gold needs the statutes, which {} does not hold by themselves: give the lawqa JSON of the split",
-            path.display()
-        )));
-    }
-    record::read(path)?.iter().map(|r| of_record(path, r)).collect()
-}
-
-/// The prompt template that the records of a JSONL file were written with, if all name the same.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
-    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl")) {
-        return Ok(None);
-    }
-    let records = record::read(path)?;
-    let named = |r: &record::Record| r.meta.get("prompt").and_then(Value::as_str).map(str::to_owned);
-    let first = records.first().and_then(named);
-    Ok(first.filter(|f| records.iter().all(|r| named(r).as_ref() == Some(f))))
-}
-
-fn of_lawqa(q: lawqa::Question) -> Question {
-    Question {
-        question: q.text,
-        choices: q.choices,
-        correct: q.answer.index(),
-        file_name: q.file_name,
-        law: q.law,
-        context: q.context.unwrap_or_default(),
-        references: q.references,
-    }
-}
-
-fn of_record(path: &Path, record: &record::Record) -> Result<Question> {
-    let text = |field: &str| record.meta.get(field).and_then(Value::as_str).map(str::to_owned);
-    let missing = |field: &str, what: &str| {
-        let at = format!("line {}, field `meta.{field}`", record.line);
-        Error::content(
-            path,
-            at,
-            format!("expected {what}: evaluation needs records made by `irori dataset`, or lawqa JSON"),
-        )
-    };
-    let list = |field: &str| -> Option<Vec<String>> {
-        record.meta.get(field)?.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
-    };
-    Ok(Question {
-        question: text("question").ok_or_else(|| missing("question", "the question"))?,
-        choices: list("choices")
-            .and_then(|c| c.try_into().ok())
-            .ok_or_else(|| missing("choices", "a list of four choices"))?,
-        correct: record.answer().ok_or_else(|| missing("answer", "a, b, c or d"))?.index(),
-        file_name: text("file_name").unwrap_or_default(),
-        law: text("law").unwrap_or_default(),
-        context: String::new(),
-        references: list("references").unwrap_or_default(),
-    })
+pub fn prompter(session: &Session, wording: &Wording) -> Result<Box<dyn Prompter>> {
+    Ok(Box::new(TemplatePrompter::new(session.encoder()?.clone(), wording)?))
 }
 
 /// A progress bar on a terminal, a line now and then elsewhere; silent if `quiet`.

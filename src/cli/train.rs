@@ -8,7 +8,9 @@ use super::{
     training::{self, Prepared},
 };
 use crate::{
-    Result, report,
+    Result,
+    eval::accuracy::accuracy,
+    report,
     train::{
         Run, Settings, TrainConfig,
         disk::RealDisk,
@@ -67,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
     let (inputs, mut learner) = prepared.load()?;
     let accuracy: Option<AccuracyHook<EngineLearner>> = match inputs.questions.as_slice() {
         [] => None,
-        questions => Some(Box::new(move |learner| training::accuracy(learner.engine(), questions))),
+        questions => Some(Box::new(move |learner| accuracy(learner.engine(), questions))),
     };
     let outcome = train(Run {
         config: &config,
@@ -112,7 +114,7 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
             some(&report.dropped)
         ));
     }
-    let labels = Labels::count(prepared.inputs.answers.iter().copied());
+    let labels = Labels::of(report.answers, report.samples);
     lines.extend(labels.line().map(|l| format!("answers: {l}")));
     lines.extend(labels.warning());
     lines.extend(prepared.plan_lines());

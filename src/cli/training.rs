@@ -6,13 +6,11 @@ use crate::{
     Error, Result,
     data::{
         encode::{self, Encoded, Encoder, Limits, LossOn},
-        lawqa::Letter,
-        prompt,
         record::{self, Content, Record},
     },
-    eval::loglik,
+    eval::accuracy::{ChoicePrompt, choice_prompts},
     model::{
-        Engine, LoraConfig, ModelConfig,
+        LoraConfig, ModelConfig,
         engine::HeadStore,
         peft,
         source::{Opened, open},
@@ -24,7 +22,7 @@ use crate::{
         learner::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFormat, EngineLearner, NamedFile},
     },
 };
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 /// A training configuration with everything it names opened and read, and nothing loaded yet.
 pub struct Inputs {
@@ -36,12 +34,10 @@ pub struct Inputs {
     pub adapter: Vec<f32>,
     /// Samples to train on, and what became of the records.
     pub train: Encoded,
-    /// The answer's letter of each of them, where it is one.
-    pub answers: Vec<Option<char>>,
     /// Samples to evaluate on.
     pub eval: Option<Encoded>,
     /// Multiple-choice questions among the records to evaluate on.
-    pub questions: Vec<ChoiceQuestion>,
+    pub questions: Vec<ChoicePrompt>,
 }
 
 /// Inputs and the plan to run them.
@@ -51,14 +47,6 @@ pub struct Prepared {
     /// What the run will take.
     pub plan: Plan,
     device: OpenDevice,
-}
-
-/// A question whose four answers are compared while training: everything up to the letter, and the letters' tokens.
-#[derive(Debug, Clone)]
-pub struct ChoiceQuestion {
-    prompt: Vec<u32>,
-    letters: [u32; 4],
-    right: Letter,
 }
 
 /// Opens the model, reads and tokenises the data, and plans the memory.
@@ -96,26 +84,24 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         let encoded = encode::encode(encoder.as_ref(), path, &records, limits, loss)?;
         Ok((records, encoded))
     };
-    let (records, train) = read(&config.train_file)?;
+    let (_, train) = read(&config.train_file)?;
     let (eval_records, eval) = match &config.eval_file {
         Some(path) => read(path).map(|(r, e)| (r, Some(e)))?,
         None => (Vec::new(), None),
     };
     let questions = match &encoder {
-        Some(encoder) => choice_questions(encoder, &eval_records, limits)?,
+        Some(encoder) => choice_prompts(encoder, &eval_records, limits)?,
         None => Vec::new(),
     };
     let (lora, adapter) = adapter_of(config, &model)?;
-    let letters: BTreeMap<usize, char> = records.iter().filter_map(|r| Some((r.line, r.answer()?.as_char()))).collect();
-    let answers = train.lines.iter().map(|line| letters.get(line).copied()).collect();
-    Ok(Inputs { opened, lora, adapter, train, answers, eval, questions })
+    Ok(Inputs { opened, lora, adapter, train, eval, questions })
 }
 
 impl Inputs {
     /// What the planner is asked: micro-batches no larger than the largest that can occur.
     pub fn job(&self, config: &TrainConfig) -> Job {
         let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
-        let longest = lengths.chain(self.questions.iter().map(|q| q.prompt.len())).max().unwrap_or(1);
+        let longest = lengths.chain(self.questions.iter().map(ChoicePrompt::len)).max().unwrap_or(1);
         let rows = rows_needed(config, &self.train, self.eval.as_ref()).max(longest);
         job(config, self.lora.clone(), rows, longest)
     }
@@ -251,51 +237,6 @@ fn rows_needed(config: &TrainConfig, train: &Encoded, eval: Option<&Encoded>) ->
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let step: usize = lengths.iter().take(config.batch_size * config.gradient_accumulation_steps).sum();
     step.max(eval.map_or(0, |e| e.report.tokens)).min(config.token_budget())
-}
-
-/// The records that ask for a letter, as prompts. Those that do not fit are left out, as training would shorten them.
-fn choice_questions(encoder: &Encoder, records: &[Record], limits: Limits) -> Result<Vec<ChoiceQuestion>> {
-    let mut questions = Vec::new();
-    for record in records {
-        let (Some(right), Content::Messages(messages)) = (record.answer(), &record.content) else { continue };
-        let Some((answer, history)) = messages.split_last() else { continue };
-        let line = answer.content.trim().lines().next_back().unwrap_or("");
-        let format = if line.starts_with(prompt::AnswerFormat::AnswerLine.prefix()) {
-            prompt::AnswerFormat::AnswerLine
-        } else {
-            prompt::AnswerFormat::Letter
-        };
-        let (prefix, letters) = encode::choice_tokens(&encode::letter_answers(&encoder.tokenizer, format)?)?;
-        let mut prompt = encoder.prompt(history)?;
-        prompt.extend(prefix);
-        if prompt.len() <= limits.max_len && prompt.iter().chain(&letters).all(|&id| (id as usize) < limits.vocab) {
-            questions.push(ChoiceQuestion { prompt, letters, right });
-        }
-    }
-    Ok(questions)
-}
-
-/// Part of the questions whose right letter is the most probable of the four.
-///
-/// # Errors
-/// If the device fails.
-pub fn accuracy(engine: &mut Engine, questions: &[ChoiceQuestion]) -> Result<f64> {
-    // The letters' tokens depend on the answer's form; those of one form are asked together.
-    let mut forms: BTreeMap<[u32; 4], Vec<&ChoiceQuestion>> = BTreeMap::new();
-    for q in questions {
-        forms.entry(q.letters).or_default().push(q);
-    }
-    let mut right = 0;
-    for (letters, asked) in forms {
-        let prompts: Vec<Vec<u32>> = asked.iter().map(|q| q.prompt.clone()).collect();
-        let scores =
-            loglik::score(engine, &prompts, letters, |i| format!("evaluation question {}", i + 1), &mut |_| ())?;
-        for (q, four) in asked.iter().zip(scores) {
-            let best = (0..4).max_by(|&a, &b| four[a].total_cmp(&four[b]).then(b.cmp(&a)));
-            right += usize::from(best == Some(q.right.index()));
-        }
-    }
-    Ok(right as f64 / questions.len().max(1) as f64)
 }
 
 /// An adapter in PEFT's files.

@@ -1,6 +1,6 @@
 //! Is a letter right more often than chance explains? A model learns such a preference long before it learns law.
 
-use super::lawqa::Letter;
+use super::questions::Choice;
 
 /// The probability of four counts at least as unlikely as these if every letter were equally likely: the exact
 /// multinomial test up to 60 questions, Pearson's chi-square test (3 degrees of freedom) beyond.
@@ -25,8 +25,8 @@ pub fn warning(counts: [usize; 4]) -> Option<String> {
         return None;
     }
     let equal = n as f64 / 4.0;
-    let mut deviations: Vec<(Letter, f64)> =
-        Letter::ALL.into_iter().map(|l| (l, (counts[l.index()] as f64 - equal) / equal.sqrt())).collect();
+    let mut deviations: Vec<(Choice, f64)> =
+        Choice::ALL.into_iter().map(|l| (l, (counts[l.index()] as f64 - equal) / equal.sqrt())).collect();
     deviations.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
     let words: Vec<String> = deviations
         .iter()

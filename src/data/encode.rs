@@ -13,8 +13,8 @@
 use super::{
     batch::{NO_LOSS, Sample},
     chat::{ChatTemplate, Message},
-    lawqa::Letter,
     prompt::AnswerFormat,
+    questions::Choice,
     record::{Content, Record},
     tokenizer::Tokenizer,
 };
@@ -77,7 +77,7 @@ pub struct EncodeReport {
     pub targets: usize,
     /// Tokens of each sample, in their order.
     pub lengths: Vec<usize>,
-    /// How many records have the answer a, b, c, d.
+    /// How many of the records that gave a sample have the answer a, b, c, d.
     pub answers: [usize; 4],
 }
 
@@ -216,9 +216,6 @@ pub fn encode(
     let all: Vec<(usize, Vec<Made>)> = records.par_iter().map(one).collect::<Result<_>>()?;
     let mut out = Encoded::default();
     out.report.records = records.len();
-    for letter in records.iter().filter_map(Record::answer) {
-        out.report.answers[letter.index()] += 1;
-    }
     for (line, made) in all.into_iter().flat_map(|(line, made)| made.into_iter().map(move |m| (line, m))) {
         let Some(sample) = made.sample else {
             out.report.dropped.push(line);
@@ -233,6 +230,10 @@ pub fn encode(
         out.samples.push(sample);
     }
     out.report.samples = out.samples.len();
+    let kept = |r: &&Record| out.lines.binary_search(&r.line).is_ok();
+    for choice in records.iter().filter(kept).filter_map(Record::answer) {
+        out.report.answers[choice.index()] += 1;
+    }
     if out.samples.is_empty() {
         return Err(Error::content(
             path,
@@ -306,7 +307,7 @@ fn encode_one(
 /// If the tokenizer refuses a text.
 pub fn letter_answers(tokenizer: &Tokenizer, format: AnswerFormat) -> Result<[Vec<u32>; 4]> {
     let mut answers: [Vec<u32>; 4] = Default::default();
-    for (answer, letter) in answers.iter_mut().zip(Letter::ALL) {
+    for (answer, letter) in answers.iter_mut().zip(Choice::ALL) {
         *answer = tokenizer.encode(&format.answer(letter, None))?;
     }
     Ok(answers)
@@ -424,20 +425,26 @@ mod tests {
         let (Some(dir), Some(file)) = (shared("qwen3_tokenizer"), shared("lawqa_jp/selection.json")) else { return };
         let e = Encoder::load(&dir, TextStyle::Chat).unwrap();
         let letters = |f| choice_tokens(&letter_answers(&e.tokenizer, f).unwrap()).unwrap();
-        let answer_of = |f: AnswerFormat| e.tokenizer.encode(&f.answer(Letter::ALL[2], None)).unwrap();
+        let answer_of = |f: AnswerFormat| e.tokenizer.encode(&f.answer(Choice::ALL[2], None)).unwrap();
         for format in [AnswerFormat::Letter, AnswerFormat::AnswerLine] {
             let (prefix, tokens) = letters(format);
             assert_eq!([prefix, vec![tokens[2]]].concat(), answer_of(format), "scored as trained");
         }
         let template = PromptTemplate::load("answer-line").unwrap();
-        let questions = crate::data::lawqa::read(&file).unwrap().questions;
+        let questions = crate::data::questions::lawqa::read(&file).unwrap().questions;
         let lines: Vec<String> = questions
             .iter()
             .map(|q| {
                 let none = crate::data::prompt::Context::None;
-                Record::from_question(q, &template, none, &[], crate::data::permute::Permutation::IDENTITY)
-                    .unwrap()
-                    .to_string()
+                crate::data::questions::records::line(
+                    q,
+                    &template,
+                    none,
+                    &[],
+                    crate::data::permute::Permutation::IDENTITY,
+                )
+                .unwrap()
+                .to_string()
             })
             .collect();
         let records = record::parse(&file, lines.join("\n").as_bytes()).unwrap();

@@ -1,8 +1,8 @@
 //! Leaks: a test question that the model was trained on, in whatever order of choices and whatever wording around it.
 
 use super::{
-    lawqa::{self, Question},
     permute::{fold, identity},
+    questions::{Question, lawqa},
     record,
 };
 use crate::{Error, Result};
@@ -40,7 +40,7 @@ pub fn shared_with_file(questions: &[Question], path: &Path) -> Result<Vec<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{lawqa::sample_question, permute::Permutation};
+    use crate::data::{permute::Permutation, questions::lawqa::sample_question};
 
     #[test]
     fn found_in_any_order_and_form() {

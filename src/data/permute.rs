@@ -3,7 +3,7 @@
 //! A model that prefers a letter is cured by seeing every question with its answer at every letter; a test question
 //! that was trained on in another order is still a leak. Both need the same small group.
 
-use super::lawqa::{Letter, Question};
+use super::questions::{Choice, Question};
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
@@ -47,13 +47,13 @@ impl Permutation {
     }
 
     /// Where the choice that was at `letter` is now.
-    pub fn letter(self, letter: Letter) -> Letter {
-        Letter::ALL[usize::from(self.inverse().0[letter.index()])]
+    pub fn letter(self, letter: Choice) -> Choice {
+        Choice::ALL[usize::from(self.inverse().0[letter.index()])]
     }
 
     /// The old letters in their new order, such as `bcda`.
     pub fn name(self) -> String {
-        self.0.iter().map(|&old| Letter::ALL[usize::from(old)].as_char()).collect()
+        self.0.iter().map(|&old| Choice::ALL[usize::from(old)].as_char()).collect()
     }
 
     /// The question with its choices in this order. The letters stay at their places, the answer follows its choice,
@@ -87,7 +87,7 @@ impl Permutation {
                 'ａ'..='ｄ' => 'ａ',
                 _ => return c,
             };
-            let old = Letter::ALL[(c as u32 - first as u32) as usize];
+            let old = Choice::ALL[(c as u32 - first as u32) as usize];
             let new = char::from_u32(first as u32 + self.letter(old).index() as u32);
             if alone { new.unwrap_or(c) } else { c }
         };
@@ -116,7 +116,10 @@ pub fn identity(question: &Question) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{lawqa::sample_question, shared::shared};
+    use crate::data::{
+        questions::lawqa::{self, sample_question},
+        shared::shared,
+    };
     use std::collections::HashSet;
 
     #[test]
@@ -129,7 +132,7 @@ mod tests {
             assert_eq!(p.then(p.inverse()), Permutation::IDENTITY);
         }
         for run in all.chunks(4) {
-            for letter in Letter::ALL {
+            for letter in Choice::ALL {
                 let places: HashSet<_> = run.iter().map(|p| p.letter(letter)).collect();
                 assert_eq!(places.len(), 4, "every answer at every letter");
             }
@@ -145,7 +148,7 @@ mod tests {
             let r = p.apply(&q);
             assert_eq!(r.choices[r.answer.index()], "十八歳");
             assert_eq!(r.raw["output"], r.answer.to_string());
-            assert_eq!(super::super::lawqa::parse_choices(r.raw["選択肢"].as_str().unwrap()).unwrap(), r.choices);
+            assert_eq!(lawqa::parse_choices(r.raw["選択肢"].as_str().unwrap()).unwrap(), r.choices);
             assert_eq!(p.inverse().apply(&r), q, "undone");
             assert_eq!(identity(&r), identity(&q));
         }
@@ -165,9 +168,7 @@ mod tests {
         else {
             return;
         };
-        let ids = |path| -> HashSet<String> {
-            super::super::lawqa::read(path).unwrap().questions.iter().map(identity).collect()
-        };
+        let ids = |path| -> HashSet<String> { lawqa::read(path).unwrap().questions.iter().map(identity).collect() };
         assert_eq!(ids(&plain).len(), 140);
         assert_eq!(ids(&plain), ids(&random));
     }

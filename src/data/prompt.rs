@@ -23,7 +23,7 @@
 
 use super::{
     chat::Message,
-    lawqa::{Letter, Question},
+    questions::{Choice, Question},
 };
 use crate::{Error, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
@@ -71,7 +71,7 @@ impl AnswerFormat {
     }
 
     /// The answer to train on. `Cot` without reasoning is the answer line alone: nothing is invented.
-    pub fn answer(self, letter: Letter, reasoning: Option<&str>) -> String {
+    pub fn answer(self, letter: Choice, reasoning: Option<&str>) -> String {
         match (self, reasoning) {
             (Self::Cot, Some(reasoning)) => format!("{}\n\n{}{letter}", reasoning.trim(), self.prefix()),
             _ => format!("{}{letter}", self.prefix()),
@@ -194,13 +194,13 @@ impl PromptTemplate {
 /// The worked example that `--few-shot` shows: our own, about a law and an article that no public set asks about.
 pub fn worked_example() -> Result<Question> {
     let path = Path::new("example.json (built in)");
-    let mut file = super::lawqa::parse(path, include_bytes!("prompts/example.json"))?;
+    let mut file = super::questions::lawqa::parse(path, include_bytes!("prompts/example.json"))?;
     file.questions.pop().ok_or_else(|| Error::content(path, "", "there is no sample in it"))
 }
 
 fn choices(question: &Question) -> Vec<Value> {
-    let choice = |(letter, text): (Letter, &String)| context! { letter => letter.to_string(), text => text };
-    Letter::ALL.into_iter().zip(&question.choices).map(choice).collect()
+    let choice = |(letter, text): (Choice, &String)| context! { letter => letter.to_string(), text => text };
+    Choice::ALL.into_iter().zip(&question.choices).map(choice).collect()
 }
 
 fn template_error(path: &Path, e: &minijinja::Error) -> Error {
@@ -254,7 +254,7 @@ impl<'a> FrontMatter<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::lawqa::sample_question;
+    use crate::data::questions::lawqa::sample_question;
 
     fn error(source: &str) -> String {
         PromptTemplate::parse("t", Path::new("t.jinja"), source).unwrap_err().to_string()

@@ -7,7 +7,7 @@
 use super::{
     batch::NO_LOSS,
     chat::Message,
-    lawqa::{Letter, excerpt, kind},
+    questions::{Choice, excerpt, kind},
 };
 use crate::{Error, Result};
 use serde_json::{Map, Value};
@@ -34,19 +34,19 @@ pub struct Record {
     pub line: usize,
     /// What to train on.
     pub content: Content,
-    /// `meta`: anything the maker of the file wants to keep; irori's own are listed in [`Record::from_question`].
+    /// `meta`: anything the maker of the file wants to keep; irori's own are listed in [`questions::records::line`](super::questions::records::line).
     pub meta: Map<String, Value>,
 }
 
 impl Record {
     /// The answer's letter: `meta.answer`, else what the last line of the model's turn says.
-    pub fn answer(&self) -> Option<Letter> {
-        if let Some(letter) = self.meta.get("answer").and_then(Value::as_str).and_then(Letter::parse) {
+    pub fn answer(&self) -> Option<Choice> {
+        if let Some(letter) = self.meta.get("answer").and_then(Value::as_str).and_then(Choice::parse) {
             return Some(letter);
         }
         let Content::Messages(messages) = &self.content else { return None };
         let last = messages.last()?.content.trim().lines().next_back()?;
-        Letter::parse(last.trim_start().strip_prefix("Answer:").unwrap_or(last))
+        Choice::parse(last.trim_start().strip_prefix("Answer:").unwrap_or(last))
     }
 
     /// Everything the record says, for looking for questions in it.
@@ -55,33 +55,6 @@ impl Record {
             Content::Messages(messages) => messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n"),
             Content::Tokens { .. } => String::new(),
         }
-    }
-
-    /// The line of JSON for a question. Its meta has file_name, law, answer, question, choices, references, question_id
-    /// (equal for every order of the choices), permutation, prompt, answer_format and context.
-    pub fn from_question(
-        question: &super::lawqa::Question,
-        template: &super::prompt::PromptTemplate,
-        context: super::prompt::Context,
-        examples: &[super::lawqa::Question],
-        permutation: super::permute::Permutation,
-    ) -> Result<Value> {
-        let permuted = permutation.apply(question);
-        let mut record = Map::new();
-        if let Some(system) = &template.system {
-            record.insert("system".into(), system.clone().into());
-        }
-        record.insert("input".into(), template.user(&permuted, context, examples)?.into());
-        record.insert("output".into(), template.expected(&permuted).into());
-        let shown = context == super::prompt::Context::Gold && question.context.is_some();
-        let meta = serde_json::json!({
-            "file_name": question.file_name, "law": question.law, "answer": permuted.answer.to_string(),
-            "question": permuted.text, "choices": permuted.choices, "references": question.references,
-            "question_id": super::permute::identity(question), "permutation": permutation.name(),
-            "prompt": template.name(), "answer_format": template.answer.name(), "context": if shown { "gold" } else { "none" },
-        });
-        record.insert("meta".into(), meta);
-        Ok(Value::Object(record))
     }
 }
 
@@ -257,9 +230,9 @@ mod tests {
             Content::Messages(list.iter().map(|(role, content)| Message::new(*role, *content)).collect())
         };
         let r = one(r#"{"input":"q","output":"b","meta":{"answer":"c"},"id":7}"#).unwrap();
-        assert_eq!((&r.content, r.answer()), (&talk(&[("user", "q"), ("assistant", "b")]), Letter::parse("c")));
+        assert_eq!((&r.content, r.answer()), (&talk(&[("user", "q"), ("assistant", "b")]), Choice::parse("c")));
         let r = one(r#"{"prompt":"q","completion":"1. x\n\nAnswer: ｄ","system":"s"}"#).unwrap();
-        assert_eq!(r.answer(), Letter::parse("d"));
+        assert_eq!(r.answer(), Choice::parse("d"));
         assert!(matches!(&r.content, Content::Messages(m) if m[0].role == "system"));
         let r = one(r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"hello"}]}"#).unwrap();
         assert_eq!((&r.content, r.answer()), (&talk(&[("user", "q"), ("assistant", "hello")]), None));

@@ -4,7 +4,7 @@
 //! dealt out one by one, each to the split that is furthest behind its share: in its stratum, in each key of the stratum
 //! alone, and over all. A split that has its number takes no more.
 
-use super::{lawqa::Question, permute::identity};
+use super::{permute::identity, questions::Question};
 use crate::{Error, Result, rng::Rng};
 use std::collections::{BTreeMap, HashMap};
 
@@ -198,7 +198,10 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
 mod tests {
     use super::*;
     use crate::data::{
-        lawqa::{Letter, read, sample_question},
+        questions::{
+            Choice,
+            lawqa::{read, sample_question},
+        },
         shared::shared,
     };
 
@@ -251,7 +254,7 @@ mod tests {
         together.dedup();
         assert_eq!(together.len(), 216);
         for part in &parts {
-            for letter in Letter::ALL {
+            for letter in Choice::ALL {
                 let n = part.questions.iter().filter(|&&i| all[i].answer == letter).count();
                 assert!(n.abs_diff(part.questions.len() / 4) <= 1, "{} {letter} {n}", part.name);
             }

@@ -1,74 +1,90 @@
-//! What an evaluation needs from the rooms below it: a question, something that turns it into tokens, and a model.
+//! What an evaluation needs from the rooms below it: something that turns questions into tokens, and a model.
 //!
 //! [`Model`] is the part of [`Engine`] that evaluation uses, so that tests can put a scorer of their own in its place;
-//! [`Prompter`] is a prompt template with its chat template and tokenizer.
+//! [`Prompter`] turns questions into tokens, [`TemplatePrompter`] does so with a prompt template, a chat template and a
+//! tokenizer.
 
-use super::{LETTERS, result::Item};
 use crate::{
     Error, Result,
-    data::{MicroBatch, packing},
+    data::{
+        MicroBatch,
+        encode::Encoder,
+        packing,
+        permute::Permutation,
+        prompt::{self, Context, PromptTemplate},
+        questions::{Choice, Question},
+    },
     model::Engine,
 };
-
-/// A multiple-choice question.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Question {
-    /// The question.
-    pub question: String,
-    /// Texts of the four choices, without letters.
-    pub choices: [String; 4],
-    /// The right one, 0..4.
-    pub correct: usize,
-    /// Where it comes from; may be empty.
-    pub file_name: String,
-    /// The law, or empty.
-    pub law: String,
-    /// The statutes it rests on (lawqa's コンテキスト); may be empty.
-    pub context: String,
-    /// Sources the data set names.
-    pub references: Vec<String>,
-}
-
-impl Question {
-    /// The choices in `order` (place → choice) as lines "a …".
-    pub fn lines(&self, order: [usize; 4]) -> String {
-        let line = |place: usize| format!("{} {}", LETTERS[place], self.choices[order[place]]);
-        [0, 1, 2, 3].map(line).join("\n")
-    }
-
-    /// A result without an answer yet.
-    pub fn item(&self) -> Item {
-        Item {
-            question: self.question.clone(),
-            choices: self.lines([0, 1, 2, 3]),
-            correct: self.correct,
-            file_name: self.file_name.clone(),
-            law: self.law.clone(),
-            references: self.references.clone(),
-            ..Item::default()
-        }
-    }
-
-    /// What messages call it: its file name or the beginning of its text.
-    pub fn name(&self) -> String {
-        if self.file_name.is_empty() { self.question.chars().take(30).collect() } else { self.file_name.clone() }
-    }
-}
+use std::rc::Rc;
 
 /// Turns questions into tokens.
 pub trait Prompter {
-    /// The tokens of the prompt, chat template included, up to where the model's turn begins; `order[place]` is the choice shown
-    /// at that place.
-    fn prompt(&self, question: &Question, order: [usize; 4]) -> Result<Vec<u32>>;
+    /// The tokens of the prompt, chat template included, up to where the model's turn begins, with the choices in `order`.
+    fn prompt(&self, question: &Question, order: Permutation) -> Result<Vec<u32>>;
 
-    /// The tokens of the answer that names `letter` (0..4), as training would write it ("c", "Answer: c").
-    fn answer(&self, letter: usize) -> Result<Vec<u32>>;
+    /// The tokens of the answer that names `choice`, as training would write it ("c", "Answer: c").
+    fn answer(&self, choice: Choice) -> Result<Vec<u32>>;
 
     /// Tokens that end the model's turn.
     fn stop(&self) -> Vec<u32>;
 
     /// The text of tokens.
     fn decode(&self, tokens: &[u32]) -> Result<String>;
+}
+
+/// How questions are worded.
+#[derive(Debug, Clone)]
+pub struct Wording {
+    /// letter, answer-line, cot or a template file.
+    pub prompt: String,
+    /// Show the worked example.
+    pub few_shot: bool,
+    /// Whether the prompt shows the question's own statutes.
+    pub context: Context,
+}
+
+/// A prompt template over a tokenizer with its chat template.
+#[derive(Debug)]
+pub struct TemplatePrompter {
+    template: PromptTemplate,
+    encoder: Rc<Encoder>,
+    examples: Vec<Question>,
+    context: Context,
+}
+
+impl TemplatePrompter {
+    /// Loads the template that `wording` names.
+    ///
+    /// # Errors
+    /// See [`PromptTemplate::load`].
+    pub fn new(encoder: Rc<Encoder>, wording: &Wording) -> Result<Self> {
+        Ok(Self {
+            template: PromptTemplate::load(&wording.prompt)?,
+            encoder,
+            examples: if wording.few_shot { vec![prompt::worked_example()?] } else { Vec::new() },
+            context: wording.context,
+        })
+    }
+}
+
+impl Prompter for TemplatePrompter {
+    fn prompt(&self, question: &Question, order: Permutation) -> Result<Vec<u32>> {
+        let messages = self.template.messages(&order.apply(question), self.context, &self.examples)?;
+        self.encoder.prompt(&messages)
+    }
+
+    fn answer(&self, choice: Choice) -> Result<Vec<u32>> {
+        self.encoder.tokenizer.encode(&self.template.answer.answer(choice, None))
+    }
+
+    fn stop(&self) -> Vec<u32> {
+        self.encoder.stops()
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.encoder.tokenizer.decode(tokens, true)
+    }
 }
 
 /// A language model, as evaluation uses it.
@@ -145,11 +161,15 @@ pub(crate) mod tests {
 
     pub(crate) fn question(n: usize) -> Question {
         Question {
-            question: format!("問{n}"),
-            choices: ["零", "一", "二", "三"].map(|c| format!("{n}の{c}")),
-            correct: n % 4,
+            raw: serde_json::Map::new(),
             file_name: format!("金商法_{n}"),
-            ..Question::default()
+            law: String::new(),
+            context: None,
+            text: format!("問{n}"),
+            choices: ["零", "一", "二", "三"].map(|c| format!("{n}の{c}")),
+            answer: Choice::ALL[n % 4],
+            reasoning: None,
+            references: Vec::new(),
         }
     }
 
@@ -157,20 +177,24 @@ pub(crate) mod tests {
     pub(crate) struct Fake;
 
     impl Prompter for Fake {
-        fn prompt(&self, q: &Question, order: [usize; 4]) -> Result<Vec<u32>> {
+        fn prompt(&self, q: &Question, order: Permutation) -> Result<Vec<u32>> {
             let n: u32 = q.file_name.rsplit('_').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            let mut tokens = vec![n, order[0] as u32, order[1] as u32, order[2] as u32, order[3] as u32];
+            let mut tokens = vec![n];
+            tokens.extend(order.name().bytes().map(|b| u32::from(b - b'a')));
             tokens.extend(std::iter::repeat_n(7, n as usize % 3));
             Ok(tokens)
         }
-        fn answer(&self, letter: usize) -> Result<Vec<u32>> {
-            Ok(vec![9, 100 + letter as u32])
+        fn answer(&self, choice: Choice) -> Result<Vec<u32>> {
+            Ok(vec![9, 100 + choice.index() as u32])
         }
         fn stop(&self) -> Vec<u32> {
             vec![0]
         }
         fn decode(&self, tokens: &[u32]) -> Result<String> {
-            Ok(tokens.iter().map(|&t| if t >= 100 { LETTERS[t as usize - 100] } else { "Answer: " }).collect())
+            Ok(tokens
+                .iter()
+                .map(|&t| if t >= 100 { Choice::ALL[t as usize - 100].to_string() } else { "Answer: ".to_owned() })
+                .collect())
         }
     }
 

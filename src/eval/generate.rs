@@ -3,10 +3,13 @@
 
 use super::{
     answer,
-    ask::{Model, Prompter, Question},
+    ask::{Model, Prompter},
     result::Item,
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    data::{permute::Permutation, questions::Question},
+};
 
 /// Answers every question; at most `max_new` tokens each. `done(n)` counts finished questions.
 pub fn evaluate(
@@ -16,7 +19,8 @@ pub fn evaluate(
     max_new: usize,
     done: &mut dyn FnMut(usize),
 ) -> Result<Vec<Item>> {
-    let prompts: Vec<Vec<u32>> = questions.iter().map(|q| prompter.prompt(q, [0, 1, 2, 3])).collect::<Result<_>>()?;
+    let prompts: Vec<Vec<u32>> =
+        questions.iter().map(|q| prompter.prompt(q, Permutation::IDENTITY)).collect::<Result<_>>()?;
     let (_, max_len) = model.limits();
     if let Some((q, p)) = questions.iter().zip(&prompts).find(|(_, p)| p.is_empty() || p.len() > max_len) {
         return Err(Error::failed(format!(
@@ -43,7 +47,7 @@ pub fn evaluate(
     for (i, (q, tokens)) in questions.iter().zip(&written).enumerate() {
         let stopped = tokens.last().is_some_and(|t| stop.contains(t));
         let text = prompter.decode(&tokens[..tokens.len() - usize::from(stopped)])?;
-        let mut item = q.item();
+        let mut item = Item::of(q);
         item.predicted = answer::parse(&text);
         item.response = text;
         item.extra.insert("prompt_tokens".into(), prompts[i].len().into());

@@ -11,19 +11,24 @@
 
 use super::{
     LETTERS,
-    ask::{Model, Prompter, Question, pack},
+    ask::{Model, Prompter, pack},
     label,
     result::{Item, PermutationDetail},
 };
 use crate::{
     Error, Result,
-    data::{MicroBatch, encode::choice_tokens},
+    data::{
+        MicroBatch,
+        encode::choice_tokens,
+        permute::Permutation,
+        questions::{Choice, Question},
+    },
 };
 
 /// The shared beginning of the four answers, and the token of each letter after it.
 pub fn letters(prompter: &dyn Prompter) -> Result<(Vec<u32>, [u32; 4])> {
     let mut answers: [Vec<u32>; 4] = Default::default();
-    for (letter, answer) in answers.iter_mut().enumerate() {
+    for (letter, answer) in Choice::ALL.into_iter().zip(&mut answers) {
         *answer = prompter.answer(letter)?;
     }
     choice_tokens(&answers)
@@ -96,8 +101,8 @@ pub fn evaluate(
     let shifts = if permute { 4 } else { 1 };
     let mut prompts = Vec::with_capacity(questions.len() * shifts);
     for q in questions {
-        for shift in 0..shifts {
-            let mut tokens = prompter.prompt(q, cyclic(shift))?;
+        for order in Permutation::cyclic().into_iter().take(shifts) {
+            let mut tokens = prompter.prompt(q, order)?;
             tokens.extend_from_slice(&prefix);
             prompts.push(tokens);
         }
@@ -123,7 +128,7 @@ pub fn evaluate(
                 said: LETTERS[best(shown)],
             });
         }
-        let mut item = q.item();
+        let mut item = Item::of(q);
         let chosen = best(mean);
         item.predicted = Some(chosen);
         item.response = label(Some(chosen)).to_owned();
@@ -229,11 +234,12 @@ mod tests {
         assert!(e.contains("金商法_1"), "{e}");
         struct Same(Vec<u32>);
         impl Prompter for Same {
-            fn prompt(&self, _: &Question, _: [usize; 4]) -> Result<Vec<u32>> {
+            fn prompt(&self, _: &Question, _: Permutation) -> Result<Vec<u32>> {
                 Ok(vec![1])
             }
-            fn answer(&self, letter: usize) -> Result<Vec<u32>> {
-                Ok(if letter == 3 { self.0.clone() } else { vec![5, letter as u32] })
+            fn answer(&self, choice: Choice) -> Result<Vec<u32>> {
+                let letter = choice.index() as u32;
+                Ok(if letter == 3 { self.0.clone() } else { vec![5, letter] })
             }
             fn stop(&self) -> Vec<u32> {
                 vec![]

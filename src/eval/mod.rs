@@ -3,6 +3,7 @@
 //!
 //! A *choice* is an index 0..4 here; its letters are [`LETTERS`]. Files and screens show letters.
 
+pub mod accuracy;
 pub mod answer;
 pub mod ask;
 pub mod compare;

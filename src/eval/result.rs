@@ -9,7 +9,10 @@
 //! never believed.
 
 use super::{answer, label, stats};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    data::questions::{Question, lawqa},
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::{
@@ -60,6 +63,19 @@ pub struct Item {
 }
 
 impl Item {
+    /// A result of `question` without an answer yet.
+    pub fn of(question: &Question) -> Self {
+        Self {
+            question: question.text.clone(),
+            choices: lawqa::format_choices(&question.choices),
+            correct: question.answer.index(),
+            file_name: question.file_name.clone(),
+            law: question.law.clone(),
+            references: question.references.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Whether the chosen letter is the right one.
     pub fn is_correct(&self) -> bool {
         self.predicted == Some(self.correct)

@@ -12,6 +12,13 @@ pub struct Labels {
 }
 
 impl Labels {
+    /// Of `samples` samples, so many have the answer a, b, c, d; the others' answer is no single letter.
+    pub fn of(answers: [usize; 4], samples: usize) -> Self {
+        let letters = ('a'..='d').zip(answers).flat_map(|(l, n)| std::iter::repeat_n(Some(l), n));
+        let other = samples.saturating_sub(answers.iter().sum());
+        Self::count(letters.chain(std::iter::repeat_n(None, other)))
+    }
+
     /// Counts `answers`; `None` is an answer that is no single letter.
     pub fn count(answers: impl IntoIterator<Item = Option<char>>) -> Self {
         let mut labels = Self::default();

@@ -6,7 +6,8 @@ use irori::{
     Error,
     data::{
         chat::{ChatTemplate, Message},
-        lawqa, record,
+        questions::lawqa,
+        record,
         tokenizer::Tokenizer,
     },
     eval::result::EvalResult,

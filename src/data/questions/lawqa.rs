@@ -4,89 +4,10 @@
 //! 問題文, 指示, 選択肢 (four lines "a …" to "d …"), output (the right letter) and references; what else it holds is kept
 //! and written back. This module knows the schema and nothing about prompts.
 
+use super::{Choice, Question, excerpt, kind};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
-use std::{collections::HashMap, fmt, path::Path};
-
-/// One of the four choices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Letter(u8);
-
-impl Letter {
-    /// a, b, c, d.
-    pub const ALL: [Self; 4] = [Self(0), Self(1), Self(2), Self(3)];
-
-    /// The letter at place `index` of 0..4.
-    pub fn from_index(index: usize) -> Option<Self> {
-        Self::ALL.get(index).copied()
-    }
-
-    /// 0 for a, 3 for d.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-
-    /// The lower-case letter.
-    pub fn as_char(self) -> char {
-        char::from(b'a' + self.0)
-    }
-
-    /// Reads a letter in either case, half or full width.
-    pub fn from_char(c: char) -> Option<Self> {
-        let c = match c {
-            'Ａ'..='Ｚ' => char::from_u32(c as u32 - 'Ａ' as u32 + 'a' as u32)?,
-            'ａ'..='ｚ' => char::from_u32(c as u32 - 'ａ' as u32 + 'a' as u32)?,
-            _ => c.to_ascii_lowercase(),
-        };
-        matches!(c, 'a'..='d').then(|| Self(c as u8 - b'a'))
-    }
-
-    /// Reads a text that is a letter and nothing else but surrounding white space.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut chars = text.trim().chars();
-        let letter = Self::from_char(chars.next()?)?;
-        chars.next().is_none().then_some(letter)
-    }
-}
-
-impl fmt::Display for Letter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.as_char())
-    }
-}
-
-/// One question. The typed fields are what irori uses; `raw` is the sample as it stood, in its order of keys.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Question {
-    /// The sample as read, with 選択肢 and output kept in step with `choices` and `answer`.
-    pub raw: Map<String, Value>,
-    /// ファイル名, which names the question; empty if the sample has none.
-    pub file_name: String,
-    /// What ファイル名 begins with before its first `_`, else the first heading of the context, else 不明.
-    pub law: String,
-    /// コンテキスト: the statute text the question is about.
-    pub context: Option<String>,
-    /// 問題文.
-    pub text: String,
-    /// The four choices without their letters.
-    pub choices: [String; 4],
-    /// output: the right choice.
-    pub answer: Letter,
-    /// `reasoning` or 解説: how one gets to the answer, if the sample says it.
-    pub reasoning: Option<String>,
-    /// Addresses of the statutes.
-    pub references: Vec<String>,
-}
-
-impl Question {
-    /// Puts other choices and their answer in, in `raw` too.
-    pub fn set_choices(&mut self, choices: [String; 4], answer: Letter) {
-        self.raw.insert("選択肢".into(), format_choices(&choices).into());
-        self.raw.insert("output".into(), answer.to_string().into());
-        self.choices = choices;
-        self.answer = answer;
-    }
-}
+use std::path::Path;
 
 /// A file of questions and the shape it had.
 #[derive(Debug, Clone)]
@@ -194,7 +115,7 @@ fn question(sample: Value) -> Result<Question, (&'static str, String)> {
     let text = required("問題文")?;
     let choices = parse_choices(&required("選択肢")?).map_err(|message| ("選択肢", message))?;
     let output = required("output")?;
-    let answer = Letter::parse(&output)
+    let answer = Choice::parse(&output)
         .ok_or_else(|| ("output", format!("expected one letter of a, b, c, d, found {:?}", excerpt(&output))))?;
     let reasoning = match optional("reasoning")? {
         Some(s) => Some(s),
@@ -231,7 +152,7 @@ fn law_of(file_name: &str, context: Option<&str>) -> String {
 pub fn parse_choices(text: &str) -> Result<[String; 4], String> {
     let mut choices: Vec<String> = Vec::with_capacity(4);
     for line in text.lines() {
-        let next = Letter::from_index(choices.len()).and_then(|letter| strip_letter(line, letter));
+        let next = Choice::from_index(choices.len()).and_then(|letter| strip_letter(line, letter));
         match (next, choices.last_mut()) {
             (Some(choice), _) => choices.push(choice.trim().to_owned()),
             (None, Some(last)) if !line.trim().is_empty() => {
@@ -244,21 +165,21 @@ pub fn parse_choices(text: &str) -> Result<[String; 4], String> {
         }
     }
     if let Some(i) = choices.iter().position(String::is_empty) {
-        return Err(format!("choice {} is empty", Letter::ALL[i]));
+        return Err(format!("choice {} is empty", Choice::ALL[i]));
     }
     let found = choices.len();
     choices.try_into().map_err(|_| {
         format!(
             "expected four lines \"a …\" to \"d …\", found {found}: a line for {} is missing",
-            Letter::ALL[found.min(3)]
+            Choice::ALL[found.min(3)]
         )
     })
 }
 
 /// What follows `letter` and its separator on `line`.
-fn strip_letter(line: &str, letter: Letter) -> Option<&str> {
+fn strip_letter(line: &str, letter: Choice) -> Option<&str> {
     let mut chars = line.trim_start().chars();
-    if Letter::from_char(chars.next()?) != Some(letter) {
+    if Choice::from_char(chars.next()?) != Some(letter) {
         return None;
     }
     let separator = |c: char| c.is_whitespace() || matches!(c, '.' | '．' | ':' | '：' | '、' | ')' | '）');
@@ -268,43 +189,8 @@ fn strip_letter(line: &str, letter: Letter) -> Option<&str> {
 
 /// The inverse of [`parse_choices`].
 pub fn format_choices(choices: &[String; 4]) -> String {
-    let lines: Vec<String> = choices.iter().zip(Letter::ALL).map(|(text, letter)| format!("{letter} {text}")).collect();
+    let lines: Vec<String> = choices.iter().zip(Choice::ALL).map(|(text, letter)| format!("{letter} {text}")).collect();
     lines.join("\n")
-}
-
-/// How many questions each law has, in order of first appearance.
-pub fn laws(questions: &[Question]) -> Vec<(String, usize)> {
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    let mut place: HashMap<&str, usize> = HashMap::new();
-    for q in questions {
-        let at = *place.entry(&q.law).or_insert_with(|| {
-            counts.push((q.law.clone(), 0));
-            counts.len() - 1
-        });
-        counts[at].1 += 1;
-    }
-    counts
-}
-
-/// What a JSON value is, in words for messages.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// The beginning of a text, for messages.
-pub(crate) fn excerpt(text: &str) -> String {
-    let mut short: String = text.chars().take(40).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }
 
 #[cfg(test)]
@@ -378,13 +264,13 @@ mod tests {
             let Some(path) = shared(&format!("lawqa_jp/{name}.json")) else { return };
             let file = read(&path).unwrap();
             assert_eq!(file.questions.len(), count);
-            for letter in Letter::ALL {
+            for letter in Choice::ALL {
                 assert_eq!(file.questions.iter().filter(|q| q.answer == letter).count(), letters[letter.index()]);
             }
             let n = count / 140;
             let expected =
                 [("金商法".to_owned(), 80 * n), ("薬機法".to_owned(), 39 * n), ("借地借家法".to_owned(), 21 * n)];
-            let mut laws = laws(&file.questions);
+            let mut laws = super::super::laws(&file.questions);
             laws.sort_by_key(|l| std::cmp::Reverse(l.1));
             assert_eq!(laws, expected);
             let again: Value = serde_json::from_str(&file.to_json(&file.questions)).unwrap();
