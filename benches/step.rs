@@ -6,11 +6,11 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use irori::{
-    backend::{AdamW, DType, Heads, Space, cpu::CpuBackend},
+    backend::{AdamW, Heads, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, ModelConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        engine::{EngineSpec, Residency, Saved},
         peft,
         source::Synthetic,
     },

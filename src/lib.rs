@@ -27,6 +27,7 @@ pub mod plan;
 pub mod quant;
 pub mod report;
 pub mod rng;
+pub mod run;
 pub mod settings;
 pub mod simd;
 pub mod train;

@@ -93,9 +93,9 @@ struct Inspect {
     /// How many samples to print
     #[arg(long, default_value_t = 2)]
     samples: usize,
-    /// The model's chat template, or `<USER>…<ASSISTANT>…`
-    #[arg(long, default_value = "chat")]
-    style: TextStyle,
+    /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
+    text_style: TextStyle,
     /// Where loss falls
     #[arg(long, default_value = "answer")]
     loss_on: LossOn,
@@ -273,7 +273,7 @@ fn letters(counts: [usize; 4]) -> serde_json::Value {
 }
 
 fn run_inspect(args: &Inspect) -> Result<()> {
-    let encoder = Encoder::load(&args.model, args.style)?;
+    let encoder = Encoder::load(&args.model, args.text_style)?;
     let records = record::read(&args.file)?;
     let vocab = encoder.tokenizer.vocab_size();
     let encoded =

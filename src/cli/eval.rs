@@ -1,8 +1,8 @@
 //! `irori eval`: answers multiple-choice questions, or reads stored answers again.
 
 use super::{
-    common::note,
-    infer::{self, Layout, ModelArgs, Progress},
+    common::{Progress, note},
+    flags::ModelArgs,
     print,
 };
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
         result::{EvalResult, check_output},
         stats::Labels,
     },
-    model::engine::HeadStore,
     report::compare::columns,
+    run::inference::{Generation, adapter_fingerprint},
 };
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -75,9 +75,9 @@ pub struct Args {
     /// What statutes the prompt shows
     #[arg(long, value_enum, default_value = "none")]
     context: Context,
-    /// Conversation format around the prompt
-    #[arg(long, value_enum, default_value = "chat")]
-    style: TextStyle,
+    /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
+    text_style: TextStyle,
     /// Most tokens of a response (generate) [default: 32; 1024 with reasoning]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: Option<u32>,
@@ -139,7 +139,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Asks the model.
 fn answer(args: &Args) -> Result<EvalResult> {
-    let model = args.model.name()?.to_owned();
+    let base = args.model.base()?;
     let data = args.data.as_deref().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
     let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
     let gold = args.context == Context::Gold;
@@ -184,17 +184,11 @@ fn answer(args: &Args) -> Result<EvalResult> {
         questions.truncate(n);
     }
     let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
-    let max_len = args.model.max_seq_length as usize;
-    let layout = match method {
-        Method::Loglik => Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0, style: args.style },
-        Method::Generate => {
-            Layout { max_len, max_rows: max_len, kv_slots: args.batch_size as usize, max_new, style: args.style }
-        }
-    };
-    let fingerprint = args.model.adapter_fingerprint()?;
-    let mut session = infer::open(&args.model, layout)?;
+    let generation = Generation { sequences: args.batch_size as usize, new_tokens: max_new };
+    let fingerprint = args.model.adapter.as_deref().map(adapter_fingerprint).transpose()?;
+    let mut session = args.model.open(args.text_style, (method == Method::Generate).then_some(generation))?;
     let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
-    let prompter = infer::prompter(&session, &wording)?;
+    let prompter = session.prompter(&wording)?;
     let (total, what) = match method {
         Method::Loglik => (loglik::prompt_count(questions.len(), permute), "prompts"),
         Method::Generate => (questions.len(), "questions"),
@@ -202,18 +196,18 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let mut progress = Progress::new(total, what, args.json);
     let mut done = |n| progress.set(n);
     let results = match method {
-        Method::Loglik => loglik::evaluate(&mut session.engine, &*prompter, &questions, permute, &mut done)?,
-        Method::Generate => generate::evaluate(&mut session.engine, &*prompter, &questions, max_new, &mut done)?,
+        Method::Loglik => loglik::evaluate(&mut session.engine, &prompter, &questions, permute, &mut done)?,
+        Method::Generate => generate::evaluate(&mut session.engine, &prompter, &questions, max_new, &mut done)?,
     };
     let seconds = progress.finish();
     let config = json!({
-        "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": model,
+        "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": base.model,
         "few_shot_enabled": wording.few_shot, "cot_enabled": wording.prompt == "cot", "reranker_enabled": false,
         "reranker_model": null, "rerank_top_n": null, "ensemble_runs": if permute { json!(4) } else { Value::Null },
         "top_k": args.top_k, "total_samples": results.len(), "method": if method == Method::Loglik { "loglik" } else { "generate" },
-        "permute": permute, "prompt": wording.prompt, "style": if args.style == TextStyle::Raw { "raw" } else { "chat" },
+        "permute": permute, "prompt": wording.prompt, "style": if args.text_style == TextStyle::Raw { "raw" } else { "chat" },
         "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()), "adapter_sha256": fingerprint,
-        "four_bit": !args.model.no_4bit, "head_four_bit": args.model.head()? == HeadStore::Nf4, "device": session.description, "data": data.display().to_string(),
+        "four_bit": base.use_4bit, "head_four_bit": base.head_4bit, "device": session.description, "data": data.display().to_string(),
         "max_new_tokens": if method == Method::Generate { json!(max_new) } else { Value::Null },
         "irori_version": env!("CARGO_PKG_VERSION"),
     });

@@ -6,7 +6,6 @@
 
 use super::{
     common::{ensure_new_dir, note},
-    infer::trained_with_head_4bit,
     quantize::{config_json, linear_f32, same_dir},
 };
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
         source::open,
     },
     quant::nf4,
+    run::inference::trained_with_head_4bit,
 };
 use rayon::prelude::*;
 use std::{collections::HashMap, path::PathBuf};

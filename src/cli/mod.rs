@@ -6,20 +6,20 @@ pub mod compare;
 pub mod dataset;
 pub mod demo;
 pub mod doctor;
+mod errors;
 pub mod eval;
+pub mod flags;
 pub mod generate;
-pub mod infer;
 pub mod merge;
 pub mod plan;
 pub mod quantize;
 pub mod score;
 pub mod synth;
 pub mod train;
-pub mod training;
 
 use crate::{Error, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::{error::Error as _, io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 /// Fine-tunes Qwen3 with QLoRA on one small GPU, or on a CPU.
 #[derive(Debug, Parser)]
@@ -121,13 +121,7 @@ fn report(e: &Error) -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    let mut text = format!("error: {e}\n");
-    let mut cause = e.source();
-    while let Some(c) = cause {
-        text.push_str(&format!("  because: {c}\n"));
-        cause = c.source();
-    }
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(errors::render(e).as_bytes());
     ExitCode::from(e.exit_code())
 }
 

@@ -15,6 +15,14 @@ pub struct GpuProfile {
     pub speed: Speed,
 }
 
+impl GpuProfile {
+    /// The speed of so many of its multiprocessors, or of all: the memory and the bus stay what they are.
+    pub fn speed_of(&self, sms: Option<u32>) -> Speed {
+        let part = sms.map_or(1.0, |sms| (f64::from(sms) / self.sms as f64).min(1.0));
+        Speed { flops: self.speed.flops * part, ..self.speed }
+    }
+}
+
 const GIB: u64 = 1 << 30;
 
 /// A whole A100 of 108 multiprocessors, by its data sheet.
@@ -36,8 +44,18 @@ pub const GPUS: &[GpuProfile] = &[
         speed: Speed { flops: 121.3e12, bandwidth: 780e9, bus: 31.5e9 },
     },
     GpuProfile { name: "a100-80gb", sms: 108, memory: 79 * GIB, speed: A100 },
-    GpuProfile { name: "h100", sms: 132, memory: 78 * GIB, speed: Speed { flops: 613e12, bandwidth: 3.35e12, bus: 63e9 } },
-    GpuProfile { name: "h200", sms: 132, memory: 139 * GIB, speed: Speed { flops: 613e12, bandwidth: 4.8e12, bus: 63e9 } },
+    GpuProfile {
+        name: "h100",
+        sms: 132,
+        memory: 78 * GIB,
+        speed: Speed { flops: 613e12, bandwidth: 3.35e12, bus: 63e9 },
+    },
+    GpuProfile {
+        name: "h200",
+        sms: 132,
+        memory: 139 * GIB,
+        speed: Speed { flops: 613e12, bandwidth: 4.8e12, bus: 63e9 },
+    },
     GpuProfile {
         name: "rtx3080-10gb",
         sms: 68,
@@ -120,6 +138,14 @@ pub fn peak_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_gpu_computes_slower_and_reads_as_fast() {
+        let gpu = profile("a100-80gb").unwrap();
+        let half = gpu.speed_of(Some(54));
+        assert_eq!((half.flops, half.bandwidth), (gpu.speed.flops / 2.0, gpu.speed.bandwidth));
+        assert_eq!((gpu.speed_of(None), gpu.speed_of(Some(1000))), (gpu.speed, gpu.speed));
+    }
 
     /// A slice that is here has as much room as the same slice by its name; a limit counts what the driver takes.
     #[test]

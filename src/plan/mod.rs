@@ -125,13 +125,7 @@ fn largest(most: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<u
 ///
 /// # Errors
 /// [`Error::DoesNotFit`] if no plan fits; its advice is the nearest settings that do.
-pub fn plan(
-    asked: &EngineSpec,
-    unpack: Unpack,
-    sizes: &dyn Sizes,
-    speed: &Speed,
-    limit: Option<u64>,
-) -> Result<Plan> {
+pub fn plan(asked: &EngineSpec, unpack: Unpack, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -> Result<Plan> {
     let layers = asked.model.layers;
     let fits = |u: Upgrades| -> Result<bool> {
         Ok(limit.is_none_or(|limit| bytes_of(asked, sizes, u).is_ok_and(|b| b as u64 <= limit)))

@@ -99,6 +99,15 @@ pub enum Nf4Choice {
 }
 
 impl Nf4Choice {
+    /// Its name as a setting.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fused => "fused",
+            Self::Scratch => "scratch",
+        }
+    }
+
     /// The path to take on a GPU.
     pub fn path(self) -> Nf4Path {
         match self {
@@ -202,10 +211,11 @@ impl Machine {
     /// # Errors
     /// [`Error::Setting`].
     pub fn validate(&self) -> Result<()> {
-        match self.threads {
-            Some(n) if !(1..=MOST_THREADS).contains(&n) => {
-                Err(Error::setting(Setting::new("threads", n), format!("must be from 1 to {MOST_THREADS}")))
-            }
+        if let Some(n) = self.threads.filter(|n| !(1..=MOST_THREADS).contains(n)) {
+            return Err(Error::setting(Setting::new("threads", n), format!("must be from 1 to {MOST_THREADS}")));
+        }
+        match self.sm_limit {
+            Some(0) => Err(Error::setting(Setting::new("sm-limit", 0), "must be at least 1")),
             _ => Ok(()),
         }
     }

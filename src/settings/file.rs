@@ -52,7 +52,8 @@ pub(super) fn read<G: Group>(text: &str) -> Result<G, FileError> {
 }
 
 fn unknown<G: Group>(key: &str) -> String {
-    let names = G::definitions().into_iter().flat_map(|d| d.aliases.iter().chain([&d.name]).copied().collect::<Vec<_>>());
+    let names =
+        G::definitions().into_iter().flat_map(|d| d.aliases.iter().chain([&d.name]).copied().collect::<Vec<_>>());
     let nearest = names.map(|name| (distance(key, name), name)).min();
     match nearest {
         Some((d, name)) if d <= 1 + key.len() / 4 => format!("there is no such setting; is `{name}` meant?"),

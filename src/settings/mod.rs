@@ -29,8 +29,8 @@ mod value;
 
 use crate::{Error, Result, error::Setting};
 pub use file::FileError;
-pub use value::{Bytes, Choice, Given, Slot, Value, Words, choices_of, expected};
 use std::path::Path;
+pub use value::{Bytes, Choice, Given, Slot, Value, Words, choices_of, expected};
 
 /// A setting: all that is known of it without its value.
 #[derive(Debug, Clone, Copy)]

@@ -118,8 +118,7 @@ impl TrainConfig {
             self.eval_steps.map(|n| Setting::new("eval-steps", n)),
             self.early_stopping_patience.map(|n| Setting::new("early-stopping-patience", n)),
             self.load_best_model_at_end.then(|| Setting::new("load-best-model-at-end", true)),
-            (self.metric_for_best_model == BestBy::Accuracy)
-                .then(|| Setting::new("metric-for-best-model", "accuracy")),
+            (self.metric_for_best_model == BestBy::Accuracy).then(|| Setting::new("metric-for-best-model", "accuracy")),
         ];
         match asked.into_iter().flatten().next() {
             Some(setting) => Err(Error::setting(setting, "needs `eval-file`: there is nothing to evaluate on")),
@@ -217,7 +216,9 @@ impl TrainConfig {
     /// If a path is not UTF-8.
     pub fn to_toml(&self) -> Result<String> {
         let body = to_toml(&Settings::entries(self)?);
-        Ok(format!("# The settings of this run, all of them: given as a configuration file, it repeats the run.\n{body}"))
+        Ok(format!(
+            "# The settings of this run, all of them: given as a configuration file, it repeats the run.\n{body}"
+        ))
     }
 }
 

@@ -13,6 +13,7 @@ use irori::{
     eval::result::EvalResult,
     model::{ModelConfig, export, peft, source::open},
     rng::Rng,
+    settings::Group,
     train::{
         checkpoint,
         settings::Settings,
@@ -137,7 +138,7 @@ fn readers_of_text() {
         "lora-r = 8\nlearning-rate = 1e-3\ntarget-modules = [\"q_proj\"]\nmodel = \"m\"\ntrain-file = \"t\"\noutput-dir = \"o\"\nseed = 1\n",
     );
     // A value that is out of range names its flag, not the file.
-    let toml = || match Settings::from_file(&at.join("run.toml")).map(Settings::resolve) {
+    let toml = || match Settings::from_file(&at.join("run.toml")).map(Settings::decide) {
         Ok(Err(e)) if e.to_string().contains("--") => Ok(()),
         Ok(other) => other.map(drop),
         Err(e) => Err(e),

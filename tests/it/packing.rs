@@ -2,11 +2,11 @@
 //! recomputation, gives the same loss and gradients but for the rounding of f32 sums.
 
 use irori::{
-    backend::{AdamW, DType, Space, cpu::CpuBackend},
+    backend::{AdamW, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        engine::{EngineSpec, Saved},
         source::open,
     },
     rng::{Dropout, Rng},

@@ -1,12 +1,14 @@
 //! Single operations through the [`Backend`] trait, on the shapes of a model.
 
-use super::{Args, Figure, Found, job, step::documents};
+use super::{Figure, Found, Job, step::documents};
 use crate::{
     Result,
     backend::{Backend, Buffer, DType, HostTensor, Kind, Layout, Rows, ScratchShape, Weight, WeightStore},
+    cli::common::Terminal,
     data::MicroBatch,
     model::{ModelConfig, source::Opened},
     rng::Rng,
+    run::device,
 };
 use std::iter::zip;
 
@@ -123,21 +125,21 @@ fn times(be: &mut dyn Backend, repeats: u32, f: Run) -> Result<Vec<f64>> {
 }
 
 /// GFLOP/s of products and attention, GB/s of quantising.
-pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
+pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
     let c = opened.source.config();
-    let job = job(args, opened);
-    let batch = documents(job.rows, job.max_len, c.vocab);
-    let mut device = args.device.open()?;
+    let asked = job.asked(opened);
+    let batch = documents(asked.max_rows, asked.max_len, c.vocab);
+    let mut device = device::open(&job.machine, &mut Terminal::default())?;
     let be = device.backend.as_mut();
     let gpu = be.sizes().own_memory();
     let peak = gpu.then_some(device.speed.flops * 1e-9);
     let dense = if gpu { DType::Bf16 } else { opened.source.dense_dtype() };
     let b = set_up(be, c, &batch, dense)?;
-    let (t, h, n) = (job.rows, c.hidden, 2 * c.intermediate);
+    let (t, h, n) = (asked.max_rows, c.hidden, 2 * c.intermediate);
     let z = b.narrow[0].prefix(t * h);
     let mut figures = Vec::new();
     let mut add = |be: &mut dyn Backend, name: &str, unit, amount: f64, f: Run| -> Result<()> {
-        let figure = Figure::new(name, unit, amount, &times(be, args.repeats, f)?);
+        let figure = Figure::new(name, unit, amount, &times(be, job.args.repeats, f)?);
         figures.push(figure.of(peak.filter(|_| unit == "GFLOP/s")));
         Ok(())
     };
@@ -181,6 +183,6 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         add(be, "quantise f32 to NF4", "GB/s", gigabytes, &mut |be| be.load_nf4(host, packed, absmax))?;
         add(be, "dequantise to bf16", "GB/s", gigabytes / 2.0, &mut |be| be.dequantize(&b.weights[1], b.dense_copy))?;
     }
-    let workload = format!("{t} rows, documents of {}; weights as {dense:?} and NF4", job.max_len);
+    let workload = format!("{t} rows, documents of {}; weights as {dense:?} and NF4", asked.max_len);
     Ok(Found { workload, device: be.describe(), figures, operations: Vec::new() })
 }

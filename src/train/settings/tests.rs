@@ -180,7 +180,8 @@ fn an_older_trajectory_is_compared_as_what_it_meant() {
 #[test]
 fn every_setting_is_said_whole() {
     let all = Settings::definitions();
-    let mut names: Vec<&str> = all.iter().flat_map(|d| d.aliases.iter().chain([&d.name]).chain(&d.off)).copied().collect();
+    let mut names: Vec<&str> =
+        all.iter().flat_map(|d| d.aliases.iter().chain([&d.name]).chain(&d.off)).copied().collect();
     names.sort_unstable();
     let before = names.len();
     names.dedup();

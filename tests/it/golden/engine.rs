@@ -6,11 +6,11 @@
 
 use super::{Tensors, assert_close, assert_same, f32s, ids, json, numbers, path};
 use irori::{
-    backend::{AdamW, Backend, DType, Space, cpu::CpuBackend},
+    backend::{AdamW, Backend, DType, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        engine::{EngineSpec, Residency, Saved},
         peft,
         source::{HfDirectory, WeightSource},
     },
