@@ -7,8 +7,9 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use irori::{
     backend::{
-        Backend, Buffer, DType, Heads, HostTensor, Kind, Layout, Rows, ScratchShape, Sizes, Weight, WeightStore,
-        cpu::{CpuBackend, CpuSizes},
+        Backend, Buffer, DType, Heads, HostTensor, Kind, Layout, Rows, Weight, WeightStore,
+        cpu::CpuBackend,
+        ops::{Attention, AttentionBackward, CrossEntropy, Linear, LinearBackward, LoadNf4},
     },
     quant::{host::Floats, nf4},
     rng::Rng,
@@ -23,18 +24,8 @@ fn random(len: usize) -> Vec<f32> {
 
 /// A backend with the buffers of `layout` and scratch for everything here; f32 buffers are filled.
 fn backend(mut layout: Layout, fill: &[Buffer]) -> CpuBackend {
-    let shape = ScratchShape {
-        rows: 2048,
-        logit_rows: 512,
-        max_len: 2048,
-        heads: HEADS,
-        largest_weight: (6144, 2048),
-        widest: 6144,
-        hidden: 2048,
-        training: true,
-        ..ScratchShape::default()
-    };
-    let scratch = layout.take(Kind::Scratch, DType::U8, CpuSizes.scratch_bytes(&shape));
+    // More than any operation here needs.
+    let scratch = layout.take(Kind::Scratch, DType::U8, 64 << 20);
     let mut be = CpuBackend::new(None).expect("threads start");
     be.allocate(layout.bytes(), 0, scratch).expect("memory is there");
     for &b in fill {
@@ -55,7 +46,7 @@ fn linear(c: &mut Criterion) {
     let mut be = backend(layout, &[dense, z]);
     let values = random(n * k);
     let host = HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&values) };
-    be.load_nf4(host, packed, absmax).expect("it quantises");
+    be.run(&LoadNf4 { src: host, packed, absmax }.into()).expect("it quantises");
     let nf4 = WeightStore::Nf4 { packed, absmax, compute: DType::Bf16 };
     for (name, store) in [("f32", WeightStore::Dense(dense)), ("nf4", nf4)] {
         let w = Weight { n, k, store };
@@ -63,7 +54,9 @@ fn linear(c: &mut Criterion) {
             let mut group = c.benchmark_group(format!("linear {n}x{k} {name}"));
             group.throughput(Throughput::Elements(2 * (rows * n * k) as u64)).sample_size(10);
             let (z, y) = (z.prefix(rows * k), y.prefix(rows * n));
-            group.bench_function(format!("{rows} rows"), |b| b.iter(|| be.linear(z, &w, &[], None, y).expect("runs")));
+            group.bench_function(format!("{rows} rows"), |b| {
+                b.iter(|| be.run(&Linear { z, w, parts: Vec::new(), add: None, y }.into()).expect("runs"))
+            });
             let r = Rows {
                 count: rows,
                 docs: 1,
@@ -74,7 +67,9 @@ fn linear(c: &mut Criterion) {
                 cu_seqlens: tokens,
             };
             group.bench_function(format!("{rows} rows backward"), |b| {
-                b.iter(|| be.linear_backward(y, &w, &r, &[], None, z).expect("runs"));
+                b.iter(|| {
+                    be.run(&LinearBackward { dy: y, w, parts: Vec::new(), mask: None, dz: z }.into()).expect("runs")
+                });
             });
         }
     }
@@ -103,10 +98,15 @@ fn attention(c: &mut Criterion) {
         // Two products of t²/2 scores forward, five backward (more are computed).
         let product = (t * t * HEADS.q_width()) as u64;
         group.throughput(Throughput::Elements(2 * product)).sample_size(10);
-        group.bench_function("forward", |b| b.iter(|| be.attention(qk, qkv, &rows, HEADS, o, lse).expect("runs")));
+        group.bench_function("forward", |b| {
+            b.iter(|| be.run(&Attention { qk, qkv, rows, heads: HEADS, o, lse }.into()).expect("runs"))
+        });
         group.throughput(Throughput::Elements(5 * product));
         group.bench_function("backward", |b| {
-            b.iter(|| be.attention_backward(qk, qkv, o, lse, d_o, &rows, HEADS, dqk, dqkv).expect("runs"));
+            b.iter(|| {
+                be.run(&AttentionBackward { qk, qkv, o, lse, do_: d_o, rows, heads: HEADS, dqk, dqkv }.into())
+                    .expect("runs")
+            });
         });
     }
 }
@@ -119,7 +119,9 @@ fn vocabulary(c: &mut Criterion) {
     let mut be = backend(layout, &[logits]);
     let mut group = c.benchmark_group("cross-entropy");
     group.throughput(Throughput::Elements((rows * vocab) as u64)).sample_size(10);
-    group.bench_function("64 rows", |b| b.iter(|| be.cross_entropy(logits, vocab, targets, 1.0, loss).expect("runs")));
+    group.bench_function("64 rows", |b| {
+        b.iter(|| be.run(&CrossEntropy { logits, vocab, targets, grad_scale: 1.0, loss }.into()).expect("runs"))
+    });
 }
 
 fn quantise(c: &mut Criterion) {

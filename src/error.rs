@@ -76,7 +76,7 @@ pub enum Error {
         advice: Vec<Setting>,
     },
     /// A mistake in irori itself: an operation was given what it does not take.
-    #[error("{0} (this is a mistake in irori: please report it)")]
+    #[error("{0}")]
     Internal(String),
     /// An outer description of what was being done, with the cause below it.
     #[error("{context}")]

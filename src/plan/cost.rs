@@ -1,13 +1,15 @@
 //! What a step costs in time, and what each knob of the plan is worth.
 //!
-//! The model is a lower bound made of few terms: floating-point work at the speed of large products, what packed weights
-//! cost on top, the head, and the bytes that cross the bus. It orders choices; it does not promise a time.
+//! The operations of a micro-batch are recorded ([`operations::micro_batch`]) and each is given a time: a lower bound made of
+//! few terms, floating-point work at the speed of large products, what packed weights cost on top, the head, and the bytes
+//! that cross the bus. The sum orders choices; it does not promise a time.
 
 use crate::{
-    backend::{Sizes, Space, Unpacking},
+    Result,
+    backend::{Op, Sizes, Space, Unpacking, Weight, WeightStore, ops::Embed},
     model::{
-        ModelConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        ModelConfig,
+        engine::{Arrangement, BatchShape, EngineSpec, Residency, Saved, arrange, operations},
     },
     quant::nf4,
 };
@@ -67,125 +69,169 @@ impl StepTime {
     }
 }
 
-/// Weights of a layer's linears.
-fn linear_weights(c: &ModelConfig) -> f64 {
-    module_weights(c, &Module::ALL)
-}
-
-fn module_weights(c: &ModelConfig, modules: &[Module]) -> f64 {
-    modules.iter().map(|m| m.shape(c)).map(|(n, k)| (n * k) as f64).sum()
-}
-
-/// Causal attention of one layer, forward, for `rows` rows in documents of `len`.
-fn attention_flops(c: &ModelConfig, rows: f64, len: f64) -> f64 {
-    2.0 * rows * len * c.heads.q_width() as f64
-}
-
 /// Bytes of an NF4 weight with its share of absmax.
 const PACKED_BYTES: f64 = 0.5 + 4.0 / nf4::BLOCK as f64;
 
-/// Seconds that packed storage adds to a product of `rows` rows with `weights` weights.
-fn unpacking(sizes: &dyn Sizes, speed: &Speed, rows: f64, weights: f64) -> f64 {
-    match sizes.unpacking() {
-        // The packed weights in, the dense ones out and in again.
-        Unpacking::ToScratch(dtype) => weights * (PACKED_BYTES + 2.0 * dtype.size() as f64) / speed.bandwidth,
-        Unpacking::InProduct(part) => part * 2.0 * rows * weights / speed.flops,
-    }
+/// What an operation's time is made of.
+struct Model<'a> {
+    sizes: &'a dyn Sizes,
+    speed: &'a Speed,
+    /// The head, which is so wide that reading it counts.
+    head: Weight,
 }
 
-/// Seconds of one pass of the head, forward or backward, over `targets` rows in chunks of `chunk`: each chunk reads it all.
-fn head_pass(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, targets: f64) -> f64 {
-    let c = &spec.model;
-    let weights = (c.vocab * c.hidden) as f64;
-    let chunks = (targets / spec.logit_rows.min(spec.max_rows) as f64).ceil();
-    let product = 2.0 * targets * weights / speed.flops;
-    let read = |bytes: f64| chunks * weights * bytes / speed.bandwidth;
-    match (spec.head, sizes.unpacking()) {
-        (HeadStore::Dense, _) => product.max(read(spec.dense.size() as f64)),
-        (HeadStore::Nf4, Unpacking::InProduct(part)) => (product * (1.0 + part)).max(read(PACKED_BYTES)),
-        (HeadStore::Nf4, Unpacking::ToScratch(_)) => product + chunks * unpacking(sizes, speed, 0.0, weights),
-    }
-}
-
-/// Seconds to fetch the rows of the embedding.
-fn bus(spec: &EngineSpec, speed: &Speed, rows: f64) -> f64 {
-    match spec.embedding {
-        Space::Device => 0.0,
-        Space::Host => rows * (spec.model.hidden * spec.dense.size()) as f64 / speed.bus,
-    }
-}
-
-/// Time of a training step that is cut into as few micro-batches as the plan allows.
-pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Work) -> StepTime {
-    let micro_batches = (step.rows / spec.max_rows as f64).ceil().max(1.0);
-    let (rows, targets) = (step.rows / micro_batches, step.targets / micro_batches);
-    let c = &spec.model;
-    let linear = 2.0 * rows * linear_weights(c);
-    let lora = spec.lora.as_ref().map_or(0.0, |l| 6.0 * rows * l.layer_parameters(c) as f64);
-    let attention = attention_flops(c, rows, step.len);
-    let mut time = StepTime::default();
-    for (saved, residency) in spec.saved.iter().zip(&spec.residency) {
-        let recompute = match saved {
-            Saved::All => 0.0,
-            Saved::NoGateUp => module_weights(c, &[Module::GateProj, Module::UpProj]),
-            Saved::InputOnly => linear_weights(c) - module_weights(c, &[Module::DownProj]),
-        };
-        let again = if *saved == Saved::InputOnly { attention } else { 0.0 };
-        time.compute += (2.0 * linear + 2.0 * rows * recompute + lora + 3.5 * attention + again) / speed.flops;
-        if *residency == Residency::Nf4 {
-            time.unpack += unpacking(sizes, speed, rows, 2.0 * linear_weights(c) + recompute);
+impl Model<'_> {
+    fn time(&self, op: &Op) -> StepTime {
+        let compute = op.flops() / self.speed.flops;
+        match op {
+            Op::Linear(op) if op.w == self.head => self.head(compute, &op.w),
+            Op::LinearBackward(op) if op.w == self.head => self.head(compute, &op.w),
+            Op::Linear(op) => StepTime { compute, unpack: self.unpacking(op.rows(), &op.w), ..StepTime::default() },
+            Op::LinearBackward(op) => {
+                StepTime { compute, unpack: self.unpacking(op.rows(), &op.w), ..StepTime::default() }
+            }
+            Op::Embed(op) => StepTime { bus: self.bus(op), ..StepTime::default() },
+            _ => StepTime { compute, ..StepTime::default() },
         }
     }
-    time.head = 2.0 * head_pass(spec, sizes, speed, targets);
-    time.bus = bus(spec, speed, rows);
-    let all = |seconds: f64| seconds * micro_batches;
-    StepTime { compute: all(time.compute), unpack: all(time.unpack), head: all(time.head), bus: all(time.bus) }
+
+    /// Seconds that packed storage adds to a product of `rows` rows.
+    fn unpacking(&self, rows: usize, w: &Weight) -> f64 {
+        let weights = w.n as f64 * w.k as f64;
+        match self.sizes.unpacking() {
+            _ if !w.is_packed() => 0.0,
+            // The packed weights in, the dense ones out and in again.
+            Unpacking::ToScratch(dtype) => weights * (PACKED_BYTES + 2.0 * dtype.size() as f64) / self.speed.bandwidth,
+            Unpacking::InProduct(part) => part * 2.0 * rows as f64 * weights / self.speed.flops,
+        }
+    }
+
+    /// Seconds of a product with the head over a chunk of rows, or of reading it where that takes longer.
+    fn head(&self, product: f64, w: &Weight) -> StepTime {
+        let weights = w.n as f64 * w.k as f64;
+        let read = |bytes: f64| weights * bytes / self.speed.bandwidth;
+        let head = match (w.store, self.sizes.unpacking()) {
+            (WeightStore::Dense(b), _) => product.max(read(b.dtype().size() as f64)),
+            (WeightStore::Nf4 { .. }, Unpacking::InProduct(part)) => (product * (1.0 + part)).max(read(PACKED_BYTES)),
+            (WeightStore::Nf4 { .. }, Unpacking::ToScratch(_)) => product + self.unpacking(0, w),
+        };
+        StepTime { head, ..StepTime::default() }
+    }
+
+    /// Seconds to fetch rows of an embedding that lies in host memory.
+    fn bus(&self, op: &Embed) -> f64 {
+        match op.table.space() {
+            Space::Device => 0.0,
+            Space::Host => (op.out.len() * op.table.dtype().size()) as f64 / self.speed.bus,
+        }
+    }
 }
 
-/// Floating-point operations that a step cannot do without: nothing recomputed, no weight to unpack.
-pub fn step_flops(spec: &EngineSpec, sizes: &dyn Sizes, step: &Work) -> f64 {
-    let needed = EngineSpec {
-        saved: vec![Saved::All; spec.saved.len()],
-        residency: vec![Residency::Dense; spec.residency.len()],
-        head: HeadStore::Dense,
-        embedding: Space::Device,
-        ..spec.clone()
-    };
-    // At one operation a second, and bytes for nothing, seconds are operations.
-    let speed = Speed { flops: 1.0, bandwidth: f64::INFINITY, bus: f64::INFINITY };
-    step_time(&needed, sizes, &speed, step).total()
+impl std::ops::AddAssign for StepTime {
+    fn add_assign(&mut self, other: Self) {
+        self.compute += other.compute;
+        self.unpack += other.unpack;
+        self.head += other.head;
+        self.bus += other.bus;
+    }
+}
+
+impl Work {
+    /// It as micro-batches of equal size, as few as `spec` allows: one of them, and how many.
+    fn micro_batches(&self, spec: &EngineSpec) -> (BatchShape, f64) {
+        let count = (self.rows / spec.max_rows as f64).ceil().max(1.0);
+        let share = |all: f64| if all > 0.0 { (all / count).round().max(1.0) as usize } else { 0 };
+        let rows = share(self.rows).clamp(1, spec.max_rows);
+        let docs = ((rows as f64 / self.len.max(1.0)).round() as usize).clamp(1, rows);
+        let shape = BatchShape { rows, docs, max_len: rows.div_ceil(docs), targets: share(self.targets).min(rows) };
+        (shape, count)
+    }
+}
+
+/// Time of one micro-batch.
+fn micro_batch_time(
+    spec: &EngineSpec,
+    a: &Arrangement,
+    shape: BatchShape,
+    sizes: &dyn Sizes,
+    speed: &Speed,
+) -> Result<StepTime> {
+    let model = Model { sizes, speed, head: a.weights.head };
+    let mut time = StepTime::default();
+    operations::micro_batch(spec, a, shape, &mut |op| {
+        time += model.time(op);
+        Ok(())
+    })?;
+    Ok(time)
+}
+
+/// Time of a step that is cut into as few micro-batches as the plan allows: of training, or of inference where nothing is
+/// trained.
+///
+/// # Errors
+/// If `spec` cannot be laid out.
+pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Work) -> Result<StepTime> {
+    let (shape, count) = step.micro_batches(spec);
+    let t = micro_batch_time(spec, &arrange(spec, sizes)?, shape, sizes, speed)?;
+    let all = |seconds: f64| seconds * count;
+    Ok(StepTime { compute: all(t.compute), unpack: all(t.unpack), head: all(t.head), bus: all(t.bus) })
+}
+
+/// Floating-point operations that a step cannot do without: those of its operations when nothing is recomputed.
+///
+/// # Errors
+/// If `spec` cannot be laid out.
+pub fn step_flops(spec: &EngineSpec, sizes: &dyn Sizes, step: &Work) -> Result<f64> {
+    let needed = EngineSpec { saved: vec![Saved::All; spec.saved.len()], ..spec.clone() };
+    let (shape, count) = step.micro_batches(&needed);
+    let mut flops = 0.0;
+    operations::micro_batch(&needed, &arrange(&needed, sizes)?, shape, &mut |op| {
+        flops += op.flops();
+        Ok(())
+    })?;
+    Ok(flops * count)
 }
 
 /// Knobs by seconds saved per byte, the best first. Gate/up comes after attention: it needs it.
-pub fn knobs_by_worth(asked: &EngineSpec, sizes: &dyn Sizes, speed: &Speed) -> Vec<Knob> {
-    let c = &asked.model;
-    let rows = asked.max_rows as f64;
-    let act = sizes.activation().size() as f64;
-    let again = |weights: f64| {
-        let packed = if asked.four_bit() { unpacking(sizes, speed, rows, weights) } else { 0.0 };
-        2.0 * rows * weights / speed.flops + packed
+///
+/// # Errors
+/// If what is asked for cannot be laid out.
+pub fn knobs_by_worth(asked: &EngineSpec, sizes: &dyn Sizes, speed: &Speed) -> Result<Vec<Knob>> {
+    let docs = (asked.max_rows / asked.max_len.max(1)).max(1);
+    let targets = asked.logit_rows.min(asked.max_rows);
+    let shape = BatchShape { rows: asked.max_rows, docs, max_len: asked.max_len.min(asked.max_rows), targets };
+    // Two layers, of which one is changed: what the others share is there before and after.
+    let leanest = if asked.residency.contains(&Residency::Dense) { Residency::Dense } else { Residency::Nf4 };
+    let with = |saved, residency, embedding| -> Result<(f64, f64)> {
+        let spec = EngineSpec {
+            model: ModelConfig { layers: 2, ..asked.model.clone() },
+            saved: vec![Saved::InputOnly, saved],
+            residency: vec![leanest, residency],
+            embedding,
+            ..asked.clone()
+        };
+        let a = arrange(&spec, sizes)?;
+        Ok((micro_batch_time(&spec, &a, shape, sizes, speed)?.total(), a.layout.bytes() as f64))
     };
-    let attention_weights = module_weights(c, &[Module::QProj, Module::KProj, Module::VProj, Module::OProj]);
-    let attention_bytes =
-        rows * act * (c.heads.qkv_width() + c.heads.q_width() + c.hidden) as f64 + rows * 4.0 * c.heads.q as f64;
-    let attention_saves = again(attention_weights) + attention_flops(c, rows, asked.max_len as f64) / speed.flops;
-    let gate_up = module_weights(c, &[Module::GateProj, Module::UpProj]);
-    let passes = if asked.training { 2.0 } else { 1.0 };
-    let unpack_saves = unpacking(sizes, speed, rows, passes * linear_weights(c));
-    let fetch = rows / speed.bus;
-    let mut worth = [
-        (Knob::SaveAttention, attention_saves / attention_bytes),
-        (Knob::SaveGateUp, again(gate_up) / (rows * act * 2.0 * c.intermediate as f64)),
-        (Knob::Unpack, unpack_saves / (linear_weights(c) * (act - PACKED_BYTES)).max(1.0)),
-        // Rows of it a micro-batch, and all of it in memory: its width and type cancel.
-        (Knob::Embedding, fetch / c.vocab as f64),
-    ];
-    worth.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let mut order: Vec<Knob> = worth.iter().map(|w| w.0).collect();
+    let lean = with(Saved::InputOnly, leanest, asked.embedding)?;
+    let attention = with(Saved::NoGateUp, leanest, asked.embedding)?;
+    let gate_up = with(Saved::All, leanest, asked.embedding)?;
+    let worth = |before: (f64, f64), after: (f64, f64)| (before.0 - after.0) / (after.1 - before.1).max(1.0);
+    let mut order = vec![(Knob::SaveAttention, worth(lean, attention)), (Knob::SaveGateUp, worth(attention, gate_up))];
+    if leanest == Residency::Nf4 {
+        let unpacked = with(Saved::InputOnly, Residency::Unpacked, asked.embedding)?;
+        order.push((Knob::Unpack, worth(lean, unpacked)));
+    }
+    if asked.embedding == Space::Host {
+        let near = with(Saved::InputOnly, leanest, Space::Device)?;
+        order.push((Knob::Embedding, worth(lean, near)));
+    }
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut order: Vec<Knob> = order.iter().map(|w| w.0).collect();
     let place = |order: &[Knob], k| order.iter().position(|&x| x == k).unwrap_or(0);
     let (a, g) = (place(&order, Knob::SaveAttention), place(&order, Knob::SaveGateUp));
     if g < a {
         order.swap(a, g);
     }
-    order
+    Ok(order)
 }

@@ -136,7 +136,7 @@ pub fn plan(asked: &EngineSpec, unpack: Unpack, sizes: &dyn Sizes, speed: &Speed
         return Err(does_not_fit(asked, sizes, limit.unwrap_or(0)));
     }
     // Upgrades in the order of seconds saved per byte.
-    for knob in cost::knobs_by_worth(asked, sizes, speed) {
+    for knob in cost::knobs_by_worth(&spec_of(asked, sizes, u), sizes, speed)? {
         match knob {
             cost::Knob::SaveAttention if asked.training => {
                 u.attention = largest(layers, |n| fits(Upgrades { attention: n, ..u }))?;

@@ -134,7 +134,7 @@ pub fn alternatives(plan: &Plan, sizes: &dyn Sizes, speed: &Speed, work: &Work) 
     let changed = changes.into_iter().map(|change| (change, change.apply(spec))).filter(|(_, other)| other != spec);
     changed
         .filter_map(|(change, other)| {
-            let seconds = step_time(&other, sizes, speed, work).total();
+            let seconds = step_time(&other, sizes, speed, work).ok()?.total();
             let other = Plan::of(other, sizes, plan.limit).ok()?;
             let fits = plan.limit.is_none_or(|limit| other.bytes as u64 <= limit);
             Some(Alternative { change, bytes: other.bytes, host_bytes: other.host_bytes, seconds, fits })

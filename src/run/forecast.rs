@@ -54,6 +54,8 @@ pub struct Forecast {
     pub samples: usize,
     /// What a step computes.
     pub step: Work,
+    /// Seconds of a step, by the time model.
+    pub step_seconds: f64,
     /// Longest sample that the settings allow.
     pub max_seq_length: usize,
     asked: EngineSpec,
@@ -90,29 +92,26 @@ impl Forecast {
         };
         let (asked, plan, sizes, speed) = planned.map_err(|e| training::with_length(e, &config))?;
         let samples = config.samples_per_step();
+        let step = step(samples, config.max_seq_length, course.as_ref());
         Ok(Self {
             model: opened.source.describe(),
             device: gpu.map_or(sizes.name(), |g| g.name),
             reserve: if sizes.own_memory() { CUDA_RESERVE } else { 0 },
-            plan,
             samples,
-            step: step(samples, config.max_seq_length, course.as_ref()),
+            step_seconds: step_time(&plan.spec, &*sizes, &speed, &step)?.total(),
+            step,
             course,
             max_seq_length: config.max_seq_length,
+            plan,
             asked,
             sizes,
             speed,
         })
     }
 
-    /// Seconds of a step, by the time model.
-    pub fn step_seconds(&self) -> f64 {
-        step_time(&self.plan.spec, &*self.sizes, &self.speed, &self.step).total()
-    }
-
     /// Seconds of the whole run.
     pub fn seconds(&self) -> Option<f64> {
-        self.course.as_ref().map(|c| self.step_seconds() * (c.tokens as f64 * c.epochs / self.step.rows))
+        self.course.as_ref().map(|c| self.step_seconds * (c.tokens as f64 * c.epochs / self.step.rows))
     }
 
     /// The plan with one thing changed at a time.

@@ -4,6 +4,8 @@ use crate::{
     harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
     launches::{Traffic, U, assert_no_conflicts, assert_traffic, run},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::backend::{
     Backend, DType, Heads, KvCache,
     cuda::attention::{Cache, Step, cached, cached_scratch, kv_store},

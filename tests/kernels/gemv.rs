@@ -4,6 +4,8 @@ use crate::{
     harness::{Gpu, Noise, SEEDS, assert_bits},
     linear::Case,
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::backend::cuda::{
     linear::{Direction, Stored},
     skinny,

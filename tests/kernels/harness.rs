@@ -5,6 +5,8 @@
 //! (those that ask [`Gpu::counting`]) or are left out by name (`--skip traffic --skip cost --skip counts`).
 
 use half::bf16;
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::{
     backend::{
         Backend, Buffer, DType, Kind, Layout, Rows,

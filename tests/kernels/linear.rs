@@ -5,6 +5,8 @@ use crate::{
     harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
     measure::Work,
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::{
     backend::{
         Backend, Buffer, DType, LoraPart, Weight, WeightStore,

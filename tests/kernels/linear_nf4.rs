@@ -4,6 +4,8 @@ use crate::{
     harness::assert_bits,
     linear::{Case, cases, full_tiles_cost_what_they_must},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::backend::cuda::linear::{Direction, Stored, tiles};
 
 fn every_case(direction: Direction) {

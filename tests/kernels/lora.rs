@@ -5,6 +5,8 @@ use crate::{
     linear::DROP,
     measure::Work,
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::{
     backend::{
         Backend, Buffer, DType, LoraPart,

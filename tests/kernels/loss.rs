@@ -5,6 +5,8 @@ use crate::{
     harness::{Cpu, Gpu, Noise, SEEDS, assert_bits, assert_near},
     launches::{Traffic, U, assert_no_conflicts, assert_traffic, run},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::backend::{Backend, DType, cuda::rows as launches};
 
 /// (rows, vocabulary): ragged, and one row of Qwen3's.

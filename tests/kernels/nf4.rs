@@ -5,6 +5,8 @@ use crate::{
     launches::{Traffic, assert_no_conflicts, assert_traffic, run},
 };
 use half::bf16;
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::{
     backend::cuda::rows::{self as launches, Elements},
     quant::{host::Floats, nf4},

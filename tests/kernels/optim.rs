@@ -5,6 +5,8 @@ use crate::{
     harness::{Cpu, Gpu, Noise, SEEDS, assert_bits, assert_near, round},
     launches::{Traffic, assert_no_conflicts, assert_traffic, run},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::backend::{AdamW, Backend, DType, cuda::rows as launches};
 
 const COUNTS: [usize; 6] = [1, 17, 1024, 1030, 5003, 100_000];

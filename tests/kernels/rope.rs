@@ -5,7 +5,9 @@ use crate::{
     harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
     launches::{Traffic, U, assert_no_conflicts, assert_traffic, run},
 };
-use irori::backend::{Backend, DType, HeadNormRope, Heads, cuda::rows as launches};
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
+use irori::backend::{Backend, DType, Heads, cuda::rows as launches, ops::Rotary};
 
 const D: usize = 128;
 const EPS: f32 = 1e-6;
@@ -42,13 +44,8 @@ fn forward_and_backward() {
         let mut cpu = Cpu::new();
         let rows = cpu.rows(&docs);
         let (cqkv, cdqk, cdqkv) = (cpu.f32(&qkv), cpu.f32(&dqk), cpu.f32(&dqkv));
-        let p = HeadNormRope {
-            heads: h,
-            q_norm: cpu.f32(&q_norm),
-            k_norm: cpu.f32(&k_norm),
-            eps: EPS,
-            rope: cpu.f32(&rope),
-        };
+        let p =
+            Rotary { heads: h, q_norm: cpu.f32(&q_norm), k_norm: cpu.f32(&k_norm), eps: EPS, table: cpu.f32(&rope) };
         let cqk = cpu.out(DType::F32, t * h.qk_width());
         cpu.start(0);
         cpu.be.headnorm_rope(cqkv, &rows, &p, cqk).unwrap();

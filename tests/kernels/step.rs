@@ -7,6 +7,8 @@ use crate::{
     rounded::Rounded,
     vm_driver::{Ledger, VmDriver},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::{
     Result,
     backend::{

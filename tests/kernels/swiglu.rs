@@ -4,6 +4,8 @@ use crate::{
     harness::{Cpu, Gpu, Noise, SEEDS, assert_bits, assert_near},
     launches::{Traffic, U, assert_traffic, in_sectors, run},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::backend::{Backend, DType, cuda::rows as launches};
 
 #[test]

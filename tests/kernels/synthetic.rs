@@ -4,6 +4,8 @@ use crate::{
     harness::{Gpu, SEEDS, assert_bits},
     launches::{Traffic, assert_traffic, run},
 };
+#[allow(unused_imports)]
+use irori::backend::calls::Calls as _;
 use irori::{backend::cuda::rows::bell, rng::Bell};
 
 #[test]

@@ -1,11 +1,17 @@
-//! From [`Buffer`]s to slices: a small borrow checker for one arena, at run time.
+//! From [`Buffer`]s to slices of one arena.
 //!
-//! An operation asks for its buffers one by one; every byte may be lent once for writing or any number of times for
-//! reading. What does not fit (overlap, type, length, end of the arena) is an error that names operation and buffer.
+//! An operation gets the slices of the operands that it has declared, each for the access that it has declared: what is
+//! written once, what is read any number of times. That they do not overlap has been checked before
+//! ([`crate::backend::check`]).
 
 use crate::{
     Error, Result,
-    backend::{Buffer, DType, Space},
+    backend::{
+        Buffer, DType, Space,
+        arena::ALIGN,
+        check::{self, Checked, Extent},
+        ops::{Access as Use, Operand},
+    },
 };
 use bytemuck::Pod;
 use half::bf16;
@@ -33,208 +39,182 @@ impl Element for u32 {
 /// The arena as one operation sees it.
 pub(super) struct Access<'a> {
     operation: &'static str,
+    operands: &'a [Operand],
+    /// Of each operand, whether it was lent for writing.
+    lent: Vec<bool>,
     base: *mut u8,
-    len: usize,
+    /// Where the host's space begins.
     host: usize,
-    lent: Vec<(Range<usize>, bool)>,
     scratch: Range<usize>,
     arena: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Access<'a> {
-    /// Opens `arena`, whose host space begins at byte `host`, for `operation`, which may use the bytes of `scratch` for
-    /// itself.
-    pub fn new(operation: &'static str, arena: &'a mut [u8], host: usize, scratch: Range<usize>) -> Self {
-        Self {
-            operation,
-            base: arena.as_mut_ptr(),
-            len: arena.len(),
-            host: host.min(arena.len()),
-            lent: Vec::with_capacity(12),
-            scratch,
-            arena: PhantomData,
+    /// Opens `arena`, whose host space begins at byte `host`, for an operation that was checked against `extent`.
+    pub fn new(checked: &'a Checked, arena: &'a mut [u8], host: usize, extent: &Extent) -> Result<Self> {
+        let operation = checked.op().name();
+        if extent.device > host || host + extent.host > arena.len() || extent.scratch.end > extent.device {
+            return Err(check::error(operation, "the arena is not the one that was checked"));
         }
+        let operands = checked.operands();
+        let (lent, scratch) = (vec![false; operands.len()], extent.scratch.clone());
+        Ok(Self { operation, operands, lent, base: arena.as_mut_ptr(), host, scratch, arena: PhantomData })
     }
 
     /// An error of this operation.
     pub fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::failed(format!("{}: {message}", self.operation))
+        check::error(self.operation, message)
     }
 
-    /// Bytes `range` of a space as bytes of the arena.
-    fn place(&self, name: &str, space: Space, range: Range<usize>) -> Result<Range<usize>> {
-        let (start, len) = match space {
-            Space::Device => (0, self.host),
-            Space::Host => (self.host, self.len - self.host),
+    /// The operand that is `b`, if it may be lent for `writing`.
+    fn operand(&self, b: Buffer, writing: bool) -> Result<usize> {
+        let wanted = |(i, o): (usize, &Operand)| {
+            let free = if writing { o.access != Use::Read && !self.lent[i] } else { o.access == Use::Read };
+            (o.buffer == b && free).then_some(i)
         };
-        if range.start > range.end || range.end > len {
-            return Err(self.error(format!("{name} ends at byte {} of an arena of {len}", range.end)));
-        }
-        Ok(start + range.start..start + range.end)
+        let access = if writing { "writing" } else { "reading" };
+        self.operands
+            .iter()
+            .enumerate()
+            .find_map(wanted)
+            .ok_or_else(|| self.error(format!("bytes {:?} are not declared for {access}", b.range())))
     }
 
-    /// Lends bytes of the arena; the pointer is valid for `'a` for the access asked.
-    fn lend(&mut self, name: &str, range: Range<usize>, write: bool) -> Result<*mut u8> {
-        if range.end > self.len {
-            return Err(self.error(format!("{name} ends at byte {} of an arena of {}", range.end, self.len)));
-        }
-        if range.is_empty() {
-            return Ok(self.base);
-        }
-        let clash = |(other, written): &(Range<usize>, bool)| {
-            (write || *written) && other.start < range.end && range.start < other.end
+    /// First byte of `b`, if it holds elements of type T.
+    fn start<T: Pod>(&self, b: Buffer) -> Result<*mut T> {
+        let offset = match b.space() {
+            Space::Device => b.offset(),
+            Space::Host => self.host + b.offset(),
         };
-        if let Some((other, _)) = self.lent.iter().find(|l| clash(l)) {
-            return Err(self.error(format!("{name} (bytes {range:?}) overlaps another buffer (bytes {other:?})")));
+        let start = self.base.wrapping_add(offset).cast::<T>();
+        if start.is_aligned() { Ok(start) } else { Err(self.error(format!("byte {offset} is not aligned"))) }
+    }
+
+    fn typed<T: Element>(&self, b: Buffer) -> Result<()> {
+        if b.dtype() == T::DTYPE {
+            return Ok(());
         }
-        self.lent.push((range.clone(), write));
-        Ok(self.base.wrapping_add(range.start))
+        Err(self.error(format!("a buffer of {:?} is opened as {:?}", b.dtype(), T::DTYPE)))
     }
 
-    /// The first `len` elements of `b` as a range, if it has the type and length.
-    fn check<T: Element>(&self, name: &str, b: Buffer, len: usize, exact: bool) -> Result<Range<usize>> {
-        if b.dtype() != T::DTYPE && !(b.is_empty() && len == 0) {
-            return Err(self.error(format!("{name} is {:?}, expected {:?}", b.dtype(), T::DTYPE)));
+    fn shared<T: Pod>(&self, b: Buffer, len: usize) -> Result<&'a [T]> {
+        if len == 0 {
+            return Ok(&[]);
         }
-        if if exact { b.len() != len } else { b.len() < len } {
-            return Err(self.error(format!("{name} has {} elements, expected {len}", b.len())));
+        self.operand(b, false)?;
+        let start = self.start::<T>(b)?;
+        // SAFETY: `b` is an operand, so `check` has found its bytes inside the arena, which `self` holds exclusively for 'a
+        // and whose bytes are all initialised. It is declared as read, so no operand that is written overlaps it, nor does
+        // scratch, and nothing else of the arena is ever lent for writing. Both callers pass the `len` that fills `b`'s
+        // bytes; the start is aligned, and any bytes are a valid T (`Pod`).
+        Ok(unsafe { std::slice::from_raw_parts(start, len) })
+    }
+
+    fn exclusive<T: Pod>(&mut self, b: Buffer, len: usize) -> Result<&'a mut [T]> {
+        if len == 0 {
+            return Ok(&mut []);
         }
-        if !b.offset().is_multiple_of(size_of::<T>()) {
-            return Err(self.error(format!("{name} starts at byte {}, which is not aligned", b.offset())));
-        }
-        self.place(name, b.space(), b.offset()..b.offset() + len * size_of::<T>())
+        let i = self.operand(b, true)?;
+        let start = self.start::<T>(b)?;
+        self.lent[i] = true;
+        // SAFETY: as in `shared`; the operand is declared as written, so no other operand and no scratch overlaps it, and
+        // `lent` keeps it from being lent a second time.
+        Ok(unsafe { std::slice::from_raw_parts_mut(start, len) })
     }
 
-    /// `b` for reading; it has exactly `len` elements.
-    pub fn read<T: Element>(&mut self, name: &str, b: Buffer, len: usize) -> Result<&'a [T]> {
-        let range = self.check::<T>(name, b, len, true)?;
-        self.shared(name, range, len)
+    /// `b` for reading.
+    pub fn read<T: Element>(&self, b: Buffer) -> Result<&'a [T]> {
+        self.typed::<T>(b)?;
+        self.shared(b, b.len())
     }
 
-    /// The first `len` elements of `b` for reading.
-    pub fn read_first<T: Element>(&mut self, name: &str, b: Buffer, len: usize) -> Result<&'a [T]> {
-        let range = self.check::<T>(name, b, len, false)?;
-        self.shared(name, range, len)
-    }
-
-    /// `b` for writing; it has exactly `len` elements.
-    pub fn write<T: Element>(&mut self, name: &str, b: Buffer, len: usize) -> Result<&'a mut [T]> {
-        let range = self.check::<T>(name, b, len, true)?;
-        self.exclusive(name, range, len)
-    }
-
-    /// The first `len` elements of `b` for writing.
-    pub fn write_first<T: Element>(&mut self, name: &str, b: Buffer, len: usize) -> Result<&'a mut [T]> {
-        let range = self.check::<T>(name, b, len, false)?;
-        self.exclusive(name, range, len)
+    /// `b` for writing.
+    pub fn write<T: Element>(&mut self, b: Buffer) -> Result<&'a mut [T]> {
+        self.typed::<T>(b)?;
+        self.exclusive(b, b.len())
     }
 
     /// Bytes of `b` for reading, whatever its type.
-    pub fn read_bytes(&mut self, name: &str, b: Buffer) -> Result<&'a [u8]> {
-        let range = self.place(name, b.space(), b.range())?;
-        self.shared(name, range, b.bytes())
+    pub fn read_bytes(&self, b: Buffer) -> Result<&'a [u8]> {
+        self.shared(b, b.bytes())
     }
 
     /// Bytes of `b` for writing, whatever its type.
-    pub fn write_bytes(&mut self, name: &str, b: Buffer) -> Result<&'a mut [u8]> {
-        let range = self.place(name, b.space(), b.range())?;
-        self.exclusive(name, range, b.bytes())
+    pub fn write_bytes(&mut self, b: Buffer) -> Result<&'a mut [u8]> {
+        self.exclusive(b, b.bytes())
     }
 
     /// `len` elements of scratch that this operation has not used yet; their content is arbitrary.
     pub fn scratch<T: Element>(&mut self, len: usize) -> Result<&'a mut [T]> {
-        let need = (len * size_of::<T>()).next_multiple_of(crate::backend::arena::ALIGN);
+        let need = (len * size_of::<T>()).next_multiple_of(ALIGN);
         if need > self.scratch.len() {
             return Err(self.error(format!("needs {need} bytes of scratch, {} are left", self.scratch.len())));
         }
-        let start = self.scratch.start;
+        let start = self.base.wrapping_add(self.scratch.start).cast::<T>();
         self.scratch.start += need;
-        self.exclusive("scratch", start..start + len * size_of::<T>(), len)
-    }
-
-    fn shared<T: Pod>(&mut self, name: &str, range: Range<usize>, len: usize) -> Result<&'a [T]> {
-        if len == 0 {
-            return Ok(&[]);
-        }
-        let start = self.lend(name, range, false)?;
-        if !start.cast::<T>().is_aligned() {
-            return Err(self.error(format!("{name} is not aligned")));
-        }
-        // SAFETY: `lend` has checked that the range lies in the arena, which `self` holds exclusively for 'a and whose
-        // bytes are all initialised, and that no part of it was lent for writing; nothing lent is ever lent again for
-        // writing. The range holds `len` elements of T (both callers compute it so), the start is aligned, and any bytes
-        // are a valid T (`Pod`).
-        Ok(unsafe { std::slice::from_raw_parts(start.cast::<T>(), len) })
-    }
-
-    fn exclusive<T: Pod>(&mut self, name: &str, range: Range<usize>, len: usize) -> Result<&'a mut [T]> {
         if len == 0 {
             return Ok(&mut []);
         }
-        let start = self.lend(name, range, true)?;
-        if !start.cast::<T>().is_aligned() {
-            return Err(self.error(format!("{name} is not aligned")));
+        if !start.is_aligned() {
+            return Err(self.error("scratch is not aligned"));
         }
-        // SAFETY: as in `shared`, and `lend` has checked that no part of the range was lent before at all.
-        Ok(unsafe { std::slice::from_raw_parts_mut(start.cast::<T>(), len) })
+        // SAFETY: `new` has found scratch inside the arena, `check` that no operand overlaps it, and what was lent of it is
+        // cut off above. The bytes are initialised, `len` elements fit into them, and any bytes are a valid T (`Pod`).
+        Ok(unsafe { std::slice::from_raw_parts_mut(start, len) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Kind, Layout};
+    use crate::backend::{
+        Kind, Layout,
+        ops::{Embed, Rows, SwiGlu},
+    };
 
-    #[test]
-    fn reads_may_overlap_writes_may_not() {
-        let mut layout = Layout::new();
-        let a = layout.take(Kind::Workspace, DType::F32, 64);
-        let b = layout.take(Kind::Workspace, DType::F32, 64);
-        let mut arena = vec![0u64; layout.bytes() / 8];
-        let end = layout.bytes();
-        let mut m = Access::new("test", bytemuck::cast_slice_mut(&mut arena), end, 0..0);
-        m.read::<f32>("a", a, 64).unwrap();
-        m.read::<f32>("a again", a.slice(3, 10), 10).unwrap();
-        assert!(
-            m.write::<f32>("y", a.slice(60, 4), 4)
-                .unwrap_err()
-                .to_string()
-                .starts_with("test: y (bytes 240..256) overlaps")
-        );
-        m.write::<f32>("b", b, 64).unwrap();
-        assert!(m.read::<f32>("b again", b, 64).is_err());
-        assert!(m.write::<f32>("b again", b, 64).is_err());
-    }
-
-    #[test]
-    fn each_space_has_its_own_bytes_and_its_own_end() {
-        let mut layout = Layout::new();
-        let device = layout.take(Kind::Workspace, DType::F32, 64);
-        let host = layout.take_host(Kind::EmbeddingAndHead, DType::F32, 64);
-        let beyond = Layout::new().take(Kind::Workspace, DType::F32, 65);
-        let mut arena = vec![0u64; (layout.bytes() + layout.host_bytes()) / 8];
+    /// Runs `f` on an operation over an arena of `layout`, whose first bytes are scratch.
+    fn with(op: impl Into<crate::backend::Op<'static>>, layout: &Layout, f: impl FnOnce(Access)) {
+        let (op, device, host) = (op.into(), layout.bytes(), layout.host_bytes());
+        let extent = Extent { device, host, scratch: 0..256 };
+        let checked = check::check(&op, DType::F32, &extent).unwrap();
+        let mut arena = vec![[0u64; 32]; (device + host) / 256];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
-        let mut m = Access::new("test", bytes, layout.bytes(), 0..0);
-        m.write::<f32>("device", device, 64).unwrap().fill(1.0);
-        m.write::<f32>("host", host, 64).unwrap().fill(2.0);
-        assert_eq!(
-            m.read::<f32>("beyond", beyond, 65).unwrap_err().to_string(),
-            "test: beyond ends at byte 260 of an arena of 256"
-        );
-        assert!(m.read_bytes("host again", host).is_err(), "lent for writing");
-        let values: &[f32] = bytemuck::cast_slice(&arena);
-        assert_eq!((values[63], values[64]), (1.0, 2.0));
+        f(Access::new(&checked, bytes, device, &extent).unwrap());
     }
 
     #[test]
-    fn errors_say_what_was_found() {
+    fn operands_are_lent_as_declared_and_what_is_written_once() {
         let mut layout = Layout::new();
-        let a = layout.take(Kind::Workspace, DType::F32, 4);
-        let mut arena = vec![0u64; 1];
-        let mut m = Access::new("test", bytemuck::cast_slice_mut(&mut arena), 8, 0..8);
-        assert_eq!(m.read::<u32>("a", a, 4).unwrap_err().to_string(), "test: a is F32, expected U32");
-        assert_eq!(m.read::<f32>("a", a, 5).unwrap_err().to_string(), "test: a has 4 elements, expected 5");
-        assert_eq!(m.read::<f32>("a", a, 4).unwrap_err().to_string(), "test: a ends at byte 16 of an arena of 8");
-        assert_eq!(m.scratch::<f32>(3).unwrap_err().to_string(), "test: needs 256 bytes of scratch, 8 are left");
+        let [scratch, gu, s, other] = [8, 64, 32, 32].map(|len| layout.take(Kind::Workspace, DType::F32, len));
+        with(SwiGlu { gu, width: 8, s }, &layout, |mut m| {
+            assert_eq!((m.read::<f32>(gu).unwrap().len(), m.read::<f32>(gu).unwrap().len()), (64, 64));
+            assert!(m.write::<f32>(gu).unwrap_err().to_string().contains("not declared for writing"));
+            m.write::<f32>(s).unwrap().fill(1.0);
+            assert!(m.write::<f32>(s).is_err(), "lent already");
+            assert!(m.read::<f32>(s).is_err(), "declared as written");
+            assert!(m.read::<f32>(other).is_err() && m.read::<f32>(scratch).is_err());
+            assert!(m.read::<u32>(gu).unwrap_err().to_string().contains("F32 is opened as U32"));
+            assert_eq!(m.scratch::<f32>(3).unwrap().len(), 3);
+            let e = m.scratch::<f32>(1).unwrap_err().to_string();
+            assert!(e.starts_with("swiglu: needs 256 bytes of scratch, 0 are left"), "{e}");
+        });
+    }
+
+    #[test]
+    fn each_space_has_its_own_bytes() {
+        let mut layout = Layout::new();
+        layout.take(Kind::Scratch, DType::F32, 64);
+        let (tokens, out) = (layout.take(Kind::Batch, DType::U32, 2), layout.take(Kind::Workspace, DType::F32, 8));
+        let table = layout.take_host(Kind::EmbeddingAndHead, DType::F32, 64);
+        let rows =
+            Rows { count: 2, docs: 1, max_len: 2, tokens, positions: tokens, samples: tokens, cu_seqlens: tokens };
+        with(Embed { table, rows, out }, &layout, |mut m| {
+            let (table, out) = (m.read::<f32>(table).unwrap(), m.write::<f32>(out).unwrap());
+            assert_eq!(
+                table.as_ptr() as usize - out.as_ptr() as usize,
+                256,
+                "the host's space comes after the device's"
+            );
+        });
     }
 }

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     Result,
-    backend::{Buffer, Heads, Rows},
+    backend::{
+        Buffer,
+        ops::{self, Heads, Rows},
+    },
     simd,
 };
 use rayon::prelude::*;
@@ -50,8 +53,8 @@ impl Tile {
 }
 
 /// All tiles of a micro-batch, in order. They cover its rows.
-fn tiles(m: &mut Access, rows: &Rows) -> Result<Vec<Tile>> {
-    let bounds = m.read_first::<u32>("cu_seqlens", rows.cu_seqlens, rows.docs + 1)?;
+fn tiles(m: &Access, rows: &Rows) -> Result<Vec<Tile>> {
+    let bounds = &m.read::<u32>(rows.cu_seqlens)?[..=rows.docs];
     let ends = (bounds[0], bounds[rows.docs] as usize);
     if ends != (0, rows.count) || bounds.windows(2).any(|w| w[0] > w[1]) {
         return Err(m.error(format!("documents {bounds:?} do not cover {} rows", rows.count)));
@@ -80,10 +83,8 @@ struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    fn open(m: &mut Access<'a>, qk: Buffer, qkv: Buffer, rows: &Rows, heads: Heads) -> Result<Self> {
-        super::check_heads(m, heads)?;
-        let qk = m.read("qk", qk, rows.count * heads.qk_width())?;
-        Ok(Self { qk, qkv: m.read("qkv", qkv, rows.count * heads.qkv_width())?, heads })
+    fn open(m: &Access<'a>, qk: Buffer, qkv: Buffer, heads: Heads) -> Result<Self> {
+        Ok(Self { qk: m.read(qk)?, qkv: m.read(qkv)?, heads })
     }
 
     fn q(&self, t: Tile, head: usize) -> Mat<'a> {
@@ -119,20 +120,13 @@ fn visible(queries: Tile, keys: Tile, i: usize) -> usize {
     (queries.start + i + 1 - keys.start).min(keys.rows())
 }
 
-/// See [`crate::backend::Backend::attention`].
-pub(super) fn forward(
-    m: &mut Access,
-    qk: Buffer,
-    qkv: Buffer,
-    rows: &Rows,
-    heads: Heads,
-    o: Buffer,
-    lse: Buffer,
-) -> Result<()> {
-    let tiles = tiles(m, rows)?;
-    let inputs = Inputs::open(m, qk, qkv, rows, heads)?;
-    let o = cut(m.write("o", o, rows.count * heads.q_width())?, &tiles, heads.q_width());
-    let lse = cut(m.write("lse", lse, rows.count * heads.q)?, &tiles, heads.q);
+/// See [`ops::Attention`].
+pub(super) fn forward(m: &mut Access, op: &ops::Attention) -> Result<()> {
+    let heads = op.heads;
+    let tiles = tiles(m, &op.rows)?;
+    let inputs = Inputs::open(m, op.qk, op.qkv, heads)?;
+    let o = cut(m.write(op.o)?, &tiles, heads.q_width());
+    let lse = cut(m.write(op.lse)?, &tiles, heads.q);
     tiles.into_par_iter().zip(o).zip(lse).for_each(|((tile, o), lse)| {
         for head in 0..heads.q {
             forward_tile(&inputs, tile, head, &mut o[head * heads.dim..], &mut lse[head..]);
@@ -218,28 +212,25 @@ simd::multiversion! {
     }
 }
 
-/// See [`crate::backend::Backend::attention_backward`].
-pub(super) fn backward(
-    m: &mut Access,
-    [qk, qkv, o, lse, d_o]: [Buffer; 5],
-    rows: &Rows,
-    heads: Heads,
-    dqk: Buffer,
-    dqkv: Buffer,
-) -> Result<()> {
-    let tiles = tiles(m, rows)?;
-    let inputs = Inputs::open(m, qk, qkv, rows, heads)?;
-    let o = m.read::<f32>("o", o, rows.count * heads.q_width())?;
-    let d_o = m.read::<f32>("do", d_o, rows.count * heads.q_width())?;
-    let lse = m.read("lse", lse, rows.count * heads.q)?;
-    let delta = m.scratch::<f32>(rows.count * heads.q)?;
+/// Bytes of scratch of [`backward`]: delta of every row and head.
+pub(super) fn backward_scratch(op: &ops::AttentionBackward) -> usize {
+    op.rows.count * op.heads.q * size_of::<f32>()
+}
+
+/// See [`ops::AttentionBackward`].
+pub(super) fn backward(m: &mut Access, op: &ops::AttentionBackward) -> Result<()> {
+    let heads = op.heads;
+    let tiles = tiles(m, &op.rows)?;
+    let inputs = Inputs::open(m, op.qk, op.qkv, heads)?;
+    let (o, d_o, lse) = (m.read::<f32>(op.o)?, m.read::<f32>(op.do_)?, m.read(op.lse)?);
+    let delta = m.scratch::<f32>(op.rows.count * heads.q)?;
     let dim = heads.dim;
     delta.par_iter_mut().with_min_len(64).enumerate().for_each(|(i, delta)| {
         *delta = simd::dot(&o[i * dim..][..dim], &d_o[i * dim..][..dim]);
     });
     let saved = Saved { inputs, d_o, lse, delta };
-    let dqk = cut(m.write("dqk", dqk, rows.count * heads.qk_width())?, &tiles, heads.qk_width());
-    let dqkv = cut(m.write("dqkv", dqkv, rows.count * heads.qkv_width())?, &tiles, heads.qkv_width());
+    let dqk = cut(m.write(op.dqk)?, &tiles, heads.qk_width());
+    let dqkv = cut(m.write(op.dqkv)?, &tiles, heads.qkv_width());
     tiles.into_par_iter().zip(dqk).zip(dqkv).for_each(|((tile, dqk), dqkv)| {
         for head in 0..heads.q {
             query_gradient(&saved, tile, head, &mut dqk[head * dim..]);

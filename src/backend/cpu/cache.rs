@@ -3,7 +3,10 @@
 use super::access::Access;
 use crate::{
     Result,
-    backend::{Buffer, Heads, KvCache, Rows},
+    backend::{
+        Buffer,
+        ops::{self, Heads, KvCache, Rows},
+    },
     simd,
 };
 use rayon::prelude::*;
@@ -12,18 +15,10 @@ use rayon::prelude::*;
 const TILE: usize = 128;
 
 /// Slot and position of every row, checked against the cache.
-fn places<'a>(
-    m: &mut Access<'a>,
-    rows: &Rows,
-    slots: Buffer,
-    heads: Heads,
-    cache: &KvCache,
-) -> Result<Vec<(usize, usize)>> {
-    super::check_heads(m, heads)?;
-    let row = heads.kv_width();
-    let count = cache.k.len() / (row * cache.capacity.max(1));
-    let slots = m.read_first::<u32>("slots", slots, rows.count)?;
-    let positions = m.read_first::<u32>("positions", rows.positions, rows.count)?;
+fn places(m: &Access, rows: &Rows, slots: Buffer, heads: Heads, cache: &KvCache) -> Result<Vec<(usize, usize)>> {
+    let count = cache.k.len() / (heads.kv_width() * cache.capacity.max(1));
+    let slots = &m.read::<u32>(slots)?[..rows.count];
+    let positions = &m.read::<u32>(rows.positions)?[..rows.count];
     let places: Vec<_> = slots.iter().zip(positions).map(|(&s, &p)| (s as usize, p as usize)).collect();
     if let Some((slot, position)) = places.iter().find(|(s, p)| *s >= count || *p >= cache.capacity) {
         return Err(m.error(format!(
@@ -34,22 +29,13 @@ fn places<'a>(
     Ok(places)
 }
 
-/// See [`crate::backend::Backend::kv_store`].
-pub(super) fn store(
-    m: &mut Access,
-    qk: Buffer,
-    qkv: Buffer,
-    rows: &Rows,
-    slots: Buffer,
-    heads: Heads,
-    cache: &KvCache,
-) -> Result<()> {
-    let places = places(m, rows, slots, heads, cache)?;
+/// See [`ops::KvStore`].
+pub(super) fn store(m: &mut Access, op: &ops::KvStore) -> Result<()> {
+    let (heads, cache) = (op.heads, &op.cache);
+    let places = places(m, &op.rows, op.slots, heads, cache)?;
     let width = heads.kv_width();
-    let qk = m.read::<f32>("qk", qk, rows.count * heads.qk_width())?;
-    let qkv = m.read::<f32>("qkv", qkv, rows.count * heads.qkv_width())?;
-    let keys = m.write::<f32>("cached keys", cache.k, cache.k.len())?;
-    let values = m.write::<f32>("cached values", cache.v, cache.k.len())?;
+    let (qk, qkv) = (m.read::<f32>(op.qk)?, m.read::<f32>(op.qkv)?);
+    let (keys, values) = (m.write::<f32>(cache.k)?, m.write::<f32>(cache.v)?);
     let sources = qk.chunks_exact(heads.qk_width()).zip(qkv.chunks_exact(heads.qkv_width()));
     for ((slot, position), (k, v)) in places.into_iter().zip(sources) {
         let at = (slot * cache.capacity + position) * width;
@@ -59,21 +45,13 @@ pub(super) fn store(
     Ok(())
 }
 
-/// See [`crate::backend::Backend::attention_cached`].
-pub(super) fn attention(
-    m: &mut Access,
-    qk: Buffer,
-    rows: &Rows,
-    slots: Buffer,
-    heads: Heads,
-    cache: &KvCache,
-    o: Buffer,
-) -> Result<()> {
-    let places = places(m, rows, slots, heads, cache)?;
-    let qk = m.read::<f32>("qk", qk, rows.count * heads.qk_width())?;
-    let keys = m.read::<f32>("cached keys", cache.k, cache.k.len())?;
-    let values = m.read::<f32>("cached values", cache.v, cache.k.len())?;
-    let o = m.write::<f32>("o", o, rows.count * heads.q_width())?;
+/// See [`ops::AttentionCached`].
+pub(super) fn attention(m: &mut Access, op: &ops::AttentionCached) -> Result<()> {
+    let (heads, cache) = (op.heads, &op.cache);
+    let places = places(m, &op.rows, op.slots, heads, cache)?;
+    let qk = m.read::<f32>(op.qk)?;
+    let (keys, values) = (m.read::<f32>(cache.k)?, m.read::<f32>(cache.v)?);
+    let o = m.write::<f32>(op.o)?;
     let (dim, width, group) = (heads.dim, heads.kv_width(), heads.q / heads.kv);
     o.par_chunks_mut(dim).enumerate().for_each(|(i, o)| {
         let (row, head) = (i / heads.q, i % heads.q);

@@ -6,15 +6,17 @@
 
 use super::{
     access::Access,
-    dropout::{self, Place},
-    lora,
+    dropout, lora,
     matmul::{Mat, MatMut, Threads, multiply},
 };
 use crate::{
     Result,
-    backend::{Buffer, DType, LoraPart, Rows, Weight, WeightStore},
+    backend::{
+        DType,
+        arena::ALIGN,
+        ops::{self, Weight, WeightStore},
+    },
     quant::nf4,
-    rng::Dropout,
     simd,
 };
 use half::bf16;
@@ -24,7 +26,7 @@ use std::ops::Range;
 /// Elements of a panel; it stays in the last-level cache.
 const PANEL: usize = 1 << 20;
 /// Most rows of z that take the decoding path.
-pub(super) const FEW_ROWS: usize = 4;
+const FEW_ROWS: usize = 4;
 /// Rows of W that a decoding task computes.
 const FEW_STEP: usize = 16;
 
@@ -33,43 +35,52 @@ fn panel_rows(k: usize) -> usize {
     (PANEL / k.max(1)).clamp(64, PANEL) / 64 * 64
 }
 
-/// Scratch of one panel in elements, for any weight of at most `largest` elements and width `widest`.
-pub(super) fn panel_elements(widest: usize, largest: usize) -> usize {
-    PANEL.max(64 * widest).min(largest)
+/// Elements of scratch that a panel of `w` needs: none where it is f32 already.
+fn panel_elements(w: &Weight) -> usize {
+    match w.store {
+        WeightStore::Dense(b) if b.dtype() == DType::F32 => 0,
+        _ => panel_rows(w.k).min(w.n) * w.k,
+    }
+}
+
+/// Bytes of scratch of [`forward`] with these rows or fewer.
+pub(super) fn forward_scratch(op: &ops::Linear) -> usize {
+    panel_elements(&op.w).max(FEW_ROWS.min(op.rows()) * op.w.n) * size_of::<f32>()
+}
+
+/// Bytes of scratch of [`backward`].
+pub(super) fn backward_scratch(op: &ops::LinearBackward) -> usize {
+    let bytes = |elements: usize| (elements * size_of::<f32>()).next_multiple_of(ALIGN);
+    bytes(panel_elements(&op.w)) + bytes(mask_elements(op))
+}
+
+/// Elements of scratch for the product that is masked.
+fn mask_elements(op: &ops::LinearBackward) -> usize {
+    lora::mask_elements(op.mask.filter(|_| !op.parts.is_empty()), op.rows(), op.w.k)
 }
 
 /// A weight's storage, opened for reading.
 #[derive(Clone, Copy)]
-enum Store<'a> {
+pub(super) enum Store<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
     Nf4 { packed: &'a [u8], absmax: &'a [f32], to_bf16: bool },
 }
 
 impl<'a> Store<'a> {
-    fn open(m: &mut Access<'a>, w: &Weight) -> Result<Self> {
-        super::check_width(m, "W", w.k)?;
-        let len = w.n * w.k;
+    pub fn open(m: &Access<'a>, w: &Weight) -> Result<Self> {
         match w.store {
-            WeightStore::Dense(b) if b.dtype() == DType::Bf16 => Ok(Self::Bf16(m.read("W", b, len)?)),
-            WeightStore::Dense(b) => Ok(Self::F32(m.read("W", b, len)?)),
+            WeightStore::Dense(b) if b.dtype() == DType::Bf16 => Ok(Self::Bf16(m.read(b)?)),
+            WeightStore::Dense(b) => Ok(Self::F32(m.read(b)?)),
             WeightStore::Nf4 { packed, absmax, compute } => {
-                if !w.k.is_multiple_of(nf4::BLOCK) {
-                    return Err(m.error(format!("an NF4 weight of width {} (not a multiple of 64)", w.k)));
-                }
-                let to_bf16 = match compute {
-                    DType::Bf16 => true,
-                    DType::F32 => false,
-                    other => return Err(m.error(format!("compute type {other:?}, expected Bf16 or F32"))),
-                };
-                let packed = m.read("packed W", packed, len / 2)?;
-                Ok(Self::Nf4 { packed, absmax: m.read("absmax of W", absmax, len / nf4::BLOCK)?, to_bf16 })
+                let to_bf16 = compute == DType::Bf16;
+                Ok(Self::Nf4 { packed: m.read(packed)?, absmax: m.read(absmax)?, to_bf16 })
             }
         }
     }
 
     /// Elements `range` as f32 in `out`, on the calling thread. For NF4 the range is of whole blocks.
-    fn unpack(&self, range: Range<usize>, out: &mut [f32]) {
+    pub fn unpack(&self, range: Range<usize>, out: &mut [f32]) {
         match self {
             Self::F32(w) => out.copy_from_slice(&w[range]),
             Self::Bf16(w) => widen(&w[range], out),
@@ -107,57 +118,20 @@ simd::multiversion! {
     }
 }
 
-/// Scratch for panels, unless the weight needs none.
-fn panel_scratch<'a>(m: &mut Access<'a>, store: &Store, w: &Weight) -> Result<&'a mut [f32]> {
-    let rows = if matches!(store, Store::F32(_)) { 0 } else { panel_rows(w.k).min(w.n) };
-    m.scratch(rows * w.k)
-}
-
-/// See [`crate::backend::Backend::dequantize`].
-pub(super) fn dequantize(m: &mut Access, w: &Weight, dst: Buffer) -> Result<()> {
+/// See [`ops::Linear`].
+pub(super) fn forward(m: &mut Access, op: &ops::Linear) -> Result<()> {
+    let (w, n, k, rows) = (&op.w, op.w.n, op.w.k, op.rows());
+    let z = m.read::<f32>(op.z)?;
     let store = Store::open(m, w)?;
-    let len = w.n * w.k;
-    const STEP: usize = 1 << 12;
-    if dst.dtype() == DType::Bf16 {
-        let out = m.write::<bf16>("dst", dst, len)?;
-        out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| {
-            let mut x = [0.0; STEP];
-            let x = &mut x[..out.len()];
-            store.unpack(i * STEP..i * STEP + out.len(), x);
-            for (o, x) in out.iter_mut().zip(x) {
-                *o = bf16::from_f32(*x);
-            }
-        });
-    } else {
-        let out = m.write::<f32>("dst", dst, len)?;
-        out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| store.unpack(i * STEP..i * STEP + out.len(), out));
+    let out = m.write::<f32>(op.y)?;
+    if let Some(add) = op.add.filter(|add| *add != op.y) {
+        out.copy_from_slice(m.read(add)?);
     }
-    Ok(())
-}
-
-/// See [`crate::backend::Backend::linear`].
-pub(super) fn forward(
-    m: &mut Access,
-    z: Buffer,
-    w: &Weight,
-    parts: &[LoraPart],
-    add: Option<Buffer>,
-    y: Buffer,
-) -> Result<()> {
-    let (n, k) = (w.n, w.k);
-    let rows = super::rows_of(m, "z", z, k)?;
-    let z = m.read::<f32>("z", z, rows * k)?;
-    let store = Store::open(m, w)?;
-    let same = add == Some(y);
-    let out = m.write::<f32>("y", y, rows * n)?;
-    if let Some(add) = add.filter(|_| !same) {
-        out.copy_from_slice(m.read("add", add, rows * n)?);
-    }
-    let accumulate = add.is_some();
+    let accumulate = op.add.is_some();
     if rows <= FEW_ROWS {
         few_rows(m, z, rows, w, &store, accumulate, out)?;
     } else {
-        let scratch = panel_scratch(m, &store, w)?;
+        let scratch = m.scratch(panel_elements(w))?;
         let step = panel_rows(k);
         for start in (0..n).step_by(step) {
             let count = step.min(n - start);
@@ -172,16 +146,14 @@ pub(super) fn forward(
             );
         }
     }
-    for part in parts {
-        let (width, r) = (lora::width(m, part, n)?, part.r);
-        let u = m.read_first("u", part.u, rows * r)?;
-        let b = m.read("B", part.b, width * r)?;
+    for part in &op.parts {
+        let (width, r) = (part.out.len(), part.r);
         multiply(
             MatMut::new(&mut out[part.out.start.min(rows * n)..], rows, width, n),
             true,
             part.scale,
-            Mat::new(u, rows, r, r),
-            Mat::new(b, width, r, r).t(),
+            Mat::new(m.read(part.u)?, rows, r, r),
+            Mat::new(m.read(part.b)?, width, r, r).t(),
             Threads::All,
         );
     }
@@ -233,21 +205,13 @@ fn few_rows(
     Ok(())
 }
 
-/// See [`crate::backend::Backend::linear_backward`].
-pub(super) fn backward(
-    m: &mut Access,
-    dy: Buffer,
-    w: &Weight,
-    rows: &Rows,
-    parts: &[LoraPart],
-    drop: Option<Dropout>,
-    dz: Buffer,
-) -> Result<()> {
-    let (n, k, count) = (w.n, w.k, rows.count);
-    let dy = m.read::<f32>("dy", dy, count * n)?;
-    let store = Store::open(m, w)?;
-    let dz = m.write::<f32>("dz", dz, count * k)?;
-    let scratch = panel_scratch(m, &store, w)?;
+/// See [`ops::LinearBackward`].
+pub(super) fn backward(m: &mut Access, op: &ops::LinearBackward) -> Result<()> {
+    let (n, k, count) = (op.w.n, op.w.k, op.rows());
+    let dy = m.read::<f32>(op.dy)?;
+    let store = Store::open(m, &op.w)?;
+    let dz = m.write::<f32>(op.dz)?;
+    let scratch = m.scratch(panel_elements(&op.w))?;
     let step = panel_rows(k);
     for start in (0..n).step_by(step) {
         let height = step.min(n - start);
@@ -261,17 +225,16 @@ pub(super) fn backward(
             Threads::All,
         );
     }
-    let chunk =
-        if drop.is_some() && !parts.is_empty() { m.scratch::<f32>(lora::CHUNK.min(count) * k)? } else { &mut [] };
-    for part in parts {
+    let chunk = m.scratch::<f32>(mask_elements(op))?;
+    for part in &op.parts {
         let r = part.r;
-        let v = m.read_first::<f32>("v", part.v, count * r)?;
-        let a = Mat::new(m.read("A", part.a, r * k)?, r, k, k);
-        let Some(drop) = drop else {
+        let v = m.read::<f32>(part.v)?;
+        let a = Mat::new(m.read(part.a)?, r, k, k);
+        let Some(mask) = &op.mask else {
             multiply(MatMut::new(dz, count, k, k), true, 1.0, Mat::new(v, count, r, r), a, Threads::All);
             continue;
         };
-        let place = lora::Places::open(m, rows, part.module)?;
+        let places = lora::Places::open(m, mask, part.module)?;
         for start in (0..count).step_by(lora::CHUNK) {
             let len = lora::CHUNK.min(count - start);
             let product = &mut chunk[..len * k];
@@ -279,8 +242,7 @@ pub(super) fn backward(
             multiply(MatMut::new(product, len, k, k), false, 1.0, v, a, Threads::All);
             let dz = &mut dz[start * k..(start + len) * k];
             dz.par_chunks_mut(k).zip(product.par_chunks(k)).enumerate().for_each(|(i, (dz, x))| {
-                let place: Place = place.of(start + i);
-                dropout::add_masked(&drop, place, x, dz);
+                dropout::add_masked(&mask.dropout, places.of(start + i), x, dz);
             });
         }
     }

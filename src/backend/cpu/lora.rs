@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Result,
-    backend::{Buffer, LoraPart, Rows},
+    backend::ops::{self, Mask},
     rng::Dropout,
 };
 use rayon::prelude::*;
@@ -27,24 +27,14 @@ pub(super) struct Places<'a> {
 
 impl<'a> Places<'a> {
     /// Of the module numbered `module`.
-    pub fn open(m: &mut Access<'a>, rows: &Rows, module: u32) -> Result<Self> {
-        let samples = m.read_first("samples", rows.samples, rows.count)?;
-        let positions = m.read_first("positions", rows.positions, rows.count)?;
-        Ok(Self { module, samples, positions })
+    pub fn open(m: &Access<'a>, mask: &Mask, module: u32) -> Result<Self> {
+        Ok(Self { module, samples: m.read(mask.samples)?, positions: m.read(mask.positions)? })
     }
 
     /// Of row `row`.
     pub fn of(&self, row: usize) -> Place {
         Place { module: self.module, sample: self.samples[row], position: self.positions[row] }
     }
-}
-
-/// Width of a part's columns, checked against the layer's.
-pub(super) fn width(m: &Access, part: &LoraPart, n: usize) -> Result<usize> {
-    if part.out.start > part.out.end || part.out.end > n {
-        return Err(m.error(format!("an adapter on columns {:?} of {n}", part.out)));
-    }
-    Ok(part.out.len())
 }
 
 /// Rows `start..start + len` of drop(z), in scratch.
@@ -64,73 +54,59 @@ fn masked<'s>(
     out
 }
 
-/// See [`crate::backend::Backend::lora_down`].
-pub(super) fn down(
-    m: &mut Access,
-    z: Buffer,
-    k: usize,
-    rows: &Rows,
-    parts: &[LoraPart],
-    drop: Option<Dropout>,
-) -> Result<()> {
-    super::check_width(m, "z", k)?;
-    let count = rows.count;
-    let z = m.read::<f32>("z", z, count * k)?;
-    let scratch = if drop.is_some() { m.scratch::<f32>(CHUNK.min(count) * k)? } else { &mut [] };
-    for part in parts {
+/// Elements of scratch for `rows` rows of `k` masked elements.
+pub(super) fn mask_elements(mask: Option<Mask>, rows: usize, k: usize) -> usize {
+    mask.map_or(0, |_| CHUNK.min(rows) * k)
+}
+
+/// See [`ops::LoraDown`].
+pub(super) fn down(m: &mut Access, op: &ops::LoraDown) -> Result<()> {
+    let (k, count) = (op.k, op.rows());
+    let z = m.read::<f32>(op.z)?;
+    let scratch = m.scratch::<f32>(mask_elements(op.mask, count, k))?;
+    for part in &op.parts {
         let r = part.r;
-        let a = Mat::new(m.read("A", part.a, r * k)?, r, k, k).t();
-        let u = m.write_first::<f32>("u", part.u, count * r)?;
-        let Some(drop) = drop else {
+        let a = Mat::new(m.read(part.a)?, r, k, k).t();
+        let u = m.write::<f32>(part.u)?;
+        let Some(mask) = &op.mask else {
             multiply(MatMut::new(u, count, r, r), false, 1.0, Mat::new(z, count, k, k), a, Threads::All);
             continue;
         };
-        let places = Places::open(m, rows, part.module)?;
+        let places = Places::open(m, mask, part.module)?;
         for start in (0..count).step_by(CHUNK) {
             let len = CHUNK.min(count - start);
-            let z = masked(z, k, start, len, &places, &drop, scratch);
+            let z = masked(z, k, start, len, &places, &mask.dropout, scratch);
             multiply(MatMut::new(&mut u[start * r..], len, r, r), false, 1.0, Mat::new(z, len, k, k), a, Threads::All);
         }
     }
     Ok(())
 }
 
-/// See [`crate::backend::Backend::lora_backward`].
-pub(super) fn backward(
-    m: &mut Access,
-    z: Buffer,
-    k: usize,
-    dy: Buffer,
-    n: usize,
-    rows: &Rows,
-    parts: &[LoraPart],
-    drop: Option<Dropout>,
-) -> Result<()> {
-    super::check_width(m, "z", k)?;
-    let count = rows.count;
-    let z = m.read::<f32>("z", z, count * k)?;
-    let dy = m.read::<f32>("dy", dy, count * n)?;
-    let scratch = if drop.is_some() { m.scratch::<f32>(CHUNK.min(count) * k)? } else { &mut [] };
-    for part in parts {
-        let (r, width) = (part.r, width(m, part, n)?);
+/// See [`ops::LoraBackward`].
+pub(super) fn backward(m: &mut Access, op: &ops::LoraBackward) -> Result<()> {
+    let (k, n, count) = (op.k, op.n, op.rows());
+    let (z, dy) = (m.read::<f32>(op.z)?, m.read::<f32>(op.dy)?);
+    let scratch = m.scratch::<f32>(mask_elements(op.mask, count, k))?;
+    for part in &op.parts {
+        let (r, width) = (part.r, part.out.len());
         let dy = Mat::new(&dy[part.out.start.min(count * n)..], count, width, n);
-        let b = Mat::new(m.read("B", part.b, width * r)?, width, r, r);
-        let u = Mat::new(m.read_first("u", part.u, count * r)?, count, r, r);
-        let v = m.write_first::<f32>("v", part.v, count * r)?;
-        let da = m.write::<f32>("dA", part.da, r * k)?;
-        let db = m.write::<f32>("dB", part.db, width * r)?;
+        let b = Mat::new(m.read(part.b)?, width, r, r);
+        let u = Mat::new(m.read(part.u)?, count, r, r);
+        let v = m.write::<f32>(part.v)?;
+        let da = m.write::<f32>(part.da)?;
+        let db = m.write::<f32>(part.db)?;
         multiply(MatMut::new(v, count, r, r), false, part.scale, dy, b, Threads::All);
         multiply(MatMut::new(db, width, r, r), true, part.scale, dy.t(), u, Threads::All);
         let v = &*v;
-        let Some(drop) = drop else {
+        let Some(mask) = &op.mask else {
             let v = Mat::new(v, count, r, r).t();
             multiply(MatMut::new(da, r, k, k), true, 1.0, v, Mat::new(z, count, k, k), Threads::All);
             continue;
         };
-        let places = Places::open(m, rows, part.module)?;
+        let places = Places::open(m, mask, part.module)?;
         for start in (0..count).step_by(CHUNK) {
             let len = CHUNK.min(count - start);
-            let z = masked(z, k, start, len, &places, &drop, scratch);
+            let z = masked(z, k, start, len, &places, &mask.dropout, scratch);
             let v = Mat::new(&v[start * r..], len, r, r).t();
             multiply(MatMut::new(da, r, k, k), true, 1.0, v, Mat::new(z, len, k, k), Threads::All);
         }

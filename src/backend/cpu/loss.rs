@@ -3,7 +3,7 @@
 //! The sum of a row's exponentials is f64; rows are added to the loss in their order.
 
 use super::access::Access;
-use crate::{Result, backend::Buffer, simd};
+use crate::{Result, backend::ops, simd};
 use rayon::prelude::*;
 
 /// Fails if an id is not a column.
@@ -14,20 +14,12 @@ fn check_ids(m: &Access, name: &str, ids: &[u32], vocab: usize) -> Result<()> {
     }
 }
 
-/// See [`crate::backend::Backend::log_softmax_at`].
-pub(super) fn log_softmax_at(
-    m: &mut Access,
-    logits: Buffer,
-    vocab: usize,
-    ids: Buffer,
-    c: usize,
-    out: Buffer,
-) -> Result<()> {
-    let rows = super::rows_of(m, "logits", logits, vocab)?;
-    let logits = m.read::<f32>("logits", logits, rows * vocab)?;
-    let ids = m.read::<u32>("ids", ids, rows * c)?;
+/// See [`ops::LogSoftmaxAt`].
+pub(super) fn log_softmax_at(m: &mut Access, op: &ops::LogSoftmaxAt) -> Result<()> {
+    let (vocab, c) = (op.vocab, op.c);
+    let (logits, ids) = (m.read::<f32>(op.logits)?, m.read::<u32>(op.ids)?);
     check_ids(m, "id", ids, vocab)?;
-    let out = m.write::<f32>("out", out, rows * c)?;
+    let out = m.write::<f32>(op.out)?;
     if c == 0 {
         return Ok(());
     }
@@ -41,33 +33,30 @@ pub(super) fn log_softmax_at(
     Ok(())
 }
 
-/// See [`crate::backend::Backend::argmax`]. NaN is never the largest; a row of nothing else gives column 0.
-pub(super) fn argmax(m: &mut Access, logits: Buffer, vocab: usize, out: Buffer) -> Result<()> {
-    let rows = super::rows_of(m, "logits", logits, vocab)?;
-    let logits = m.read::<f32>("logits", logits, rows * vocab)?;
-    let out = m.write::<u32>("out", out, rows)?;
-    out.par_iter_mut().zip(logits.par_chunks(vocab)).for_each(|(out, x)| {
+/// See [`ops::Argmax`]. NaN is never the largest; a row of nothing else gives column 0.
+pub(super) fn argmax(m: &mut Access, op: &ops::Argmax) -> Result<()> {
+    let logits = m.read::<f32>(op.logits)?;
+    let out = m.write::<u32>(op.out)?;
+    out.par_iter_mut().zip(logits.par_chunks(op.vocab)).for_each(|(out, x)| {
         let largest = simd::max(x);
         *out = x.iter().position(|&v| v == largest).unwrap_or(0) as u32;
     });
     Ok(())
 }
 
-/// See [`crate::backend::Backend::cross_entropy`].
-pub(super) fn cross_entropy(
-    m: &mut Access,
-    logits: Buffer,
-    vocab: usize,
-    targets: Buffer,
-    grad_scale: f32,
-    loss: Buffer,
-) -> Result<()> {
-    let rows = super::rows_of(m, "logits", logits, vocab)?;
-    let targets = m.read::<u32>("targets", targets, rows)?;
+/// Bytes of scratch of [`cross_entropy`].
+pub(super) fn cross_entropy_scratch(op: &ops::CrossEntropy) -> usize {
+    op.rows() * size_of::<f32>()
+}
+
+/// See [`ops::CrossEntropy`].
+pub(super) fn cross_entropy(m: &mut Access, op: &ops::CrossEntropy) -> Result<()> {
+    let (vocab, grad_scale) = (op.vocab, op.grad_scale);
+    let targets = m.read::<u32>(op.targets)?;
     check_ids(m, "target", targets, vocab)?;
-    let logits = m.write::<f32>("logits", logits, rows * vocab)?;
-    let loss = m.write::<f32>("loss", loss, 1)?;
-    let row_losses = m.scratch::<f32>(rows)?;
+    let logits = m.write::<f32>(op.logits)?;
+    let loss = m.write::<f32>(op.loss)?;
+    let row_losses = m.scratch::<f32>(op.rows())?;
     let work = row_losses.par_iter_mut().zip(logits.par_chunks_mut(vocab)).zip(targets);
     work.for_each(|((row_loss, x), &target)| {
         let target = target as usize;

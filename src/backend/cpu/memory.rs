@@ -3,7 +3,7 @@
 use super::access::Access;
 use crate::{
     Error, Result,
-    backend::{Buffer, DType, HostTensor, arena::ALIGN},
+    backend::{Buffer, DType, HostTensor, Space, arena::ALIGN, check, ops},
     quant::{host::Floats, nf4},
 };
 use bytemuck::{Pod, Zeroable};
@@ -35,42 +35,46 @@ impl Arena {
         Ok(Self { lines, host })
     }
 
+    /// The bytes of `b`, for `operation`.
+    pub fn bytes_mut(&mut self, operation: &str, b: Buffer) -> Result<&mut [u8]> {
+        let (bytes, host) = self.parts();
+        let space = match b.space() {
+            Space::Device => &mut bytes[..host],
+            Space::Host => &mut bytes[host..],
+        };
+        let have = space.len();
+        space.get_mut(b.range()).ok_or_else(|| {
+            check::error(operation, format!("the buffer ends at byte {} of an arena of {have}", b.range().end))
+        })
+    }
+
     /// All of it, and where the host's space begins.
     pub fn parts(&mut self) -> (&mut [u8], usize) {
         (bytemuck::cast_slice_mut(&mut self.lines), self.host)
     }
 }
 
-/// See [`crate::backend::Backend::write`].
-pub(super) fn write(m: &mut Access, dst: Buffer, data: &[u8]) -> Result<()> {
-    let bytes = m.write_bytes("dst", dst)?;
-    match bytes.get_mut(..data.len()) {
-        Some(bytes) => bytes.copy_from_slice(data),
-        None => return Err(m.error(format!("{} bytes into a buffer of {}", data.len(), dst.bytes()))),
-    }
+/// See [`ops::Zero`].
+pub(super) fn zero(m: &mut Access, op: &ops::Zero) -> Result<()> {
+    m.write_bytes(op.dst).map(|bytes| bytes.fill(0))
+}
+
+/// See [`ops::Copy`].
+pub(super) fn copy(m: &mut Access, op: &ops::Copy) -> Result<()> {
+    let from = m.read_bytes(op.src)?;
+    m.write_bytes(op.dst)?.copy_from_slice(from);
     Ok(())
 }
 
-/// See [`crate::backend::Backend::copy`].
-pub(super) fn copy(m: &mut Access, src: Buffer, dst: Buffer) -> Result<()> {
-    if (src.dtype(), src.len()) != (dst.dtype(), dst.len()) {
-        return Err(m.error(format!("{} {:?} to {} {:?}", src.len(), src.dtype(), dst.len(), dst.dtype())));
+/// See [`ops::Convert`].
+pub(super) fn convert(m: &mut Access, op: &ops::Convert) -> Result<()> {
+    if op.src == op.dst {
+        return Ok(());
     }
-    let from = m.read_bytes("src", src)?;
-    m.write_bytes("dst", dst)?.copy_from_slice(from);
-    Ok(())
-}
-
-/// See [`crate::backend::Backend::convert`].
-pub(super) fn convert(m: &mut Access, src: Buffer, dst: Buffer) -> Result<()> {
-    let len = src.len();
-    if src == dst {
-        return m.read::<f32>("src", src, len).map(|_| ());
-    }
-    let from = m.read::<f32>("src", src, len)?;
-    match dst.dtype() {
-        DType::Bf16 => round(from, m.write("dst", dst, len)?),
-        _ => m.write::<f32>("dst", dst, len)?.copy_from_slice(from),
+    let from = m.read::<f32>(op.src)?;
+    match op.dst.dtype() {
+        DType::Bf16 => round(from, m.write(op.dst)?),
+        _ => m.write::<f32>(op.dst)?.copy_from_slice(from),
     }
     Ok(())
 }
@@ -84,8 +88,8 @@ fn round(from: &[f32], to: &mut [bf16]) {
     });
 }
 
-/// A tensor of a file, if it has a floating-point type.
-fn floats<'a>(m: &Access, src: HostTensor<'a>) -> Result<Floats<'a>> {
+/// A tensor of the host by its type.
+pub(super) fn floats<'a>(m: &Access, src: HostTensor<'a>) -> Result<Floats<'a>> {
     match src.dtype {
         DType::F32 => Ok(Floats::F32(src.bytes)),
         DType::Bf16 => Ok(Floats::Bf16(src.bytes)),
@@ -94,39 +98,36 @@ fn floats<'a>(m: &Access, src: HostTensor<'a>) -> Result<Floats<'a>> {
     }
 }
 
-/// See [`crate::backend::Backend::load_dense`].
-pub(super) fn load_dense(m: &mut Access, src: HostTensor, dst: Buffer) -> Result<()> {
-    let from = floats(m, src)?;
-    let len = from.len();
-    if dst.dtype() == DType::Bf16 {
-        let out = m.write::<bf16>("dst", dst, len)?;
-        if let Floats::Bf16(bytes) = from {
-            bytemuck::cast_slice_mut::<_, u8>(out).copy_from_slice(&bytes[..2 * len]);
-            return Ok(());
-        }
-        out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| {
-            let mut x = [0.0; STEP];
-            let x = &mut x[..out.len()];
-            from.read(i * STEP, x);
-            for (o, x) in out.iter_mut().zip(x) {
-                *o = bf16::from_f32(*x);
-            }
-        });
-    } else {
-        let out = m.write::<f32>("dst", dst, len)?;
-        out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| from.read(i * STEP, out));
-    }
-    Ok(())
+/// See [`ops::LoadDense`].
+pub(super) fn load_dense(m: &mut Access, op: &ops::LoadDense) -> Result<()> {
+    dense(floats(m, op.src)?, m, op.dst)
 }
 
-/// See [`crate::backend::Backend::load_nf4`].
-pub(super) fn load_nf4(m: &mut Access, src: HostTensor, packed: Buffer, absmax: Buffer) -> Result<()> {
-    let from = floats(m, src)?;
-    let len = from.len();
-    if !len.is_multiple_of(nf4::BLOCK) {
-        return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));
+/// See [`ops::MakeDense`].
+pub(super) fn make_dense(m: &mut Access, op: &ops::MakeDense) -> Result<()> {
+    let elements = op.bell.elements(op.dst.len());
+    dense(Floats::Bf16(bytemuck::cast_slice(&elements)), m, op.dst)
+}
+
+fn dense(from: Floats, m: &mut Access, dst: Buffer) -> Result<()> {
+    if dst.dtype() == DType::F32 {
+        let out = m.write::<f32>(dst)?;
+        out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| from.read(i * STEP, out));
+        return Ok(());
     }
-    let packed = m.write::<u8>("packed", packed, len / 2)?;
-    nf4::quantize(from, packed, m.write("absmax", absmax, len / nf4::BLOCK)?);
+    let out = m.write::<bf16>(dst)?;
+    if let Floats::Bf16(bytes) = from {
+        let out: &mut [u8] = bytemuck::cast_slice_mut(out);
+        out.copy_from_slice(&bytes[..out.len()]);
+        return Ok(());
+    }
+    out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| {
+        let mut x = [0.0; STEP];
+        let x = &mut x[..out.len()];
+        from.read(i * STEP, x);
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = bf16::from_f32(*x);
+        }
+    });
     Ok(())
 }

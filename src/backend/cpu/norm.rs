@@ -1,7 +1,7 @@
 //! RMSNorm (Zhang & Sennrich 2019) and its gradient with a frozen weight. The mean of squares is summed in f64.
 
 use super::access::Access;
-use crate::{Result, backend::Buffer, simd};
+use crate::{Result, backend::ops, simd};
 use rayon::prelude::*;
 
 /// ρ = 1/√(mean(x²) + eps).
@@ -31,36 +31,23 @@ simd::multiversion! {
     }
 }
 
-/// See [`crate::backend::Backend::rmsnorm`].
-pub(super) fn forward(m: &mut Access, x: Buffer, w: Buffer, eps: f32, y: Buffer) -> Result<()> {
-    let width = w.len();
-    let rows = super::rows_of(m, "x", x, width)?;
-    let x = m.read::<f32>("x", x, rows * width)?;
-    let w = m.read::<f32>("w", w, width)?;
-    let y = m.write::<f32>("y", y, rows * width)?;
-    y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| normalise(x, w, inverse_rms(x, eps), y));
+/// See [`ops::RmsNorm`].
+pub(super) fn forward(m: &mut Access, op: &ops::RmsNorm) -> Result<()> {
+    let (x, w) = (m.read::<f32>(op.x)?, m.read::<f32>(op.w)?);
+    let y = m.write::<f32>(op.y)?;
+    let rows = y.par_chunks_mut(w.len()).zip(x.par_chunks(w.len()));
+    rows.for_each(|(y, x)| normalise(x, w, inverse_rms(x, op.eps), y));
     Ok(())
 }
 
-/// See [`crate::backend::Backend::rmsnorm_backward`].
-pub(super) fn backward(
-    m: &mut Access,
-    x: Buffer,
-    w: Buffer,
-    eps: f32,
-    dy: Buffer,
-    add: Option<Buffer>,
-    dx: Buffer,
-) -> Result<()> {
-    let width = w.len();
-    let rows = super::rows_of(m, "x", x, width)?;
-    let len = rows * width;
-    let x = m.read::<f32>("x", x, len)?;
-    let w = m.read::<f32>("w", w, width)?;
-    let (over_dy, over_add) = (dx == dy, add == Some(dx));
-    let dy = if over_dy { None } else { Some(m.read::<f32>("dy", dy, len)?) };
-    let add = if over_add { None } else { add.map(|add| m.read::<f32>("add", add, len)).transpose()? };
-    let dx = m.write::<f32>("dx", dx, len)?;
+/// See [`ops::RmsNormBackward`].
+pub(super) fn backward(m: &mut Access, op: &ops::RmsNormBackward) -> Result<()> {
+    let (x, w) = (m.read::<f32>(op.x)?, m.read::<f32>(op.w)?);
+    let (width, eps) = (w.len(), op.eps);
+    let (over_dy, over_add) = (op.dx == op.dy, op.add == Some(op.dx));
+    let dy = if over_dy { None } else { Some(m.read::<f32>(op.dy)?) };
+    let add = op.add.filter(|_| !over_add).map(|add| m.read::<f32>(add)).transpose()?;
+    let dx = m.write::<f32>(op.dx)?;
     dx.par_chunks_mut(width).enumerate().for_each(|(i, dx)| {
         let at = i * width..(i + 1) * width;
         let x = &x[at.clone()];

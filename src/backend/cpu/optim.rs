@@ -3,7 +3,7 @@
 use super::access::Access;
 use crate::{
     Result,
-    backend::{AdamW, Buffer, adamw::Factors},
+    backend::ops::{self, AdamWFactors},
     simd,
 };
 use rayon::prelude::*;
@@ -13,17 +13,16 @@ const CHUNK: usize = 1 << 14;
 /// Elements that one task updates.
 const UPDATE: usize = 1 << 12;
 
-/// Scratch of [`global_norm`] in elements of f32.
-pub(super) fn norm_scratch(len: usize) -> usize {
-    len.div_ceil(CHUNK)
+/// Bytes of scratch of [`global_norm`].
+pub(super) fn norm_scratch(op: &ops::GlobalNorm) -> usize {
+    8 * op.grad.len().div_ceil(CHUNK)
 }
 
-/// See [`crate::backend::Backend::global_norm`]: chunks in f64, kept as pairs of f32, added in order.
-pub(super) fn global_norm(m: &mut Access, grad: Buffer, norm: Buffer) -> Result<()> {
-    let len = grad.len();
-    let grad = m.read::<f32>("grad", grad, len)?;
-    let out = m.write::<f32>("norm", norm, 1)?;
-    let sums = m.scratch::<u8>(8 * norm_scratch(len))?;
+/// See [`ops::GlobalNorm`]: chunks in f64, added in order.
+pub(super) fn global_norm(m: &mut Access, op: &ops::GlobalNorm) -> Result<()> {
+    let grad = m.read::<f32>(op.grad)?;
+    let out = m.write::<f32>(op.norm)?;
+    let sums = m.scratch::<u8>(norm_scratch(op))?;
     sums.par_chunks_exact_mut(8).zip(grad.par_chunks(CHUNK)).for_each(|(sum, g)| {
         sum.copy_from_slice(&simd::sum_squares(g).to_ne_bytes());
     });
@@ -32,41 +31,30 @@ pub(super) fn global_norm(m: &mut Access, grad: Buffer, norm: Buffer) -> Result<
     Ok(())
 }
 
-/// See [`crate::backend::Backend::adamw`].
-pub(super) fn adamw(
-    m: &mut Access,
-    p: &AdamW,
-    norm: Buffer,
-    grad: Buffer,
-    [first, second]: [Buffer; 2],
-    master: Buffer,
-    working: Buffer,
-) -> Result<()> {
-    let len = master.len();
-    let norm = m.read::<f32>("norm", norm, 1)?[0];
+/// See [`ops::AdamWUpdate`].
+pub(super) fn adamw(m: &mut Access, op: &ops::AdamWUpdate) -> Result<()> {
+    let norm = m.read::<f32>(op.norm)?[0];
     if !norm.is_finite() {
         return Ok(());
     }
-    let factors = p.factors();
-    let clip = p.max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-    let grad = m.read::<f32>("grad", grad, len)?;
-    let first = m.write::<f32>("m", first, len)?;
-    let second = m.write::<f32>("v", second, len)?;
-    let own = working != master;
-    let master = m.write::<f32>("master", master, len)?;
+    let factors = op.adamw.factors();
+    let clip = op.adamw.max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+    let grad = m.read::<f32>(op.grad)?;
+    let (first, second) = (m.write::<f32>(op.m)?, m.write::<f32>(op.v)?);
+    let master = m.write::<f32>(op.master)?;
     let states = first.par_chunks_mut(UPDATE).zip(second.par_chunks_mut(UPDATE));
     master.par_chunks_mut(UPDATE).zip(grad.par_chunks(UPDATE)).zip(states).for_each(|((w, g), (m, v))| {
         update(&factors, clip, w, g, m, v);
     });
-    if own {
-        m.write::<f32>("working", working, len)?.copy_from_slice(master);
+    if op.working != op.master {
+        m.write::<f32>(op.working)?.copy_from_slice(master);
     }
     Ok(())
 }
 
 simd::multiversion! {
     /// `torch.optim.AdamW`, single-tensor form, operation by operation.
-    fn update(f: &Factors, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn update(f: &AdamWFactors, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         let f = *f;
         for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
             let g = g * clip;

@@ -4,7 +4,10 @@
 use super::{access::Access, norm};
 use crate::{
     Result,
-    backend::{Buffer, HeadNormRope, Rows},
+    backend::{
+        Buffer,
+        ops::{self, Rotary, Rows},
+    },
 };
 use rayon::prelude::*;
 
@@ -18,25 +21,14 @@ struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Opens the inputs without `qkv`.
-    fn open(m: &mut Access<'a>, qkv: Buffer, rows: &Rows, p: &HeadNormRope) -> Result<Self> {
-        super::check_heads(m, p.heads)?;
+    fn open(m: &Access<'a>, qkv: Buffer, rows: &Rows, p: &Rotary) -> Result<Self> {
         let dim = p.heads.dim;
-        if !dim.is_multiple_of(2) {
-            return Err(m.error(format!("head dimension {dim} is odd")));
-        }
-        let positions = m.read_first::<u32>("positions", rows.positions, rows.count)?;
-        let rope = m.read::<f32>("rope", p.rope, p.rope.len())?;
+        let positions = &m.read::<u32>(rows.positions)?[..rows.count];
+        let rope = m.read::<f32>(p.table)?;
         if let Some(at) = positions.iter().find(|&&at| (at as usize + 1) * dim > rope.len()) {
             return Err(m.error(format!("position {at} is beyond the {} of the rotary table", rope.len() / dim)));
         }
-        Ok(Self {
-            qkv: m.read("qkv", qkv, rows.count * p.heads.qkv_width())?,
-            q_norm: m.read("q_norm", p.q_norm, dim)?,
-            k_norm: m.read("k_norm", p.k_norm, dim)?,
-            rope,
-            positions,
-        })
+        Ok(Self { qkv: m.read(qkv)?, q_norm: m.read(p.q_norm)?, k_norm: m.read(p.k_norm)?, rope, positions })
     }
 
     /// cos and sin of row `t`.
@@ -45,11 +37,12 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// See [`crate::backend::Backend::headnorm_rope`].
-pub(super) fn forward(m: &mut Access, qkv: Buffer, rows: &Rows, p: &HeadNormRope, qk: Buffer) -> Result<()> {
-    let inputs = Inputs::open(m, qkv, rows, p)?;
+/// See [`ops::HeadNormRope`].
+pub(super) fn forward(m: &mut Access, op: &ops::HeadNormRope) -> Result<()> {
+    let p = &op.rotary;
+    let inputs = Inputs::open(m, op.qkv, &op.rows, p)?;
     let (heads, dim) = (p.heads, p.heads.dim);
-    let qk = m.write::<f32>("qk", qk, rows.count * heads.qk_width())?;
+    let qk = m.write::<f32>(op.qk)?;
     qk.par_chunks_mut(heads.qk_width()).enumerate().for_each(|(t, out)| {
         let (cos, sin) = inputs.angles(t, dim);
         let row = &inputs.qkv[t * heads.qkv_width()..];
@@ -73,19 +66,13 @@ crate::simd::multiversion! {
     }
 }
 
-/// See [`crate::backend::Backend::headnorm_rope_backward`].
-pub(super) fn backward(
-    m: &mut Access,
-    qkv: Buffer,
-    dqk: Buffer,
-    rows: &Rows,
-    p: &HeadNormRope,
-    dqkv: Buffer,
-) -> Result<()> {
-    let inputs = Inputs::open(m, qkv, rows, p)?;
+/// See [`ops::HeadNormRopeBackward`].
+pub(super) fn backward(m: &mut Access, op: &ops::HeadNormRopeBackward) -> Result<()> {
+    let p = &op.rotary;
+    let inputs = Inputs::open(m, op.qkv, &op.rows, p)?;
     let (heads, dim) = (p.heads, p.heads.dim);
-    let dqk = m.read::<f32>("dqk", dqk, rows.count * heads.qk_width())?;
-    let dqkv = m.write::<f32>("dqkv", dqkv, rows.count * heads.qkv_width())?;
+    let dqk = m.read::<f32>(op.dqk)?;
+    let dqkv = m.write::<f32>(op.dqkv)?;
     dqkv.par_chunks_mut(heads.qkv_width()).enumerate().for_each(|(t, out)| {
         let (cos, sin) = inputs.angles(t, dim);
         let row = &inputs.qkv[t * heads.qkv_width()..];

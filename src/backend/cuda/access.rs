@@ -8,9 +8,11 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{Buffer, DType, HeadNormRope, KvCache, Rows, Space, Weight, WeightStore},
+    backend::{
+        Buffer, DType, KvCache, Rows, Space, Weight, WeightStore,
+        ops::{Mask, Rotary},
+    },
     quant::nf4,
-    rng::Dropout,
 };
 
 /// Where the arena lies.
@@ -117,14 +119,13 @@ impl Access {
     }
 
     /// Sample and position of each row; asked for with dropout only, 0 otherwise.
-    pub fn places(&self, rows: &Rows, drop: Option<Dropout>) -> Result<(Address, Address)> {
-        if drop.is_none() {
-            return Ok((0, 0));
-        }
-        Ok((self.u32("samples", rows.samples, rows.count)?, self.u32("positions", rows.positions, rows.count)?))
+    pub fn places(&self, rows: usize, mask: Option<Mask>) -> Result<(Address, Address)> {
+        let Some(mask) = mask else { return Ok((0, 0)) };
+        let at = |name, b| self.at_least(name, b, DType::U32, rows);
+        Ok((at("samples", mask.samples)?, at("positions", mask.positions)?))
     }
 
-    pub fn rope(&self, rows: &Rows, p: &HeadNormRope) -> Result<RopeInputs> {
+    pub fn rope(&self, rows: &Rows, p: &Rotary) -> Result<RopeInputs> {
         Ok(RopeInputs {
             rows: rows.count,
             heads: p.heads,
@@ -132,7 +133,7 @@ impl Access {
             q_norm: self.f32("q_norm", p.q_norm, p.heads.dim)?,
             k_norm: self.f32("k_norm", p.k_norm, p.heads.dim)?,
             eps: p.eps,
-            rope: self.at_least("rope", p.rope, DType::F32, p.heads.dim)?,
+            rope: self.at_least("rope", p.table, DType::F32, p.heads.dim)?,
         })
     }
 

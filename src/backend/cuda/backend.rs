@@ -24,11 +24,13 @@ use super::{
 use crate::{
     Error, Result,
     backend::{
-        AdamW, Backend, Buffer, DType, HeadNormRope, Heads, HostTensor, KvCache, LoraPart, OperationTime, Rows, Sizes,
-        Space, Weight, WeightStore,
+        AdamW, Backend, Buffer, DType, Heads, HostTensor, KvCache, LoraPart, Op, OperationTime, Rows, Sizes, Space,
+        Weight, WeightStore,
+        check::{self, Extent},
+        ops::{Mask, Rotary},
     },
     quant::{host::Floats, nf4},
-    rng::{Bell, Dropout},
+    rng::Bell,
 };
 use bytemuck::Zeroable;
 
@@ -90,7 +92,7 @@ impl CudaBackend {
     }
 
     /// Queues what `f` makes of the arena, as one operation.
-    fn run<L: IntoIterator<Item = Launch>>(
+    fn queue<L: IntoIterator<Item = Launch>>(
         &mut self,
         operation: &'static str,
         f: impl FnOnce(&Access) -> Result<L>,
@@ -183,7 +185,7 @@ impl CudaBackend {
                     self.upload(scratch, bytemuck::cast_slice(&widened))?;
                 }
             }
-            self.run(operation, |_| Ok([each(start, len, elements, scratch)]))?;
+            self.queue(operation, |_| Ok([each(start, len, elements, scratch)]))?;
         }
         Ok(())
     }
@@ -256,6 +258,52 @@ impl Backend for CudaBackend {
         Ok(out)
     }
 
+    fn run(&mut self, op: &Op) -> Result<()> {
+        check::check(op, DType::Bf16, &self.extent())?;
+        match op {
+            Op::Zero(o) => self.zero(o.dst),
+            Op::Copy(o) => self.copy(o.src, o.dst),
+            Op::Convert(o) => self.convert(o.src, o.dst),
+            Op::LoadDense(o) => self.load_dense(o.src, o.dst),
+            Op::MakeDense(o) => self.make_dense(&o.bell, o.dst),
+            Op::LoadNf4(o) => self.load_nf4(o.src, o.packed, o.absmax),
+            Op::MakeNf4(o) => self.make_nf4(&o.bell, o.packed, o.absmax),
+            Op::Dequantize(o) => self.dequantize(&o.w, o.dst),
+            Op::Embed(o) => self.embed(o.table, &o.rows, o.out),
+            Op::GatherRows(o) => self.gather_rows(o.x, o.index, o.width, o.out),
+            Op::ScatterRows(o) => self.scatter_rows(o.src, o.index, o.width, o.x),
+            Op::RmsNorm(o) => self.rmsnorm(o.x, o.w, o.eps, o.y),
+            Op::RmsNormBackward(o) => self.rmsnorm_backward(o.x, o.w, o.eps, o.dy, o.add, o.dx),
+            Op::HeadNormRope(o) => self.headnorm_rope(o.qkv, &o.rows, &o.rotary, o.qk),
+            Op::HeadNormRopeBackward(o) => self.headnorm_rope_backward(o.qkv, o.dqk, &o.rows, &o.rotary, o.dqkv),
+            Op::SwiGlu(o) => self.swiglu(o.gu, o.width, o.s),
+            Op::SwiGluBackward(o) => self.swiglu_backward(o.gu, o.width, o.ds),
+            Op::Linear(o) => self.linear(o.z, &o.w, &o.parts, o.add, o.y),
+            Op::LinearBackward(o) => self.linear_backward(o.dy, &o.w, o.rows(), &o.parts, o.mask, o.dz),
+            Op::LoraDown(o) => self.lora_down(o.z, o.k, o.rows(), &o.parts, o.mask),
+            Op::LoraBackward(o) => self.lora_backward(o.z, o.k, o.dy, o.n, o.rows(), &o.parts, o.mask),
+            Op::Attention(o) => self.attention(o.qk, o.qkv, &o.rows, o.heads, o.o, o.lse),
+            Op::AttentionBackward(o) => {
+                self.attention_backward(o.qk, o.qkv, o.o, o.lse, o.do_, &o.rows, o.heads, o.dqk, o.dqkv)
+            }
+            Op::KvStore(o) => self.kv_store(o.qk, o.qkv, &o.rows, o.slots, o.heads, &o.cache),
+            Op::AttentionCached(o) => self.attention_cached(o.qk, &o.rows, o.slots, o.heads, &o.cache, o.o),
+            Op::LogSoftmaxAt(o) => self.log_softmax_at(o.logits, o.vocab, o.ids, o.c, o.out),
+            Op::Argmax(o) => self.argmax(o.logits, o.vocab, o.out),
+            Op::CrossEntropy(o) => self.cross_entropy(o.logits, o.vocab, o.targets, o.grad_scale, o.loss),
+            Op::GlobalNorm(o) => self.global_norm(o.grad, o.norm),
+            Op::AdamWUpdate(o) => self.adamw(&o.adamw, o.norm, o.grad, o.m, o.v, o.master, o.working),
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+impl CudaBackend {
+    fn extent(&self) -> Extent {
+        let Arena { device, host, scratch } = &self.arena;
+        Extent { device: device.bytes, host: host.bytes, scratch: scratch.range() }
+    }
+
     fn zero(&mut self, dst: Buffer) -> Result<()> {
         let at = self.access("zero").raw("dst", dst)?;
         self.driver.zero(at, dst.bytes(), Stream::MAIN)
@@ -273,7 +321,7 @@ impl Backend for CudaBackend {
         if dst.dtype() == DType::F32 {
             return if src == dst { Ok(()) } else { self.copy(src, dst) };
         }
-        self.run("convert", |m| {
+        self.queue("convert", |m| {
             let len = src.len();
             Ok([rows::convert(len, m.f32("src", src, len)?, m.act("dst", dst, len)?)])
         })
@@ -319,13 +367,13 @@ impl Backend for CudaBackend {
             let elements = bell.elements(len);
             return self.load_dense(HostTensor { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&elements) }, dst);
         }
-        self.run("make_dense", |m| Ok([rows::bell(bell, 0, len, m.act("dst", dst, len)?)]))
+        self.queue("make_dense", |m| Ok([rows::bell(bell, 0, len, m.act("dst", dst, len)?)]))
     }
 
     fn make_nf4(&mut self, bell: &Bell, packed: Buffer, absmax: Buffer) -> Result<()> {
         let len = 2 * packed.len();
         let step = LOAD_CHUNK / DType::Bf16.size();
-        self.run("make_nf4", |m| {
+        self.queue("make_nf4", |m| {
             if !len.is_multiple_of(nf4::BLOCK) {
                 return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));
             }
@@ -348,14 +396,14 @@ impl Backend for CudaBackend {
         if let WeightStore::Dense(b) = w.store {
             return self.copy(b, dst);
         }
-        self.run("dequantize", |m| {
+        self.queue("dequantize", |m| {
             let (packed, absmax, _) = m.weight(w)?;
             Ok([rows::nf4_dequantize(w.n * w.k, packed, absmax, m.act("dst", dst, w.n * w.k)?)])
         })
     }
 
     fn embed(&mut self, table: Buffer, rows: &Rows, out: Buffer) -> Result<()> {
-        self.run("embed", |m| {
+        self.queue("embed", |m| {
             if rows.count == 0 {
                 return Err(m.error("no rows"));
             }
@@ -367,7 +415,7 @@ impl Backend for CudaBackend {
     }
 
     fn rmsnorm(&mut self, x: Buffer, w: Buffer, eps: f32, y: Buffer) -> Result<()> {
-        self.run("rmsnorm", |m| {
+        self.queue("rmsnorm", |m| {
             let hidden = w.len();
             let rows = m.rows_of("x", x, hidden)?;
             let len = rows * hidden;
@@ -375,14 +423,14 @@ impl Backend for CudaBackend {
         })
     }
 
-    fn lora_down(&mut self, z: Buffer, k: usize, rows: &Rows, parts: &[LoraPart], drop: Option<Dropout>) -> Result<()> {
-        self.run("lora_down", |m| {
+    fn lora_down(&mut self, z: Buffer, k: usize, rows: usize, parts: &[LoraPart], mask: Option<Mask>) -> Result<()> {
+        self.queue("lora_down", |m| {
             let Some(first) = checked_parts(m, parts)? else { return Ok(None) };
-            let mut p = skinny_of(m, z, k, rows, parts.len(), drop)?;
+            let mut p = skinny_of(m, z, k, rows, parts.len(), mask)?;
             for (to, part) in p.part.iter_mut().zip(parts) {
-                *to = down_part(m, part, k, rows.count, p.drop.scale)?;
+                *to = down_part(m, part, k, rows, p.drop.scale)?;
             }
-            let launch = skinny::project(true, parts.len(), first.r, rows.count);
+            let launch = skinny::project(true, parts.len(), first.r, rows);
             Ok(Some(launch.with(Args::new().with(p))))
         })
     }
@@ -427,18 +475,18 @@ impl Backend for CudaBackend {
         } else {
             self.product(&m, Direction::Forward, stored, &p)?
         };
-        self.run("linear", |_| Ok(before.into_iter().chain(launches)))
+        self.queue("linear", |_| Ok(before.into_iter().chain(launches)))
     }
 
-    fn headnorm_rope(&mut self, qkv: Buffer, rows: &Rows, p: &HeadNormRope, qk: Buffer) -> Result<()> {
-        self.run("headnorm_rope", |m| {
+    fn headnorm_rope(&mut self, qkv: Buffer, rows: &Rows, p: &Rotary, qk: Buffer) -> Result<()> {
+        self.queue("headnorm_rope", |m| {
             let qkv = m.act("qkv", qkv, rows.count * p.heads.qkv_width())?;
             Ok([rows::headnorm_rope(&m.rope(rows, p)?, qkv, m.act("qk", qk, rows.count * p.heads.qk_width())?)])
         })
     }
 
     fn attention(&mut self, qk: Buffer, qkv: Buffer, rows: &Rows, heads: Heads, o: Buffer, lse: Buffer) -> Result<()> {
-        self.run("attention", |m| {
+        self.queue("attention", |m| {
             let t = rows.count;
             Ok([attention::forward(
                 &m.documents(rows)?,
@@ -452,14 +500,14 @@ impl Backend for CudaBackend {
     }
 
     fn swiglu(&mut self, gu: Buffer, f: usize, s: Buffer) -> Result<()> {
-        self.run("swiglu", |m| {
+        self.queue("swiglu", |m| {
             let rows = m.rows_of("s", s, f)?;
             Ok([rows::swiglu(rows, f, m.act("gu", gu, 2 * rows * f)?, m.act("s", s, rows * f)?)])
         })
     }
 
     fn gather_rows(&mut self, x: Buffer, index: Buffer, width: usize, out: Buffer) -> Result<()> {
-        self.run("gather_rows", |m| {
+        self.queue("gather_rows", |m| {
             let count = index.len();
             let x = m.at_least("x", x, DType::Bf16, width)?;
             let index = m.u32("index", index, count)?;
@@ -468,7 +516,7 @@ impl Backend for CudaBackend {
     }
 
     fn log_softmax_at(&mut self, logits: Buffer, vocab: usize, ids: Buffer, c: usize, out: Buffer) -> Result<()> {
-        self.run("log_softmax_at", |m| {
+        self.queue("log_softmax_at", |m| {
             let rows = m.rows_of("logits", logits, vocab)?;
             let (logits, ids) = (m.act("logits", logits, rows * vocab)?, m.u32("ids", ids, rows * c)?);
             Ok([rows::log_softmax_at(rows, vocab, logits, ids, c, m.f32("out", out, rows * c)?)])
@@ -476,7 +524,7 @@ impl Backend for CudaBackend {
     }
 
     fn argmax(&mut self, logits: Buffer, vocab: usize, out: Buffer) -> Result<()> {
-        self.run("argmax", |m| {
+        self.queue("argmax", |m| {
             let rows = m.rows_of("logits", logits, vocab)?;
             Ok([rows::argmax(rows, vocab, m.act("logits", logits, rows * vocab)?, m.u32("out", out, rows)?)])
         })
@@ -490,7 +538,7 @@ impl Backend for CudaBackend {
         grad_scale: f32,
         loss: Buffer,
     ) -> Result<()> {
-        self.run("cross_entropy", |m| {
+        self.queue("cross_entropy", |m| {
             let rows = m.rows_of("logits", logits, vocab)?;
             let (logits, targets) = (m.act("logits", logits, rows * vocab)?, m.u32("targets", targets, rows)?);
             let nll = m.scratch(rows * DType::F32.size())?;
@@ -499,7 +547,7 @@ impl Backend for CudaBackend {
     }
 
     fn scatter_rows(&mut self, src: Buffer, index: Buffer, width: usize, x: Buffer) -> Result<()> {
-        self.run("scatter_rows", |m| {
+        self.queue("scatter_rows", |m| {
             let count = index.len();
             let src = m.act("src", src, count * width)?;
             let index = m.u32("index", index, count)?;
@@ -516,7 +564,7 @@ impl Backend for CudaBackend {
         add: Option<Buffer>,
         dx: Buffer,
     ) -> Result<()> {
-        self.run("rmsnorm_backward", |m| {
+        self.queue("rmsnorm_backward", |m| {
             let hidden = w.len();
             let rows = m.rows_of("x", x, hidden)?;
             let len = rows * hidden;
@@ -532,13 +580,13 @@ impl Backend for CudaBackend {
         k: usize,
         dy: Buffer,
         n: usize,
-        rows: &Rows,
+        rows: usize,
         parts: &[LoraPart],
-        drop: Option<Dropout>,
+        mask: Option<Mask>,
     ) -> Result<()> {
-        self.run("lora_backward", |m| {
+        self.queue("lora_backward", |m| {
             let Some(first) = checked_parts(m, parts)? else { return Ok(Vec::new()) };
-            let (t, r, count) = (rows.count, first.r, parts.len());
+            let (t, r, count) = (rows, first.r, parts.len());
             let mut launches = Vec::with_capacity(3 + 3 * count);
 
             // v = scale·dy·B needs Bᵀ, in scratch.
@@ -565,7 +613,7 @@ impl Backend for CudaBackend {
             launches.push(skinny::project(false, count, r, t).with(Args::new().with(up)));
 
             // Partial sums take the place of Bᵀ: first those of dA from v and z, then those of dB from u and dy.
-            let mut da = skinny_of(m, z, k, rows, count, drop)?;
+            let mut da = skinny_of(m, z, k, rows, count, mask)?;
             let floats = |depth: usize| skinny::partial_len(t, r, depth);
             let mut partial = m.scratch(count * floats(k) * DType::F32.size())?;
             for ((to, p), v) in da.part.iter_mut().zip(parts).zip(&up.part) {
@@ -600,14 +648,14 @@ impl Backend for CudaBackend {
         &mut self,
         dy: Buffer,
         w: &Weight,
-        rows: &Rows,
+        rows: usize,
         parts: &[LoraPart],
-        drop: Option<Dropout>,
+        mask: Option<Mask>,
         dz: Buffer,
     ) -> Result<()> {
         let m = self.access("linear_backward");
         checked_parts(&m, parts)?;
-        let t = rows.count;
+        let t = rows;
         let (at, absmax, stored, before) = self.unpacked(&m, w, m.weight(w)?)?;
         let mut part = [Part::zeroed(); PARTS];
         for (to, p) in part.iter_mut().zip(parts) {
@@ -619,8 +667,8 @@ impl Backend for CudaBackend {
                 ..Part::zeroed()
             };
         }
-        let drop = drop.filter(|_| !parts.is_empty());
-        let (samples, positions) = m.places(rows, drop)?;
+        let mask = mask.filter(|_| !parts.is_empty());
+        let (samples, positions) = m.places(rows, mask)?;
         let p = Linear {
             x: m.act("dy", dy, t * w.n)?,
             w: at,
@@ -631,17 +679,17 @@ impl Backend for CudaBackend {
             rows: t as i32,
             columns: w.k as i32,
             depth: w.n as i32,
-            drop: DropoutArgs::new(drop),
+            drop: DropoutArgs::new(mask.map(|m| m.dropout)),
             parts: parts.len() as i32,
             part,
             ..Linear::zeroed()
         };
         let launches = self.product(&m, Direction::Backward, stored, &p)?;
-        self.run("linear_backward", |_| Ok(before.into_iter().chain(launches)))
+        self.queue("linear_backward", |_| Ok(before.into_iter().chain(launches)))
     }
 
     fn swiglu_backward(&mut self, gu: Buffer, f: usize, ds: Buffer) -> Result<()> {
-        self.run("swiglu_backward", |m| {
+        self.queue("swiglu_backward", |m| {
             let rows = m.rows_of("ds", ds, f)?;
             Ok([rows::swiglu_backward(rows, f, m.act("gu", gu, 2 * rows * f)?, m.act("ds", ds, rows * f)?)])
         })
@@ -659,7 +707,7 @@ impl Backend for CudaBackend {
         dqk: Buffer,
         dqkv: Buffer,
     ) -> Result<()> {
-        self.run("attention_backward", |m| {
+        self.queue("attention_backward", |m| {
             let t = rows.count;
             let b = BackwardBuffers {
                 qk: m.act("qk", qk, t * heads.qk_width())?,
@@ -680,10 +728,10 @@ impl Backend for CudaBackend {
         qkv: Buffer,
         dqk: Buffer,
         rows: &Rows,
-        p: &HeadNormRope,
+        p: &Rotary,
         dqkv: Buffer,
     ) -> Result<()> {
-        self.run("headnorm_rope_backward", |m| {
+        self.queue("headnorm_rope_backward", |m| {
             let (wide, narrow) = (rows.count * p.heads.qkv_width(), rows.count * p.heads.qk_width());
             let (qkv, dqk) = (m.act("qkv", qkv, wide)?, m.act("dqk", dqk, narrow)?);
             Ok([rows::headnorm_rope_backward(&m.rope(rows, p)?, qkv, dqk, m.act("dqkv", dqkv, wide)?)])
@@ -691,7 +739,7 @@ impl Backend for CudaBackend {
     }
 
     fn global_norm(&mut self, grad: Buffer, norm: Buffer) -> Result<()> {
-        self.run("global_norm", |m| {
+        self.queue("global_norm", |m| {
             let len = grad.len();
             let partial = m.scratch(rows::global_norm_scratch(len))?;
             Ok(rows::global_norm(len, m.f32("grad", grad, len)?, partial, m.f32("norm", norm, 1)?))
@@ -708,7 +756,7 @@ impl Backend for CudaBackend {
         master: Buffer,
         working: Buffer,
     ) -> Result<()> {
-        self.run("adamw", |access| {
+        self.queue("adamw", |access| {
             let len = grad.len();
             let b = OptimizerBuffers {
                 norm: access.f32("norm", norm, 1)?,
@@ -731,7 +779,7 @@ impl Backend for CudaBackend {
         heads: Heads,
         cache: &KvCache,
     ) -> Result<()> {
-        self.run("kv_store", |m| {
+        self.queue("kv_store", |m| {
             let qk = m.act("qk", qk, rows.count * heads.qk_width())?;
             let qkv = m.act("qkv", qkv, rows.count * heads.qkv_width())?;
             Ok([attention::kv_store(&m.step(rows, slots)?, heads, qk, qkv, m.cache(cache)?)])
@@ -747,7 +795,7 @@ impl Backend for CudaBackend {
         cache: &KvCache,
         o: Buffer,
     ) -> Result<()> {
-        self.run("attention_cached", |m| {
+        self.queue("attention_cached", |m| {
             let qk = m.act("qk", qk, rows.count * heads.qk_width())?;
             let o = m.act("o", o, rows.count * heads.q_width())?;
             let scratch = m.scratch(attention::cached_scratch(rows.count, heads, cache.capacity))?;
@@ -768,16 +816,16 @@ fn checked_parts<'a>(m: &Access, parts: &'a [LoraPart]) -> Result<Option<&'a Lor
 }
 
 /// Parameters of a skinny product over `x` act [T, width], its modules still missing.
-fn skinny_of(m: &Access, x: Buffer, width: usize, rows: &Rows, parts: usize, drop: Option<Dropout>) -> Result<Skinny> {
-    let (samples, positions) = m.places(rows, drop)?;
+fn skinny_of(m: &Access, x: Buffer, width: usize, rows: usize, parts: usize, mask: Option<Mask>) -> Result<Skinny> {
+    let (samples, positions) = m.places(rows, mask)?;
     Ok(Skinny {
-        x: m.act("x", x, rows.count * width)?,
+        x: m.act("x", x, rows * width)?,
         samples,
         positions,
-        rows: rows.count as i32,
+        rows: rows as i32,
         pitch: width as i32,
         split: skinny::SPLIT_ROWS as i32,
-        drop: DropoutArgs::new(drop),
+        drop: DropoutArgs::new(mask.map(|m| m.dropout)),
         parts: parts as i32,
         ..Skinny::zeroed()
     })

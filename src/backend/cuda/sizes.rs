@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{DType, ScratchShape, Sizes, Unpacking},
+    backend::{DType, Demands, Op, Sizes, Unpacking, Weight},
     quant::nf4,
 };
 
@@ -59,30 +59,34 @@ impl Sizes for CudaSizes {
         DType::Bf16
     }
 
-    fn scratch_bytes(&self, s: &ScratchShape) -> usize {
-        let weight = match self.nf4 {
-            Nf4Path::Fused => 0,
-            Nf4Path::Scratch => s.largest_weight.0 * s.largest_weight.1 * DType::Bf16.size(),
+    fn scratch(&self, op: &Op) -> usize {
+        let dequantized = |w: &Weight| match self.nf4 {
+            Nf4Path::Scratch if w.is_packed() => w.n * w.k * DType::Bf16.size(),
+            _ => 0,
         };
-        let cached = if s.kv_slots > 0 { attention::cached_scratch(s.kv_slots, s.heads, s.kv_capacity) } else { 0 };
-        let most = LOAD_CHUNK.max(weight).max(cached);
-        if !s.training {
-            return most;
+        match op {
+            Op::LoadDense(_) | Op::LoadNf4(_) | Op::MakeNf4(_) => LOAD_CHUNK,
+            Op::Linear(op) => dequantized(&op.w),
+            Op::LinearBackward(op) => dequantized(&op.w),
+            Op::LoraBackward(op) => {
+                let rank: usize = op.parts.iter().map(|p| p.r).sum();
+                let wide: usize = op.parts.iter().map(|p| p.r * p.out.len()).sum();
+                // Partial dA and then dB, f32, one for each block of rows; before them Bᵀ of all parts.
+                let partials = op.rows().div_ceil(SPLIT_ROWS) * wide.max(rank * op.k) * DType::F32.size();
+                partials.max(wide * DType::Bf16.size())
+            }
+            // Statistics of the rows.
+            Op::AttentionBackward(op) => attention::backward_scratch(op.rows.count, op.heads),
+            Op::AttentionCached(op) => attention::cached_scratch(op.rows.count, op.heads, op.cache.capacity),
+            // Partial sums of squares, f32, one for each 1024 parameters.
+            Op::GlobalNorm(op) => rows::global_norm_scratch(op.grad.len()),
+            // Losses of the rows.
+            Op::CrossEntropy(op) => op.rows() * DType::F32.size(),
+            _ => 0,
         }
-        // Statistics of the attention backward pass.
-        let stats = attention::backward_scratch(s.rows, s.heads);
-        // Partial dA and dB of one fused linear, f32, one for each block of rows.
-        let partials = s.rows.div_ceil(SPLIT_ROWS) * s.rank * s.widest * DType::F32.size();
-        // The transposed B of one fused linear's adapters, before the partial sums need the place.
-        let transposed = s.rank * s.widest * DType::Bf16.size();
-        // Partial sums of squares of the gradient norm, f32, one for each 1024 parameters.
-        let norm = rows::global_norm_scratch(s.adapter);
-        // Losses of the rows of a chunk of logits.
-        let losses = s.logit_rows * DType::F32.size();
-        most.max(stats).max(partials).max(transposed).max(norm).max(losses)
     }
 
-    fn check(&self, s: &ScratchShape) -> Result<()> {
+    fn check(&self, s: &Demands) -> Result<()> {
         let refuse = |what: String| Err(Error::usage(format!("{what}; use --device cpu")));
         let heads = s.heads;
         if heads.dim != HEAD_DIM {

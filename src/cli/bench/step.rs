@@ -60,7 +60,7 @@ pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
     let operations = engine.take_times()?.into_iter().map(|t| (t.operation, t.seconds)).collect();
     let (rows, targets) = (batch.rows() as f64, batch.target_ids.len() as f64);
     let work = Work { rows, len: rows / batch.docs() as f64, targets };
-    let teraflop = 1e-12 * step_flops(engine.spec(), engine.sizes(), &work);
+    let teraflop = 1e-12 * step_flops(engine.spec(), engine.sizes(), &work)?;
     let figures = vec![
         Figure::new("step", "tokens/s", rows, &seconds),
         Figure::new("its products and attention", "TFLOP/s", teraflop, &seconds).of(peak),

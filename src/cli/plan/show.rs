@@ -36,7 +36,7 @@ pub(super) fn json(f: &Forecast) -> Result<Value> {
         "micro_batch_rows": plan.spec.max_rows,
         "step_samples": f.samples,
         "step_tokens": f.step.rows,
-        "step_seconds": f.step_seconds(),
+        "step_seconds": f.step_seconds,
         "alternatives": f.alternatives().into_iter().map(alternative).collect::<Vec<_>>(),
         "largest_that_fits": largest,
         "samples": course.map(|c| c.samples),
@@ -113,7 +113,7 @@ fn course(c: &Course, t: &mut String) {
 
 /// What each change would bring, and the largest jobs that fit.
 fn outlook(f: &Forecast, t: &mut String) -> Result<()> {
-    let (bytes, seconds) = (f.plan.bytes, f.step_seconds());
+    let (bytes, seconds) = (f.plan.bytes, f.step_seconds);
     let assumed = if f.course.is_some() { "" } else { " of full length, with loss on two tokens of each" };
     let _ = writeln!(
         t,

@@ -109,13 +109,12 @@ impl Engine {
         }
         let b = self.arrangement.batch;
         self.backend.write(b.slots, bytemuck::cast_slice(&slots))?;
-        self.forward(&rows, pass)?;
-        let (total, chunk) = (batch.target_rows.len(), self.logit_rows());
-        for at in (0..total).step_by(chunk) {
-            let count = chunk.min(total - at);
-            let logits = self.head(&rows, at, count)?;
-            self.backend.argmax(logits, self.spec.model.vocab, b.target_ids.slice(at, count))?;
-        }
+        let (total, chunk) = (batch.target_rows.len(), self.spec.chunk_rows());
+        self.queue(|graph| {
+            graph.forward(&rows, pass)?;
+            let chunks = (0..total).step_by(chunk).map(|at| (at, chunk.min(total - at)));
+            chunks.into_iter().try_for_each(|targets| graph.head_argmax(&rows, targets))
+        })?;
         Ok(bytemuck::pod_collect_to_vec(&self.backend.read(b.target_ids.prefix(total))?))
     }
 }

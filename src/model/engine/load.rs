@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{Backend, Buffer, DType, HostTensor, Weight, WeightStore},
+    backend::{
+        Backend, Buffer, DType, HostTensor, Weight, WeightStore,
+        ops::{Dequantize, LoadDense, LoadNf4, MakeDense, MakeNf4},
+    },
     model::source::{LinearData, TensorData, WeightSource},
     quant::nf4,
     rng::Bell,
@@ -26,35 +29,35 @@ impl Engine {
         let c = self.spec.model.clone();
         let total = c.parameters();
         let mut done = 0;
-        let a = &self.arrangement;
+        let (a, w) = (&self.arrangement, &self.arrangement.weights);
         let b = self.backend.as_mut();
         let mut dense = |b: &mut dyn Backend, name: String, shape: &[usize], dst: Buffer| -> Result<()> {
             if let Some(bell) = source.recipe(&name) {
-                b.make_dense(&bell, dst)?;
+                b.run(&MakeDense { bell, dst }.into())?;
             } else {
-                b.load_dense(host(&source.tensor(&name, shape)?), dst)?;
+                b.run(&LoadDense { src: host(&source.tensor(&name, shape)?), dst }.into())?;
                 source.release(&name);
             }
             done += dst.len();
             progress(done, total);
             Ok(())
         };
-        dense(b, "model.embed_tokens.weight".into(), &[c.vocab, c.hidden], a.embed)?;
-        dense(b, "model.norm.weight".into(), &[c.hidden], a.final_norm)?;
-        if let (false, WeightStore::Dense(head)) = (c.tied, a.head.store) {
+        dense(b, "model.embed_tokens.weight".into(), &[c.vocab, c.hidden], w.embed)?;
+        dense(b, "model.norm.weight".into(), &[c.hidden], w.final_norm)?;
+        if let (false, WeightStore::Dense(head)) = (c.tied, w.head.store) {
             dense(b, "lm_head.weight".into(), &[c.vocab, c.hidden], head)?;
         }
-        for (i, layer) in a.layers.iter().enumerate() {
+        for (i, layer) in w.layers.iter().enumerate() {
             let path = format!("model.layers.{i}");
             dense(b, format!("{path}.input_layernorm.weight"), &[c.hidden], layer.input_norm)?;
             dense(b, format!("{path}.post_attention_layernorm.weight"), &[c.hidden], layer.post_norm)?;
             dense(b, format!("{path}.self_attn.q_norm.weight"), &[c.heads.dim], layer.q_norm)?;
             dense(b, format!("{path}.self_attn.k_norm.weight"), &[c.heads.dim], layer.k_norm)?;
         }
-        if let WeightStore::Nf4 { .. } = a.head.store {
+        if let WeightStore::Nf4 { .. } = w.head.store {
             let path = if c.tied { "model.embed_tokens" } else { "lm_head" };
             let data = fetch(source, path, c.vocab, c.hidden)?;
-            store(b, a, self.spec.compute, Residency::Nf4, &data, &a.head)
+            store(b, a, self.spec.compute, Residency::Nf4, &data, &w.head)
                 .map_err(|e| e.context(format!("loading {path}")))?;
             drop(data);
             source.release(&format!("{path}.weight"));
@@ -63,13 +66,13 @@ impl Engine {
         }
         for i in 0..c.layers {
             for group in Group::ALL {
-                let fused = self.arrangement.layers[i].linears[group as usize];
+                let fused = self.arrangement.weights.layers[i].linears[group as usize];
                 let mut row = 0;
                 for module in group.modules() {
                     let (n, k) = module.shape(&c);
                     let name = format!("model.layers.{i}.{}", module.path());
                     let data = fetch(source, &name, n, k)?;
-                    let part = rows_of_weight(&fused, row, n);
+                    let part = fused.rows(row, n);
                     let residency = self.spec.residency[i];
                     let b = self.backend.as_mut();
                     let nf4 = store(b, &self.arrangement, self.spec.compute, residency, &data, &part)
@@ -85,23 +88,9 @@ impl Engine {
                 }
             }
         }
-        let rope = rope_table(self.arrangement.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
-        self.backend.write(self.arrangement.rope, bytemuck::cast_slice(&rope))
+        let rope = rope_table(self.arrangement.weights.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
+        self.backend.write(self.arrangement.weights.rope, bytemuck::cast_slice(&rope))
     }
-}
-
-/// Rows `first..first + n` of a fused weight. Blocks never cross a row, so the parts of NF4 are slices too.
-fn rows_of_weight(w: &Weight, first: usize, n: usize) -> Weight {
-    let (at, len) = (first * w.k, n * w.k);
-    let store = match w.store {
-        WeightStore::Dense(d) => WeightStore::Dense(d.slice(at, len)),
-        WeightStore::Nf4 { packed, absmax, compute } => WeightStore::Nf4 {
-            packed: packed.slice(at / 2, len / 2),
-            absmax: absmax.slice(at / nf4::BLOCK, len / nf4::BLOCK),
-            compute,
-        },
-    };
-    Weight { n, k: w.k, store }
 }
 
 /// One linear's weight on its way to its place.
@@ -129,8 +118,8 @@ fn store(
     dst: &Weight,
 ) -> Result<Option<(Buffer, Buffer)>> {
     let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
-        Fetched::Made(bell) => b.make_nf4(bell, packed, absmax),
-        Fetched::Read(LinearData::Dense(t)) => b.load_nf4(host(t), packed, absmax),
+        Fetched::Made(bell) => b.run(&MakeNf4 { bell: *bell, packed, absmax }.into()),
+        Fetched::Read(LinearData::Dense(t)) => b.run(&LoadNf4 { src: host(t), packed, absmax }.into()),
         Fetched::Read(LinearData::Nf4 { packed: bytes, absmax: scales }) => {
             b.write(packed, bytes)?;
             b.write(absmax, bytemuck::cast_slice(scales))
@@ -142,18 +131,19 @@ fn store(
             Ok(Some((packed, absmax)))
         }
         (WeightStore::Dense(dense), Residency::Unpacked) => {
-            let (packed, absmax) = a.staging.ok_or_else(|| Error::failed("no room was planned to unpack weights"))?;
+            let (packed, absmax) =
+                a.weights.staging.ok_or_else(|| Error::failed("no room was planned to unpack weights"))?;
             let len = dst.n * dst.k;
             let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / nf4::BLOCK));
             to_nf4(b, packed, absmax)?;
-            let nf4 = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
-            b.dequantize(&nf4, dense)?;
+            let w = Weight { store: WeightStore::Nf4 { packed, absmax, compute }, ..*dst };
+            b.run(&Dequantize { w, dst: dense }.into())?;
             Ok(Some((packed, absmax)))
         }
         (WeightStore::Dense(dense), _) => {
             match data {
-                Fetched::Made(bell) => b.make_dense(bell, dense)?,
-                Fetched::Read(LinearData::Dense(t)) => b.load_dense(host(t), dense)?,
+                Fetched::Made(bell) => b.run(&MakeDense { bell: *bell, dst: dense }.into())?,
+                Fetched::Read(LinearData::Dense(t)) => b.run(&LoadDense { src: host(t), dst: dense }.into())?,
                 Fetched::Read(LinearData::Nf4 { .. }) => {
                     let message = "the checkpoint is quantised to 4 bits already: leave out --no-4bit";
                     return Err(Error::usage(message));

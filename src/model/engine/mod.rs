@@ -4,6 +4,7 @@
 mod arrange;
 mod generate;
 mod graph;
+mod layer;
 mod load;
 #[cfg(test)]
 mod tests;
@@ -11,11 +12,15 @@ mod tests;
 use super::{LoraConfig, ModelConfig, source::WeightSource};
 use crate::{
     Error, Result,
-    backend::{AdamW, Backend, Buffer, DType, OperationTime, Rows, Sizes, Space},
+    backend::{
+        AdamW, Backend, Buffer, DType, Op, OperationTime, Rows, Sizes, Space,
+        ops::{Convert, Zero},
+    },
     data::MicroBatch,
 };
 pub use arrange::{Arrangement, arrange};
-use graph::Pass;
+pub use graph::operations::{self, BatchShape};
+use graph::{Graph, Pass};
 pub use load::LoadProgress;
 
 /// What is kept of a layer's activations for its backward pass.
@@ -146,7 +151,7 @@ impl Engine {
         let mut engine = Self { backend, spec, arrangement };
         if let Some(a) = engine.arrangement.adapter {
             for vector in [a.master, a.working, a.m, a.v] {
-                engine.backend.zero(vector)?;
+                engine.run(Zero { dst: vector })?;
             }
         }
         engine.load(source, progress)?;
@@ -191,8 +196,14 @@ impl Engine {
         self.backend.sizes()
     }
 
-    fn logit_rows(&self) -> usize {
-        self.spec.logit_rows.min(self.spec.max_rows)
+    fn run(&mut self, op: impl Into<Op<'static>>) -> Result<()> {
+        self.backend.run(&op.into())
+    }
+
+    /// Queues what `f` asks of the graph.
+    fn queue(&mut self, f: impl FnOnce(&mut Graph) -> Result<()>) -> Result<()> {
+        let Self { backend, spec, arrangement } = self;
+        f(&mut Graph::new(spec, arrangement, &mut |op| backend.run(op)))
     }
 
     /// Sends the indices of a micro-batch.
@@ -222,7 +233,7 @@ impl Engine {
         ] {
             self.backend.write(dst, bytemuck::cast_slice(data))?;
         }
-        Ok(arrange::rows_of(&b, rows, docs, max_len))
+        Ok(b.rows(rows, docs, max_len))
     }
 
     fn read_f32(&mut self, src: Buffer) -> Result<Vec<f32>> {
@@ -246,8 +257,8 @@ impl Engine {
     /// Sets the gradients and the loss sum to zero: the start of a step.
     pub fn begin_step(&mut self) -> Result<()> {
         let a = self.training_buffers()?;
-        self.backend.zero(a.grad)?;
-        self.backend.zero(self.arrangement.batch.stats)
+        self.run(Zero { dst: a.grad })?;
+        self.run(Zero { dst: self.arrangement.batch.stats })
     }
 
     /// Forward and backward of one micro-batch: adds to the loss sum, and to the gradients of (loss sum)·`grad_scale`;
@@ -259,20 +270,19 @@ impl Engine {
             return Ok(());
         }
         let pass = Pass::Train(dropout_key);
-        self.forward(&rows, pass)?;
-        self.loss_backward(&rows, batch.target_ids.len(), grad_scale)?;
-        self.backward(&rows, pass)
+        self.queue(|graph| {
+            graph.forward(&rows, pass)?;
+            graph.loss_backward(&rows, batch.target_ids.len(), grad_scale)?;
+            graph.backward(&rows, pass)
+        })
     }
 
     /// Gradient norm, clipping and AdamW; then the one read-back of the step. If the norm is not finite the adapter and
     /// its moments are unchanged, and the caller sees it in the values.
     pub fn finish_step(&mut self, adamw: &AdamW) -> Result<StepStats> {
         let a = self.training_buffers()?;
-        let stats = self.arrangement.batch.stats;
-        let norm = stats.slice(1, 1);
-        self.backend.global_norm(a.grad, norm)?;
-        self.backend.adamw(adamw, norm, a.grad, a.m, a.v, a.master, a.working)?;
-        let stats = self.read_f32(stats)?;
+        operations::update(&self.arrangement, &a, *adamw, &mut |op| self.backend.run(op))?;
+        let stats = self.read_f32(self.arrangement.batch.stats)?;
         Ok(StepStats { loss_sum: f64::from(stats[0]), grad_norm: f64::from(stats[1]) })
     }
 
@@ -286,7 +296,7 @@ impl Engine {
     pub fn set_adapter(&mut self, flat: &[f32]) -> Result<()> {
         let a = self.adapter_buffers()?;
         self.write_flat(a.master, flat, "adapter")?;
-        self.backend.convert(a.master, a.working)
+        self.run(Convert { src: a.master, dst: a.working })
     }
 
     /// Gradients of the micro-batches since [`Engine::begin_step`], in the adapter's order.
@@ -320,17 +330,12 @@ impl Engine {
     /// ln p of each target of the batch, in the order of its `target_ids`.
     pub fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
         let rows = self.upload(batch)?;
-        self.forward(&rows, Pass::Plain)?;
         let targets = batch.target_ids.len();
-        let chunk = self.logit_rows();
-        let b = self.arrangement.batch;
-        for at in (0..targets).step_by(chunk) {
-            let count = chunk.min(targets - at);
-            let logits = self.head(&rows, at, count)?;
-            let (ids, out) = (b.target_ids.slice(at, count), b.logprobs.slice(at, count));
-            self.backend.log_softmax_at(logits, self.spec.model.vocab, ids, 1, out)?;
-        }
-        self.read_f32(b.logprobs.prefix(targets))
+        self.queue(|graph| {
+            graph.forward(&rows, Pass::Plain)?;
+            graph.logprobs(&rows, targets)
+        })?;
+        self.read_f32(self.arrangement.batch.logprobs.prefix(targets))
     }
 
     /// ln p, over the whole vocabulary, of each of `ids` after each of `rows` of the batch: [rows.len(), ids.len()], flat.
@@ -346,16 +351,15 @@ impl Engine {
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::failed(format!("token id {bad} is outside the model's vocabulary of {vocab}")));
         }
-        self.forward(&device, Pass::Plain)?;
+        self.queue(|graph| graph.forward(&device, Pass::Plain))?;
         self.backend.write(b.target_rows, bytemuck::cast_slice(rows))?;
-        let chunk = self.logit_rows().min(b.target_ids.len() / c);
+        let chunk = self.spec.chunk_rows().min(b.target_ids.len() / c);
         self.backend.write(b.target_ids, bytemuck::cast_slice(&ids.repeat(chunk.min(rows.len()))))?;
         let mut result = Vec::with_capacity(rows.len() * c);
         for at in (0..rows.len()).step_by(chunk) {
             let count = chunk.min(rows.len() - at);
-            let logits = self.head(&device, at, count)?;
-            let out = b.logprobs.prefix(count * c);
-            self.backend.log_softmax_at(logits, vocab, b.target_ids.prefix(count * c), c, out)?;
+            let (ids, out) = (b.target_ids.prefix(count * c), b.logprobs.prefix(count * c));
+            self.queue(|graph| graph.head_logprobs(&device, (at, count), ids, c, out))?;
             result.extend(self.read_f32(out)?);
         }
         Ok(result)

@@ -285,7 +285,7 @@ fn exactly_the_planned_bytes_are_taken() {
         let error = e.backend.read(b).expect_err("behind the end").to_string();
         assert!(error.contains("ends at byte"), "{error}");
     }
-    let last = e.arrangement.embed.slice(97 * 64 - 1, 1);
+    let last = e.arrangement.weights.embed.slice(97 * 64 - 1, 1);
     assert_eq!(e.backend.read(last).expect("the last element").len(), 4);
 }
 

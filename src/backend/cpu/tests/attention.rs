@@ -49,8 +49,8 @@ fn run(lengths: &[usize], h: Heads, qk: &[f32], qkv: &[f32], d_o: &[f32], thread
     let (o, lse) = (r.out(DType::F32, t * h.q_width()), r.out(DType::F32, t * h.q));
     let (dqk, dqkv) = (r.out(DType::F32, t * h.qk_width()), r.f32(&vec![7.0; t * h.qkv_width()]));
     r.start((t * h.q * 4).next_multiple_of(256));
-    r.be.attention(qk, qkv, &rows, h, o, lse).unwrap();
-    r.be.attention_backward(qk, qkv, o, lse, d_o, &rows, h, dqk, dqkv).unwrap();
+    r.be.run(&Attention { qk, qkv, rows, heads: h, o, lse }.into()).unwrap();
+    r.be.run(&AttentionBackward { qk, qkv, o, lse, do_: d_o, rows, heads: h, dqk, dqkv }.into()).unwrap();
     Results { o: r.get(o), lse: r.get(lse), dqk: r.get(dqk), dqkv: r.get(dqkv) }
 }
 
@@ -142,11 +142,14 @@ fn cached_attention_is_the_last_row_of_attention() {
     let cache = KvCache { k: r.out(DType::F32, len), v: r.out(DType::F32, len), capacity };
     let beyond = Rows { positions: r.u32(&[150, 2, 0]), ..step };
     r.start(256);
-    r.be.kv_store(qk_all, qkv_all, &rows, all_slots, h, &cache).unwrap();
-    r.be.attention_cached(last_qk, &step, step_slots, h, &cache, o).unwrap();
+    r.be.run(&KvStore { qk: qk_all, qkv: qkv_all, rows, slots: all_slots, heads: h, cache }.into()).unwrap();
+    r.be.run(&AttentionCached { qk: last_qk, rows: step, slots: step_slots, heads: h, cache, o }.into()).unwrap();
     let want: Vec<f64> = last.iter().flat_map(|&i| want[i * h.q_width()..(i + 1) * h.q_width()].to_vec()).collect();
     assert_close("o", &r.get(o), &want, 2e-6);
-    let error = r.be.attention_cached(last_qk, &beyond, step_slots, h, &cache, o).unwrap_err().to_string();
+    let error =
+        r.be.run(&AttentionCached { qk: last_qk, rows: beyond, slots: step_slots, heads: h, cache, o }.into())
+            .unwrap_err()
+            .to_string();
     assert_eq!(error, "attention_cached: slot 2, position 150 is outside a cache of 3 slots of 150 positions");
 }
 
@@ -157,8 +160,8 @@ fn documents_that_do_not_cover_the_rows_are_errors() {
     let [qk, qkv, o, lse] =
         [6 * HEADS.qk_width(), 6 * HEADS.qkv_width(), 6 * HEADS.q_width(), 6 * HEADS.q].map(|n| r.out(DType::F32, n));
     r.start(0);
-    let error = r.be.attention(qk, qkv, &rows, HEADS, o, lse).unwrap_err().to_string();
+    let error = r.be.run(&Attention { qk, qkv, rows, heads: HEADS, o, lse }.into()).unwrap_err().to_string();
     assert_eq!(error, "attention: documents [0, 2, 5] do not cover 6 rows");
     let heads = Heads { q: 3, kv: 2, dim: 6 };
-    assert!(r.be.attention(qk, qkv, &rows, heads, o, lse).is_err());
+    assert!(r.be.run(&Attention { qk, qkv, rows, heads, o, lse }.into()).is_err());
 }

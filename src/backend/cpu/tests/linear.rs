@@ -109,29 +109,29 @@ fn run(c: &Case, d: &Data, store: Store, threads: usize) -> Results {
     let dy = r.f32(&d.dy);
     let [y, y_add] = [(); 2].map(|()| r.out(DType::F32, t * n));
     let (add, y_over, dz) = (r.f32(&d.add), r.f32(&d.add), r.out(DType::F32, t * k));
-    let shape = ScratchShape {
-        rows: t,
-        max_len: rows.max_len,
-        largest_weight: (n, k),
-        widest: n.max(k),
-        rank: RANK * parts.len(),
-        training: true,
-        ..ScratchShape::default()
-    };
-    r.start(CpuSizes.scratch_bytes(&shape));
+    let mask = mask(c.drop, &rows);
+    let linear = |add, y| Op::from(Linear { z, w, parts: parts.clone(), add, y });
+    let steps = [
+        LoraDown { z, k, parts: parts.clone(), mask }.into(),
+        linear(None, y),
+        linear(Some(add), y_add),
+        linear(Some(y_over), y_over),
+        LoraBackward { z, k, dy, n, parts: parts.clone(), mask }.into(),
+        LinearBackward { dy, w, parts: parts.clone(), mask, dz }.into(),
+    ];
+    r.start(steps.iter().map(|op| CpuSizes.scratch(op)).max().unwrap());
     if let Some(q @ WeightStore::Nf4 { packed, absmax, .. }) = quantised {
-        r.be.load_nf4(HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&d.w) }, packed, absmax).unwrap();
+        r.be.run(
+            &LoadNf4 { src: HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&d.w) }, packed, absmax }
+                .into(),
+        )
+        .unwrap();
         if let Some(WeightStore::Dense(dense)) = dense {
-            r.be.dequantize(&Weight { n, k, store: q }, dense).unwrap();
+            r.be.run(&Dequantize { w: Weight { n, k, store: q }, dst: dense }.into()).unwrap();
         }
     }
-    r.be.dequantize(&w, unpacked).unwrap();
-    r.be.lora_down(z, k, &rows, &parts, c.drop).unwrap();
-    r.be.linear(z, &w, &parts, None, y).unwrap();
-    r.be.linear(z, &w, &parts, Some(add), y_add).unwrap();
-    r.be.linear(z, &w, &parts, Some(y_over), y_over).unwrap();
-    r.be.lora_backward(z, k, dy, n, &rows, &parts, c.drop).unwrap();
-    r.be.linear_backward(dy, &w, &rows, &parts, c.drop, dz).unwrap();
+    r.be.run(&Dequantize { w, dst: unpacked }.into()).unwrap();
+    steps.iter().try_for_each(|op| r.be.run(op)).unwrap();
     Results {
         y: r.get(y),
         y_add: r.get(y_add),
@@ -263,12 +263,22 @@ fn wrong_shapes_are_errors() {
     r.start(1 << 12);
     let weight = |n, k| Weight { n, k, store: WeightStore::Dense(w) };
     let message = |r: Result<()>| r.unwrap_err().to_string();
-    assert_eq!(message(r.be.linear(z, &weight(2, 65), &[], None, z)), "linear: y has 130 elements, expected 4");
-    assert_eq!(message(r.be.linear(z, &weight(2, 64), &[], None, y)), "linear: z of 130 elements is not rows of 64");
-    assert!(message(r.be.linear(z, &weight(2, 0), &[], None, y)).contains("not rows of 0"));
+    assert_eq!(
+        message(r.be.run(&Linear { z, w: weight(2, 65), parts: Vec::new(), add: None, y: z }.into())),
+        "linear: y has 130 elements, expected 4"
+    );
+    assert_eq!(
+        message(r.be.run(&Linear { z, w: weight(2, 64), parts: Vec::new(), add: None, y }.into())),
+        "linear: z of 130 elements is not rows of 64"
+    );
+    assert!(
+        message(r.be.run(&Linear { z, w: weight(2, 0), parts: Vec::new(), add: None, y }.into()))
+            .contains("not rows of 0")
+    );
     let nf4 = WeightStore::Nf4 { packed: w, absmax: w, compute: DType::F32 };
     assert!(
-        message(r.be.linear(z, &Weight { n: 2, k: 65, store: nf4 }, &[], None, y)).contains("not a multiple of 64")
+        message(r.be.run(&Linear { z, w: Weight { n: 2, k: 65, store: nf4 }, parts: Vec::new(), add: None, y }.into()))
+            .contains("not a multiple of 64")
     );
-    r.be.linear(z, &weight(2, 65), &[], None, y).unwrap();
+    r.be.run(&Linear { z, w: weight(2, 65), parts: Vec::new(), add: None, y }.into()).unwrap();
 }

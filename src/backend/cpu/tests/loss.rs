@@ -18,10 +18,10 @@ fn cross_entropy_log_softmax_and_argmax() {
         let (loss, at, best) = (r.f32(&[2.0]), r.out(DType::F32, rows * 3), r.out(DType::U32, rows));
         let (none, no_out) = (r.u32(&[]), r.out(DType::F32, 0));
         r.start((rows * 4).next_multiple_of(256));
-        r.be.log_softmax_at(x, vocab, ib, 3, at).unwrap();
-        r.be.log_softmax_at(x, vocab, none, 0, no_out).unwrap();
-        r.be.argmax(x, vocab, best).unwrap();
-        r.be.cross_entropy(x, vocab, tb, 0.25, loss).unwrap();
+        r.be.run(&LogSoftmaxAt { logits: x, vocab, ids: ib, c: 3, out: at }.into()).unwrap();
+        r.be.run(&LogSoftmaxAt { logits: x, vocab, ids: none, c: 0, out: no_out }.into()).unwrap();
+        r.be.run(&Argmax { logits: x, vocab, out: best }.into()).unwrap();
+        r.be.run(&CrossEntropy { logits: x, vocab, targets: tb, grad_scale: 0.25, loss }.into()).unwrap();
         let logs: Vec<Vec<f64>> = logits.chunks(vocab).map(|x| log_softmax(&wide(x))).collect();
         let want: Vec<f64> = ids.iter().enumerate().map(|(i, &id)| logs[i / 3][id as usize]).collect();
         assert_close("log softmax", &r.get(at), &want, 3e-7);
@@ -48,7 +48,7 @@ fn argmax_takes_the_first_of_equals_and_passes_over_nan() {
     let x = r.f32(&[1.0, 3.0, 3.0, f32::NAN, 0.0, f32::NAN, -1.0, -1.0, f32::NAN, f32::NAN, f32::NAN, f32::NAN]);
     let out = r.out(DType::U32, 3);
     r.start(0);
-    r.be.argmax(x, 4, out).unwrap();
+    r.be.run(&Argmax { logits: x, vocab: 4, out }.into()).unwrap();
     assert_eq!(bytemuck::pod_collect_to_vec::<u8, u32>(&r.be.read(out).unwrap()), [1, 0, 0]);
 }
 
@@ -57,7 +57,10 @@ fn targets_outside_the_vocabulary_are_errors() {
     let mut r = Rig::new(1);
     let (x, t, loss) = (r.f32(&[0.0; 8]), r.u32(&[1, 4]), r.f32(&[0.0]));
     r.start(256);
-    let error = r.be.cross_entropy(x, 4, t, 1.0, loss).unwrap_err().to_string();
+    let error =
+        r.be.run(&CrossEntropy { logits: x, vocab: 4, targets: t, grad_scale: 1.0, loss }.into())
+            .unwrap_err()
+            .to_string();
     assert_eq!(error, "cross_entropy: target 4 is outside a vocabulary of 4");
     assert_eq!(r.get(x), [0.0; 8]);
 }

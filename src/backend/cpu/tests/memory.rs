@@ -7,13 +7,13 @@ fn write_read_copy_zero() {
     let (a, b, c) = (r.f32(&[1.0, 2.0, 3.0]), r.out(DType::F32, 3), r.out(DType::U32, 3));
     r.start(0);
     r.be.write(a, bytemuck::cast_slice(&[9.0f32])).unwrap();
-    r.be.copy(a, b).unwrap();
+    r.be.run(&Copy { src: a, dst: b }.into()).unwrap();
     assert_eq!(r.get(b), [9.0, 2.0, 3.0]);
-    r.be.zero(b.slice(1, 1)).unwrap();
+    r.be.run(&Zero { dst: b.slice(1, 1) }.into()).unwrap();
     assert_eq!(r.get(b), [9.0, 0.0, 3.0]);
     assert_eq!(r.be.write(a, &[0; 13]).unwrap_err().to_string(), "write: 13 bytes into a buffer of 12");
-    assert_eq!(r.be.copy(a, c).unwrap_err().to_string(), "copy: 3 F32 to 3 U32");
-    assert!(r.be.copy(a, a).unwrap_err().to_string().contains("overlaps"));
+    assert_eq!(r.be.run(&Copy { src: a, dst: c }.into()).unwrap_err().to_string(), "copy: 3 F32 to 3 U32");
+    assert!(r.be.run(&Copy { src: a, dst: a }.into()).unwrap_err().to_string().contains("overlaps"));
 }
 
 #[test]
@@ -23,9 +23,9 @@ fn elements_are_converted_with_one_rounding_to_even() {
     let (src, dst, same) = (r.f32(&x), r.out(DType::Bf16, 8), r.out(DType::F32, 8));
     let (loaded, f32s) = (r.out(DType::Bf16, 8), r.out(DType::F32, 8));
     r.start(0);
-    r.be.convert(src, dst).unwrap();
-    r.be.convert(src, same).unwrap();
-    r.be.convert(src, src).unwrap();
+    r.be.run(&Convert { src, dst }.into()).unwrap();
+    r.be.run(&Convert { src, dst: same }.into()).unwrap();
+    r.be.run(&Convert { src, dst: src }.into()).unwrap();
     let want: Vec<u16> = x.iter().map(|&v| bf16::from_f32(v).to_bits()).collect();
     let bits = |r: &mut Rig, b| bytemuck::pod_collect_to_vec::<u8, u16>(&r.be.read(b).unwrap());
     assert_eq!(bits(&mut r, dst), want);
@@ -35,17 +35,20 @@ fn elements_are_converted_with_one_rounding_to_even() {
     let mut bytes = vec![0];
     bytes.extend_from_slice(bytemuck::cast_slice(&halves));
     let src = HostTensor { dtype: DType::F16, bytes: &bytes[1..] };
-    r.be.load_dense(src, f32s).unwrap();
-    r.be.load_dense(src, loaded).unwrap();
+    r.be.run(&LoadDense { src, dst: f32s }.into()).unwrap();
+    r.be.run(&LoadDense { src, dst: loaded }.into()).unwrap();
     assert_eq!(r.get(f32s)[..5], halves[..5].iter().map(|h| h.to_f32()).collect::<Vec<_>>()[..]);
     assert_eq!(
         bits(&mut r, loaded)[..5],
         halves[..5].iter().map(|h| bf16::from_f32(h.to_f32()).to_bits()).collect::<Vec<_>>()
     );
-    r.be.load_dense(HostTensor { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&want) }, loaded).unwrap();
+    r.be.run(
+        &LoadDense { src: HostTensor { dtype: DType::Bf16, bytes: bytemuck::cast_slice(&want) }, dst: loaded }.into(),
+    )
+    .unwrap();
     assert_eq!(bits(&mut r, loaded), want);
-    assert!(r.be.load_dense(HostTensor { dtype: DType::U8, bytes: &[0; 8] }, f32s).is_err());
-    assert!(r.be.load_dense(HostTensor { dtype: DType::F32, bytes: &[0; 28] }, f32s).is_err());
+    assert!(r.be.run(&LoadDense { src: HostTensor { dtype: DType::U8, bytes: &[0; 8] }, dst: f32s }.into()).is_err());
+    assert!(r.be.run(&LoadDense { src: HostTensor { dtype: DType::F32, bytes: &[0; 28] }, dst: f32s }.into()).is_err());
 }
 
 #[test]
@@ -62,7 +65,9 @@ fn quantising_refuses_cut_blocks() {
     let (packed, absmax) = (r.out(DType::U8, 32), r.out(DType::F32, 1));
     r.start(0);
     let bytes = [0; 4 * 65];
-    assert!(r.be.load_nf4(HostTensor { dtype: DType::F32, bytes: &bytes }, packed, absmax).is_err());
-    r.be.load_nf4(HostTensor { dtype: DType::F32, bytes: &bytes[..256] }, packed, absmax).unwrap();
+    assert!(
+        r.be.run(&LoadNf4 { src: HostTensor { dtype: DType::F32, bytes: &bytes }, packed, absmax }.into()).is_err()
+    );
+    r.be.run(&LoadNf4 { src: HostTensor { dtype: DType::F32, bytes: &bytes[..256] }, packed, absmax }.into()).unwrap();
     assert_eq!(r.be.read(packed).unwrap(), [0x77; 32]);
 }

@@ -9,9 +9,14 @@ mod rows;
 
 use super::*;
 use crate::{
-    backend::{Kind, Layout},
-    rng::Rng,
+    backend::{HostTensor, Kind, Layout, ops::*},
+    rng::{Dropout, Rng},
 };
+
+/// Dropout of the rows of a micro-batch.
+pub fn mask(dropout: Option<Dropout>, rows: &Rows) -> Option<Mask> {
+    dropout.map(|dropout| Mask { dropout, samples: rows.samples, positions: rows.positions })
+}
 
 /// A backend under test: buffers are declared with their content, then the arena is taken.
 pub struct Rig {

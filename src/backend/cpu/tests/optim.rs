@@ -16,8 +16,8 @@ fn adamw_follows_the_definition_for_several_steps() {
         for (i, gradient) in gradients.iter().enumerate() {
             let p = AdamW { step: i as u64 + 1, ..P };
             r.be.write(g, bytemuck::cast_slice(gradient)).unwrap();
-            r.be.global_norm(g, norm).unwrap();
-            r.be.adamw(&p, norm, g, m, v, master, working).unwrap();
+            r.be.run(&GlobalNorm { grad: g, norm }.into()).unwrap();
+            r.be.run(&AdamWUpdate { adamw: p, norm, grad: g, m, v, master, working }.into()).unwrap();
             let size = wide(gradient).iter().map(|g| g * g).sum::<f64>().sqrt();
             assert_close("norm", &r.get(norm), &[size], 1e-7);
             let clip = (1.0 / (size + 1e-6)).min(1.0);
@@ -47,10 +47,22 @@ fn works_in_place_and_writes_nothing_without_a_finite_norm() {
     let good = r.f32(&[3.0]);
     r.start(0);
     for norm in bad {
-        r.be.adamw(&P, norm, g, m, v, master, master).unwrap();
+        r.be.run(&AdamWUpdate { adamw: P, norm, grad: g, m, v, master, working: master }.into()).unwrap();
         assert_eq!((r.get(master), r.get(m), r.get(v)), (w.clone(), vec![0.0; 10], vec![0.0; 10]));
     }
-    r.be.adamw(&AdamW { max_norm: None, weight_decay: 0.0, ..P }, good, g, m, v, master, master).unwrap();
+    r.be.run(
+        &AdamWUpdate {
+            adamw: AdamW { max_norm: None, weight_decay: 0.0, ..P },
+            norm: good,
+            grad: g,
+            m,
+            v,
+            master,
+            working: master,
+        }
+        .into(),
+    )
+    .unwrap();
     // The first step moves by lr against the sign of the gradient.
     let want: Vec<f64> = w.iter().map(|&w| f64::from(w) - 0.01).collect();
     assert_close("w", &r.get(master), &want, 1e-6);
@@ -64,7 +76,7 @@ fn the_norm_of_many_elements_does_not_depend_on_threads() {
         let g = r.random(len);
         let (g, norm) = (r.f32(&g), r.out(DType::F32, 1));
         r.start(256);
-        r.be.global_norm(g, norm).unwrap();
+        r.be.run(&GlobalNorm { grad: g, norm }.into()).unwrap();
         r.get(norm)[0]
     });
     assert_eq!(norms[0], norms[1]);

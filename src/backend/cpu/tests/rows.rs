@@ -22,13 +22,15 @@ fn rmsnorm_and_its_gradient_with_every_aliasing() {
         let (over_dy, over_dy_add, over_add, over_both) = (r.f32(&dy), r.f32(&dy), r.f32(&add), r.f32(&dy));
         r.start(0);
         let eps = EPS as f32;
-        r.be.rmsnorm(xb, wb, eps, y).unwrap();
-        r.be.rmsnorm_backward(xb, wb, eps, dyb, None, dx).unwrap();
-        r.be.rmsnorm_backward(xb, wb, eps, dyb, Some(addb), dx_add).unwrap();
-        r.be.rmsnorm_backward(xb, wb, eps, over_dy, None, over_dy).unwrap();
-        r.be.rmsnorm_backward(xb, wb, eps, over_dy_add, Some(addb), over_dy_add).unwrap();
-        r.be.rmsnorm_backward(xb, wb, eps, dyb, Some(over_add), over_add).unwrap();
-        r.be.rmsnorm_backward(xb, wb, eps, over_both, Some(over_both), over_both).unwrap();
+        r.be.run(&RmsNorm { x: xb, w: wb, eps, y }.into()).unwrap();
+        r.be.run(&RmsNormBackward { x: xb, w: wb, eps, dy: dyb, add: None, dx }.into()).unwrap();
+        r.be.run(&RmsNormBackward { x: xb, w: wb, eps, dy: dyb, add: Some(addb), dx: dx_add }.into()).unwrap();
+        r.be.run(&RmsNormBackward { x: xb, w: wb, eps, dy: over_dy, add: None, dx: over_dy }.into()).unwrap();
+        r.be.run(&RmsNormBackward { x: xb, w: wb, eps, dy: over_dy_add, add: Some(addb), dx: over_dy_add }.into())
+            .unwrap();
+        r.be.run(&RmsNormBackward { x: xb, w: wb, eps, dy: dyb, add: Some(over_add), dx: over_add }.into()).unwrap();
+        r.be.run(&RmsNormBackward { x: xb, w: wb, eps, dy: over_both, add: Some(over_both), dx: over_both }.into())
+            .unwrap();
         let (w, dy) = (wide(&w), wide(&dy));
         assert_close("y", &r.get(y), &rmsnorm(&wide(&x), &w), 3e-7);
         let want = numeric_gradient(&wide(&x), |x| weighted(&rmsnorm(x, &w), &dy));
@@ -80,14 +82,13 @@ fn headnorm_rope_and_its_gradient() {
     let qkv = r.random(rows.count * h.qkv_width());
     let dqk = r.random(rows.count * h.qk_width());
     let (q_norm, k_norm, rope) = (r.random(h.dim), r.random(h.dim), table(9, h.dim));
-    let p =
-        HeadNormRope { heads: h, q_norm: r.f32(&q_norm), k_norm: r.f32(&k_norm), eps: EPS as f32, rope: r.f32(&rope) };
+    let p = Rotary { heads: h, q_norm: r.f32(&q_norm), k_norm: r.f32(&k_norm), eps: EPS as f32, table: r.f32(&rope) };
     let (qkv_b, dqk_b) = (r.f32(&qkv), r.f32(&dqk));
     let (qk, dqkv) = (r.out(DType::F32, dqk.len()), r.f32(&vec![7.0; qkv.len()]));
-    let short = HeadNormRope { rope: r.f32(&rope[..8 * h.dim]), ..p };
+    let short = Rotary { table: r.f32(&rope[..8 * h.dim]), ..p };
     r.start(0);
-    r.be.headnorm_rope(qkv_b, &rows, &p, qk).unwrap();
-    r.be.headnorm_rope_backward(qkv_b, dqk_b, &rows, &p, dqkv).unwrap();
+    r.be.run(&HeadNormRope { qkv: qkv_b, rows, rotary: p, qk }.into()).unwrap();
+    r.be.run(&HeadNormRopeBackward { qkv: qkv_b, dqk: dqk_b, rows, rotary: p, dqkv }.into()).unwrap();
     let [q_norm, k_norm, rope, dqk] = [&q_norm, &k_norm, &rope, &dqk].map(|x| wide(x));
     let f = |qkv: &[f64]| headnorm_rope(qkv, &positions, &q_norm, &k_norm, &rope);
     assert_close("qk", &r.get(qk), &f(&wide(&qkv)), 3e-7);
@@ -96,7 +97,7 @@ fn headnorm_rope_and_its_gradient() {
         assert_close("dqkv", &got[..h.qk_width()], &want[..h.qk_width()], 2e-6);
         assert!(got[h.qk_width()..].iter().all(|&x| x == 7.0), "the v columns stay");
     }
-    let error = r.be.headnorm_rope(qkv_b, &rows, &short, qk).unwrap_err().to_string();
+    let error = r.be.run(&HeadNormRope { qkv: qkv_b, rows, rotary: short, qk }.into()).unwrap_err().to_string();
     assert_eq!(error, "headnorm_rope: position 8 is beyond the 8 of the rotary table");
 }
 
@@ -109,14 +110,14 @@ fn swiglu_and_its_gradient() {
         let ds = r.random(rows * f);
         let (gu_b, ds_b, s) = (r.f32(&gu), r.f32(&ds), r.out(DType::F32, rows * f));
         r.start(0);
-        r.be.swiglu(gu_b, f, s).unwrap();
+        r.be.run(&SwiGlu { gu: gu_b, width: f, s }.into()).unwrap();
         let reference = |gu: &[f64]| -> Vec<f64> {
             gu.chunks(2 * f)
                 .flat_map(|x| (0..f).map(|i| x[i] / (1.0 + (-x[i]).exp()) * x[f + i]).collect::<Vec<_>>())
                 .collect()
         };
         assert_close("s", &r.get(s), &reference(&wide(&gu)), 3e-7);
-        r.be.swiglu_backward(gu_b, f, ds_b).unwrap();
+        r.be.run(&SwiGluBackward { gu: gu_b, width: f, ds: ds_b }.into()).unwrap();
         let want = numeric_gradient(&wide(&gu), |x| weighted(&reference(x), &wide(&ds)));
         assert_close("dgu", &r.get(gu_b), &want, 5e-7);
     }
@@ -135,15 +136,18 @@ fn rows_move_by_index() {
     let (index, far) = (r.u32(&[3, 1]), r.u32(&[1, 5]));
     r.start(0);
     let want = [12., 13., 14., 0., 1., 2., 12., 13., 14., 6., 7., 8.];
-    r.be.embed(full, &rows, a).unwrap();
-    r.be.embed(half, &rows, b).unwrap();
+    r.be.run(&Embed { table: full, rows, out: a }.into()).unwrap();
+    r.be.run(&Embed { table: half, rows, out: b }.into()).unwrap();
     assert_eq!((r.get(a), r.get(b)), (want.to_vec(), want.to_vec()));
-    assert_eq!(r.be.embed(full, &bad, a).unwrap_err().to_string(), "embed: token 5 is outside 5 rows");
-    r.be.gather_rows(full, index, 3, c).unwrap();
+    assert_eq!(
+        r.be.run(&Embed { table: full, rows: bad, out: a }.into()).unwrap_err().to_string(),
+        "embed: token 5 is outside 5 rows"
+    );
+    r.be.run(&GatherRows { x: full, index, width: 3, out: c }.into()).unwrap();
     assert_eq!(r.get(c), [9., 10., 11., 3., 4., 5.]);
-    assert!(r.be.gather_rows(full, far, 3, c).is_err());
-    r.be.zero(a).unwrap();
-    r.be.scatter_rows(c, index, 3, a).unwrap();
+    assert!(r.be.run(&GatherRows { x: full, index: far, width: 3, out: c }.into()).is_err());
+    r.be.run(&Zero { dst: a }.into()).unwrap();
+    r.be.run(&ScatterRows { src: c, index, width: 3, x: a }.into()).unwrap();
     assert_eq!(r.get(a), [0., 0., 0., 3., 4., 5., 0., 0., 0., 9., 10., 11.]);
-    assert!(r.be.scatter_rows(c, far, 3, a).is_err());
+    assert!(r.be.run(&ScatterRows { src: c, index: far, width: 3, x: a }.into()).is_err());
 }

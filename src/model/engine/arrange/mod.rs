@@ -1,0 +1,213 @@
+//! Where everything of an engine lies in its arena. The planner runs [`arrange`] to say what a run takes; the engine runs
+//! the same function to take it.
+
+mod activations;
+mod adapter;
+mod weights;
+
+use super::{EngineSpec, HeadStore, Residency, graph::operations};
+use crate::{
+    Error, Result,
+    backend::{Buffer, DType, Demands, Kind, KvCache, Layout, Rows, Sizes, Space},
+    model::Module,
+    quant::nf4,
+};
+pub use activations::{LayerActivations, Workspace};
+pub use adapter::AdapterBuffers;
+pub use weights::{BaseWeights, Group};
+
+/// Indices of a micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchBuffers {
+    /// `U32 [T]`.
+    pub tokens: Buffer,
+    /// `U32 [T]`.
+    pub positions: Buffer,
+    /// `U32 [T]`.
+    pub samples: Buffer,
+    /// U32 [T + 1].
+    pub cu_seqlens: Buffer,
+    /// `U32 [T]`.
+    pub target_rows: Buffer,
+    /// `U32 [T]`; also the columns asked of [`crate::backend::Backend::log_softmax_at`] and the results of argmax.
+    pub target_ids: Buffer,
+    /// Log-probabilities read back, `F32 [T]`.
+    pub logprobs: Buffer,
+    /// KV-cache slot of each row, `U32 [T]`.
+    pub slots: Buffer,
+    /// Loss sum and gradient norm, `F32 [2]`.
+    pub stats: Buffer,
+}
+
+impl BatchBuffers {
+    fn place(spec: &EngineSpec, l: &mut Layout) -> Self {
+        let rows = spec.max_rows;
+        let mut take = |dtype, len| l.take(Kind::Batch, dtype, len);
+        Self {
+            tokens: take(DType::U32, rows),
+            positions: take(DType::U32, rows),
+            samples: take(DType::U32, rows),
+            cu_seqlens: take(DType::U32, rows + 1),
+            target_rows: take(DType::U32, rows),
+            target_ids: take(DType::U32, rows),
+            logprobs: take(DType::F32, rows),
+            slots: take(DType::U32, if spec.kv_slots > 0 { rows } else { 0 }),
+            stats: take(DType::F32, 2),
+        }
+    }
+
+    /// Of a micro-batch of `count` rows in `docs` documents of at most `max_len`.
+    pub fn rows(&self, count: usize, docs: usize, max_len: usize) -> Rows {
+        Rows {
+            count,
+            docs,
+            max_len,
+            tokens: self.tokens.prefix(count),
+            positions: self.positions.prefix(count),
+            samples: self.samples.prefix(count),
+            cu_seqlens: self.cu_seqlens.prefix(docs + 1),
+        }
+    }
+}
+
+/// Everything that an engine keeps in its arena.
+#[derive(Debug, Clone)]
+pub struct Arrangement {
+    /// Totals and bytes by kind.
+    pub layout: Layout,
+    /// Scratch of the backend's operations.
+    pub scratch: Buffer,
+    /// Base weights.
+    pub weights: BaseWeights,
+    /// The adapter.
+    pub adapter: Option<AdapterBuffers>,
+    /// Activations by layer.
+    pub activations: Vec<LayerActivations>,
+    /// Activations of all layers.
+    pub work: Workspace,
+    /// Indices.
+    pub batch: BatchBuffers,
+    /// KV cache by layer; empty without generation.
+    pub cache: Vec<KvCache>,
+    places: adapter::Places,
+}
+
+impl Arrangement {
+    /// The adapters of one fused linear, for `rows` rows.
+    pub fn parts(&self, layer: usize, group: Group, rows: usize) -> Vec<crate::backend::LoraPart> {
+        self.adapter.as_ref().map_or(Vec::new(), |flat| self.places.parts(flat, layer, group, rows))
+    }
+
+    /// Whether any module of `group` in `layer` carries an adapter.
+    pub fn adapted(&self, layer: usize, group: Group) -> bool {
+        self.places.adapted(layer, group)
+    }
+}
+
+/// Lays out an engine.
+///
+/// # Errors
+/// If the specification is contradictory, or a weight cannot be stored as asked.
+pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
+    spec.check()?;
+    sizes.check(&spec.demands())?;
+    let act = sizes.activation();
+    let mut l = Layout::new();
+    let weights = BaseWeights::place(spec, sizes, &mut l);
+    let adapter = AdapterBuffers::place(spec, act, &mut l);
+    let places = adapter::Places::place(spec, act, &mut l);
+    let activations = activations::by_layer(spec, act, &mut l);
+    let work = Workspace::place(spec, act, activations[0].x, &mut l);
+    let batch = BatchBuffers::place(spec, &mut l);
+    let cache = caches(spec, act, &mut l);
+    let scratch = Buffer::empty(DType::U8);
+    let mut a = Arrangement { layout: l, scratch, weights, adapter, activations, work, batch, cache, places };
+    // What scratch is needed is asked of the operations that will run.
+    let mut most = 0;
+    operations::largest(spec, &a, &mut |op| {
+        most = most.max(sizes.scratch(op));
+        Ok(())
+    })?;
+    a.scratch = a.layout.take(Kind::Scratch, DType::U8, most);
+    Ok(a)
+}
+
+/// Keys and values of every layer.
+fn caches(spec: &EngineSpec, act: DType, l: &mut Layout) -> Vec<KvCache> {
+    if spec.kv_slots == 0 {
+        return Vec::new();
+    }
+    let len = spec.kv_slots * spec.kv_capacity * spec.model.heads.kv_width();
+    let mut take = || l.take(Kind::KvCache, act, len);
+    (0..spec.model.layers).map(|_| KvCache { k: take(), v: take(), capacity: spec.kv_capacity }).collect()
+}
+
+impl EngineSpec {
+    /// Rows of a logits chunk that can occur.
+    pub(super) fn chunk_rows(&self) -> usize {
+        self.logit_rows.min(self.max_rows)
+    }
+
+    /// What it asks of a device beside memory.
+    fn demands(&self) -> Demands {
+        let (c, quantized_head) = (&self.model, self.head == HeadStore::Nf4);
+        Demands {
+            heads: c.heads,
+            hidden: c.hidden,
+            intermediate: c.intermediate,
+            vocab: c.vocab,
+            lora_rank: self.lora.as_ref().map_or(0, |lora| lora.r),
+            quantized: quantized_head || self.residency.iter().any(|&r| r != Residency::Dense),
+            quantized_head,
+            compute: self.compute,
+            dense: self.dense,
+            kv_slots: self.kv_slots,
+        }
+    }
+
+    /// Refuses what cannot be laid out.
+    fn check(&self) -> Result<()> {
+        let c = &self.model;
+        if self.max_rows == 0 || self.max_len == 0 || self.logit_rows == 0 {
+            return Err(Error::usage("a micro-batch needs at least one row, one position and one row of logits"));
+        }
+        if self.saved.len() != c.layers || self.residency.len() != c.layers {
+            return Err(Error::failed(format!(
+                "the plan speaks of {} and {} layers, the model has {}",
+                self.saved.len(),
+                self.residency.len(),
+                c.layers
+            )));
+        }
+        if self.residency.iter().any(|r| *r != Residency::Dense)
+            && let Some(m) = Module::ALL.iter().find(|m| m.shape(c).1 % nf4::BLOCK != 0)
+        {
+            return Err(Error::failed(format!(
+                "{} has {} input features; NF4 needs a multiple of {}: use --no-4bit",
+                m.name(),
+                m.shape(c).1,
+                nf4::BLOCK
+            )));
+        }
+        if self.kv_slots > self.max_rows {
+            return Err(Error::failed(format!(
+                "{} sequences cannot be generated at once in passes of {} rows",
+                self.kv_slots, self.max_rows
+            )));
+        }
+        if self.head == HeadStore::Nf4 && !c.hidden.is_multiple_of(nf4::BLOCK) {
+            return Err(Error::failed(format!(
+                "the head has {} input features; NF4 needs a multiple of {}: leave out --head-4bit",
+                c.hidden,
+                nf4::BLOCK
+            )));
+        }
+        if self.embedding == Space::Host && c.tied && self.head == HeadStore::Dense {
+            return Err(Error::failed("the embedding is the head too: it cannot lie in host memory"));
+        }
+        if self.training && self.lora.is_none() {
+            return Err(Error::failed("training needs an adapter"));
+        }
+        Ok(())
+    }
+}
