@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod common;
 pub mod compare;
+pub mod completions;
 pub mod dataset;
 pub mod demo;
 pub mod doctor;
@@ -57,6 +58,10 @@ enum Command {
     Bench(bench::Args),
     /// Check this machine: processor, memory, driver, GPU, and a self-test
     Doctor(doctor::Args),
+    /// Print the script that lets a shell complete commands and flags
+    Completions(completions::Completions),
+    /// Print the manual page, or write one for every command
+    Man(completions::Pages),
 }
 
 /// Lets every flag with a value take a negative number, so that `--threads -1` is refused by the name of its flag and not
@@ -101,6 +106,8 @@ fn run(command: Command) -> Result<()> {
         Command::Synth(a) => synth::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Doctor(a) => doctor::run(a),
+        Command::Completions(a) => completions::completions(&a),
+        Command::Man(a) => completions::man(&a),
     }
 }
 

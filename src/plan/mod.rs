@@ -190,8 +190,13 @@ fn what_would_fit(asked: &EngineSpec, sizes: &dyn Sizes, limit: u64) -> Vec<Sett
     let found = tried.clone().find(|(rows, _)| *rows >= asked.max_len).or_else(|| tried.find(|(rows, _)| *rows >= 16));
     match found {
         Some((rows, settings)) => settings.into_iter().chain(fewer_rows(asked, rows)).collect(),
-        None if !asked.four_bit() => vec![Setting::new("use-4bit", true)],
-        None => Vec::new(),
+        None if asked.four_bit() => Vec::new(),
+        None => {
+            let packed = EngineSpec { residency: vec![Residency::Nf4; asked.model.layers], ..asked.clone() };
+            let more = if fits(&packed) { Vec::new() } else { what_would_fit(&packed, sizes, limit) };
+            let enough = fits(&packed) || !more.is_empty();
+            enough.then(|| Setting::new("use-4bit", true)).into_iter().chain(more).collect()
+        }
     }
 }
 

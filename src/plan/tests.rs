@@ -79,6 +79,9 @@ fn less_memory_means_more_recomputation_until_nothing_fits() {
     assert_eq!(refused(&qwen3_8b(), 4.0), [], "the weights alone are larger");
     let dense = EngineSpec { residency: vec![Residency::Dense; 36], ..qwen3_8b() };
     assert_eq!(refused(&dense, 9.0), [Setting::new("use-4bit", true)]);
+    let names: Vec<&str> = refused(&dense, 6.0).iter().map(|s| s.name).collect();
+    assert_eq!(names, ["use-4bit", "head-4bit"], "not in 4 bits alone");
+    assert_eq!(refused(&dense, 3.0), [], "not even so");
 }
 
 /// A refusal names the settings with which the run fits, and with them it does.

@@ -84,13 +84,23 @@ fn both_runbooks_show_the_same_commands_and_plans() {
     assert!(english.len() > 50, "few lines were found: {english:?}");
 }
 
+/// What a heading is called in a link: its words in lower case, with hyphens between them.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase();
+    words.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     for name in PAGES {
         let text = page(name);
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(name).parent().unwrap().to_path_buf();
         for target in text.split("](").skip(1).filter_map(|t| t.split(')').next()).filter(|t| !t.starts_with("http")) {
-            assert!(dir.join(target).exists(), "{name}: the link to {target} leads nowhere");
+            let there = match target.strip_prefix('#') {
+                Some(place) => text.lines().any(|line| line.starts_with('#') && anchor(line) == place),
+                None => dir.join(target).exists(),
+            };
+            assert!(there, "{name}: the link to {target} leads nowhere");
         }
     }
 }
