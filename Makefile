@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench toolchain clean-toolchain
+.PHONY: help build demo test bench bench-save bench-compare toolchain clean-toolchain
 
 TOOLCHAIN := .toolchain
 # nvcc of CUDA 13 with its parts, all of one version; and the assembler of CUDA 12.4, whose machine code loads on drivers
@@ -14,7 +14,7 @@ NVCC_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==1
 	nvidia-cuda-nvcc-cu12==12.4.131
 
 help: ## say what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 build: ## the program, target/release/irori
 	cargo build --release --locked --bin irori
@@ -25,8 +25,18 @@ demo: build ## the whole job on data and a tiny model made on the spot, ending i
 test: ## what CI does: formatting, lints, documentation, every test
 	.ci/run
 
+BENCHES := --bench ops --bench step --bench text
+
 bench: ## throughput on this machine
-	cargo bench --locked --bench ops --bench step --bench text
+	cargo bench --locked $(BENCHES)
+
+bench-save: ## the same, kept as NAME: make bench-save NAME=before
+	@[ -n "$(NAME)" ] || { echo 'say a name: make $@ NAME=before' >&2; exit 2; }
+	cargo bench --locked $(BENCHES) -- --save-baseline '$(NAME)'
+
+bench-compare: ## the same beside what was kept: make bench-compare NAME=before
+	@[ -n "$(NAME)" ] || { echo 'say a name: make $@ NAME=before' >&2; exit 2; }
+	cargo bench --locked $(BENCHES) -- --baseline '$(NAME)'
 
 toolchain: $(TOOLCHAIN)/ready ## nvcc in .toolchain/, for building the CUDA kernels
 

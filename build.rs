@@ -8,7 +8,7 @@
 //! - f32 additions and products say that they round. ptxas would fuse some into fma otherwise, and a GPU would not have the
 //!   bits of the tests; what nvcc itself has fused stays.
 //!
-//! Environment: `NVCC` (path of nvcc), `CUDA_HOME`, `IRORI_NO_CUDA=1` (build without).
+//! Environment: `NVCC` (path of nvcc), `CUDA_HOME`. Without the feature `cuda` no nvcc is looked for.
 
 use std::{
     env,
@@ -29,7 +29,7 @@ const OLDEST_NVCC: (u32, u32) = (11, 8);
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(irori_cuda)");
-    for name in ["NVCC", "CUDA_HOME", "PATH", "IRORI_NO_CUDA"] {
+    for name in ["NVCC", "CUDA_HOME", "PATH"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=build.rs");
@@ -40,24 +40,25 @@ fn main() {
     if root.join(".toolchain/ready").is_file() {
         println!("cargo:rerun-if-changed=.toolchain/ready");
     }
-    let sources = kernel_sources(&root.join("kernels"));
-    let nvcc = if env::var_os("IRORI_NO_CUDA").is_some() { None } else { find_nvcc(&root) };
-    let modules = match nvcc {
-        Some(nvcc) if !sources.is_empty() => {
-            println!("cargo:rustc-cfg=irori_cuda");
-            compile_all(&Toolchain::new(nvcc, &root), &sources, &root.join("kernels"), &out)
-        }
-        Some(_) => Vec::new(),
-        None => {
-            if !sources.is_empty() {
-                println!(
-                    "cargo:warning=no nvcc found: building irori for the CPU only; `make toolchain` puts one into .toolchain/"
-                );
-            }
-            Vec::new()
-        }
-    };
+    let modules = if env::var_os("CARGO_FEATURE_CUDA").is_some() { kernels(&root, &out) } else { Vec::new() };
     write_table(&out, &modules);
+}
+
+/// Every kernel file, compiled; none, and a line of advice, where there is no nvcc.
+fn kernels(root: &Path, out: &Path) -> Vec<Compiled> {
+    let dir = root.join("kernels");
+    let sources = kernel_sources(&dir);
+    if sources.is_empty() {
+        return Vec::new();
+    }
+    let Some(nvcc) = find_nvcc(root) else {
+        println!(
+            "cargo:warning=no nvcc found: building irori for the CPU only; `make toolchain` puts one into .toolchain/"
+        );
+        return Vec::new();
+    };
+    println!("cargo:rustc-cfg=irori_cuda");
+    compile_all(&Toolchain::new(nvcc, root), &sources, &dir, out)
 }
 
 /// A compiled kernel file.

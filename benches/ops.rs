@@ -11,8 +11,9 @@ use irori::{
         cpu::CpuBackend,
         ops::{Attention, AttentionBackward, CrossEntropy, Linear, LinearBackward, LoadNf4},
     },
-    quant::{host::Floats, nf4},
+    quant::nf4,
     rng::Rng,
+    tensor::Floats,
 };
 
 const HEADS: Heads = Heads { q: 16, kv: 8, dim: 128 };

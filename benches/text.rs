@@ -38,7 +38,7 @@ fn tokenizer(c: &mut Criterion) {
     let template = PromptTemplate::load("answer-line").expect("a template of irori's own");
     let lines: Vec<String> = questions
         .iter()
-        .map(|q| records::line(q, &template, Context::Gold, &[], Permutation::IDENTITY).expect("a record"))
+        .map(|q| records::line(q, &template, Context::Gold, &[], Permutation::identity(4)).expect("a record"))
         .map(|line| line.to_string())
         .collect();
     let records = record::parse(Path::new("records"), lines.join("\n").as_bytes()).expect("records");

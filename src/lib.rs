@@ -13,15 +13,21 @@
 //! | [`data`] | lawqa, prompts, splits, records, chat template, tokenizer, packing |
 //! | [`backend`] | the set of operations, and the devices that implement it |
 //! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
+//! | [`files`] | every file that irori writes: whole or not there |
+//! | [`tensor`] | element types, and tensors in host memory |
+//! | [`digest`] | SHA-256 as text |
 //! | [`simd`] | hot loops compiled for AVX2 besides the baseline, the exponential |
+//! | [`stats`] | intervals and tests, each of them once |
 //! | [`rng`] | Philox: every random number in irori |
 //! | [`error`] | the error type |
 
 pub mod backend;
 pub mod cli;
 pub mod data;
+pub mod digest;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod model;
 pub mod plan;
 pub mod quant;
@@ -30,6 +36,8 @@ pub mod rng;
 pub mod run;
 pub mod settings;
 pub mod simd;
+pub mod stats;
+pub mod tensor;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -185,11 +185,6 @@ impl Layout {
     pub fn by_kind(&self) -> impl Iterator<Item = (Kind, usize)> + '_ {
         self.device.by_kind.iter().map(|(k, b)| (*k, *b))
     }
-
-    /// Bytes in host memory of each kind that occurs. They add up to [`Layout::host_bytes`].
-    pub fn host_by_kind(&self) -> impl Iterator<Item = (Kind, usize)> + '_ {
-        self.host.by_kind.iter().map(|(k, b)| (*k, *b))
-    }
 }
 
 #[cfg(test)]
@@ -209,6 +204,5 @@ mod tests {
         let h = layout.take_host(Kind::EmbeddingAndHead, DType::Bf16, 200);
         assert_eq!((h.space(), h.slice(100, 10).space(), h.range()), (Space::Host, Space::Host, 0..400));
         assert_eq!((layout.bytes(), layout.host_bytes(), a.space()), (1024, 512, Space::Device));
-        assert_eq!(layout.host_by_kind().collect::<Vec<_>>(), [(Kind::EmbeddingAndHead, 512)]);
     }
 }

@@ -15,44 +15,9 @@ pub mod cuda;
 pub mod ops;
 
 use crate::Result;
+pub use crate::tensor::{DType, HostTensor};
 pub use arena::{Buffer, Kind, Layout, Space};
 pub use ops::{AdamW, Heads, KvCache, LoraPart, Op, Rows, Weight, WeightStore};
-
-/// Element type of a buffer or of a tensor in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// IEEE 754 binary32.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE 754 binary16; occurs in files only.
-    F16,
-    /// Bytes: packed NF4.
-    U8,
-    /// Indices.
-    U32,
-}
-
-impl DType {
-    /// Size of one element in bytes.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-            Self::U8 => 1,
-        }
-    }
-}
-
-/// A tensor in host memory (a mapped file, or made on the fly), to be loaded into an arena.
-#[derive(Debug, Clone, Copy)]
-pub struct HostTensor<'a> {
-    /// F32, Bf16 or F16.
-    pub dtype: DType,
-    /// Little-endian elements; not necessarily aligned.
-    pub bytes: &'a [u8],
-}
 
 /// Time spent in one operation.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]

@@ -33,9 +33,7 @@ pub fn ensure_new_dir(path: &std::path::Path) -> Result<()> {
                 path.display()
             ))),
         },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path).map_err(Error::io("create", path))
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::files::create_dirs(path),
         Err(e) => Err(Error::io("read", path)(e)),
     }
 }

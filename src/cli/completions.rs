@@ -4,6 +4,7 @@ use super::{Cli, print};
 use crate::{
     Error, Result,
     eval::result::{check_output, write_atomic},
+    files,
 };
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
@@ -42,7 +43,7 @@ pub fn man(args: &Pages) -> Result<()> {
     let Some(dir) = &args.output else {
         return print(&String::from_utf8_lossy(pages.last().map(|(_, page)| page.as_slice()).unwrap_or_default()));
     };
-    std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    files::create_dirs(dir)?;
     let places: Vec<PathBuf> = pages.iter().map(|(name, _)| dir.join(name)).collect();
     // All or none: what exists is found before anything is written.
     places.iter().try_for_each(|place| check_output(place, args.force))?;

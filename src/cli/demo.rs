@@ -8,7 +8,13 @@
 //! questions come out right afterwards, the held-out ones do not, and only the held-out ones say what was learned.
 
 use super::{common::ensure_new_dir, print};
-use crate::{Error, Result, error::ResultExt, eval::result::EvalResult, eval::stats::Proportion};
+use crate::{
+    Error, Result,
+    error::ResultExt,
+    eval::result::EvalResult,
+    files::{self, Existing, RealDisk},
+    stats::Proportion,
+};
 use std::path::{Path, PathBuf};
 
 /// The law questions of `examples/`, so that the program alone is enough.
@@ -37,7 +43,7 @@ pub fn run(args: Args) -> Result<()> {
     let started = std::time::Instant::now();
     let place = |name: &str| dir.join(name);
     let questions = place("selection.json");
-    std::fs::write(&questions, QUESTIONS).map_err(Error::io("write", &questions))?;
+    files::write(&RealDisk, &questions, QUESTIONS.as_bytes(), Existing::Refuse)?;
     print(&format!(
         "This is the whole job, small: law questions, a tiny Qwen3 with random weights, a QLoRA fine-tune, and an\n\
          honest comparison. Each step is a command that you can repeat. All files go to {}.\n",

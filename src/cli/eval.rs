@@ -10,24 +10,24 @@ use crate::{
     data::{
         encode::TextStyle,
         prompt::Context,
-        questions::{self, records},
+        questions::{self, LetterCounts, Question, records},
     },
     eval::{
         ask::Wording,
-        generate, label, loglik,
+        generate, label, letters, loglik,
         result::{EvalResult, check_output},
-        stats::Labels,
     },
+    plan::settings::Base,
     report::compare::columns,
-    run::inference::{Generation, adapter_fingerprint},
+    run::inference::{Generation, Session, adapter_fingerprint},
 };
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How an answer is got out of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Method {
-    /// Compare the likelihood of the four letters: one forward pass a question
+    /// Compare the likelihood of the letters: one forward pass a question
     Loglik,
     /// Let the model write, and read the letter from its text
     Generate,
@@ -56,7 +56,7 @@ pub struct Args {
     /// How to get the answer [default: loglik; generate with --use-cot]
     #[arg(long, value_enum)]
     method: Option<Method>,
-    /// Ask in all four cyclic orders of the choices and average: removes position bias (loglik)
+    /// Ask in all cyclic orders of the choices and average: removes position bias (loglik)
     #[arg(long)]
     permute: bool,
     /// letter, answer-line, cot or a template file [default: the one that JSONL records were written with; else
@@ -106,50 +106,123 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     check_output(&args.output, args.force)?;
     let result = match &args.rescore {
-        Some(old) => {
-            let mut result = EvalResult::read(old)?;
-            let before = result.accuracy();
-            let (total, changed) = (result.results.len(), result.rescore());
-            result.config.insert("rescored_from".into(), old.display().to_string().into());
-            result.config.insert("rescored_by".into(), concat!("irori ", env!("CARGO_PKG_VERSION")).into());
-            if !args.json {
-                note(&format!("{changed} of {total} answers are read differently; accuracy was {before}"));
-                for r in result.results.iter().filter(|r| r.extra.contains_key("previous_answer")) {
-                    let old = r.extra.get("previous_answer").and_then(Value::as_str).unwrap_or_default();
-                    note(&format!(
-                        "  {}: {old} → {} (right {})",
-                        r.file_name,
-                        label(r.predicted),
-                        label(Some(r.correct))
-                    ));
-                }
-            }
-            result
-        }
+        Some(old) => rescore(&args, old)?,
         None => answer(&args)?,
     };
     result.write(&args.output, args.force)?;
     if args.json {
-        let mut all = result.to_json();
-        return print(&format!("{:#}\n", all["summary"].take()));
+        return print(&format!("{:#}\n", Value::Object(result.summary())));
     }
     print(&summary(&result))?;
     print(&format!("written to {}\n", args.output.display()))
 }
 
-/// Asks the model.
-fn answer(args: &Args) -> Result<EvalResult> {
-    let base = args.model.base()?;
-    let data = args.data.as_deref().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
-    let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
-    let gold = args.context == Context::Gold;
+/// Reads the stored responses of `old` again.
+fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
+    let mut result = EvalResult::read(old)?;
+    let before = result.accuracy();
+    let (total, changed) = (result.results.len(), result.rescore());
+    result.config.insert("rescored_from".into(), old.display().to_string().into());
+    result.config.insert("rescored_by".into(), concat!("irori ", env!("CARGO_PKG_VERSION")).into());
+    if !args.json {
+        note(&format!("{changed} of {total} answers are read differently; accuracy was {before}"));
+        for r in result.results.iter().filter(|r| r.extra.contains_key("previous_answer")) {
+            let old = r.extra.get("previous_answer").and_then(Value::as_str).unwrap_or_default();
+            note(&format!("  {}: {old} → {} (right {})", r.file_name, label(r.predicted), r.correct));
+        }
+    }
+    Ok(result)
+}
+
+/// How the questions are asked.
+struct Asking {
+    base: Base,
+    data: PathBuf,
+    method: Method,
+    wording: Wording,
+    permute: bool,
+    /// Most tokens of a response.
+    max_new: usize,
+}
+
+impl Asking {
+    /// What the arguments and the data say together.
+    fn of(args: &Args) -> Result<Self> {
+        let base = args.model.base()?;
+        let data = args.data.clone().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
+        let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
+        let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
+        let prompt = prompt(args, &data)?;
+        if permute && method == Method::Generate {
+            return Err(Error::usage("--permute and --ensemble average likelihoods: use them with --method loglik"));
+        }
+        let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
+        let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
+        Ok(Self { base, data, method, wording, permute, max_new })
+    }
+
+    /// What flags of earlier command lines mean here, and a method that does not do what the prompt asks for.
+    fn notes(&self, args: &Args) {
+        if args.top_k.is_some() {
+            note("--top-k has no effect: irori does not retrieve; --context gold shows each question's own statutes");
+        }
+        if args.ensemble.is_some_and(|n| n > 1) {
+            note("--ensemble: each question is asked in the cyclic orders of its choices and the likelihoods averaged");
+        }
+        if self.method == Method::Loglik && self.wording.prompt == "cot" {
+            note("with --method loglik no reasoning is written: the letter is read right after the prompt");
+        }
+    }
+
+    /// The questions to ask.
+    fn questions(&self, samples: Option<u64>) -> Result<Vec<Question>> {
+        let mut questions = questions::read(&self.data, self.wording.context == Context::Gold)?;
+        if let Some(n) = samples {
+            let (n, all) = (usize::try_from(n).unwrap_or(usize::MAX), questions.len());
+            if n > all {
+                note(&format!("--samples {n}: {} holds {all} questions, all are asked", self.data.display()));
+            }
+            questions.truncate(n);
+        }
+        Ok(questions)
+    }
+
+    /// The result's `config`; the names are those of earlier result files.
+    fn config(&self, args: &Args, session: &Session, questions: &[Question]) -> Result<Map<String, Value>> {
+        let gold = self.wording.context == Context::Gold;
+        let generated = self.method == Method::Generate;
+        // How many answers stand behind a question's: the orders of its choices, where all questions have as many.
+        let sizes = questions.iter().map(|q| q.choices.len());
+        let runs = sizes.clone().min().filter(|_| self.permute && sizes.clone().min() == sizes.max());
+        let config = json!({
+            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.base.model,
+            "few_shot_enabled": self.wording.few_shot, "cot_enabled": self.wording.prompt == "cot", "reranker_enabled": false,
+            "reranker_model": null, "rerank_top_n": null, "ensemble_runs": runs,
+            "top_k": args.top_k, "total_samples": questions.len(), "method": if generated { "generate" } else { "loglik" },
+            "permute": self.permute, "prompt": self.wording.prompt,
+            "style": if args.text_style == TextStyle::Raw { "raw" } else { "chat" },
+            "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()),
+            "adapter_sha256": args.model.adapter.as_deref().map(adapter_fingerprint).transpose()?,
+            "four_bit": self.base.use_4bit, "head_four_bit": self.base.head_4bit, "device": session.description,
+            "data": self.data.display().to_string(), "max_new_tokens": generated.then_some(self.max_new),
+            "irori_version": env!("CARGO_PKG_VERSION"),
+        });
+        match config {
+            Value::Object(config) => Ok(config),
+            _ => Err(Error::internal("the configuration of a result is no object")),
+        }
+    }
+}
+
+/// The prompt to ask with: as the flags say, else that of the records, else the usual one.
+fn prompt(args: &Args, data: &Path) -> Result<String> {
     let recorded = records::recorded_prompt(data)?;
-    let prompt = match (&args.prompt, args.use_cot, gold, &recorded) {
-        (Some(p), ..) => p.clone(),
-        (None, true, ..) => "cot".into(),
-        (None, false, _, Some(recorded)) => recorded.clone(),
-        (None, false, true, None) => "letter".into(),
-        (None, false, false, None) => "answer-line".into(),
+    let prompt = match (&args.prompt, args.use_cot, &recorded) {
+        (Some(prompt), ..) => prompt.clone(),
+        (None, true, _) => "cot".into(),
+        (None, false, Some(recorded)) => recorded.clone(),
+        (None, false, None) if args.context == Context::Gold => "letter".into(),
+        (None, false, None) => "answer-line".into(),
     };
     if let Some(other) = recorded.filter(|r| *r != prompt) {
         note(&format!(
@@ -158,60 +231,33 @@ fn answer(args: &Args) -> Result<EvalResult> {
             data.display()
         ));
     }
-    let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
-    if permute && method == Method::Generate {
-        return Err(Error::usage("--permute and --ensemble average likelihoods: use them with --method loglik"));
-    }
+    Ok(prompt)
+}
+
+/// Asks the model.
+fn answer(args: &Args) -> Result<EvalResult> {
+    let asking = Asking::of(args)?;
     if !args.json {
-        if args.top_k.is_some() {
-            note("--top-k has no effect: irori does not retrieve; --context gold shows each question's own statutes");
-        }
-        if args.ensemble.is_some_and(|n| n > 1) {
-            note(
-                "--ensemble: each question is asked in the four cyclic orders of its choices and the likelihoods averaged",
-            );
-        }
-        if method == Method::Loglik && prompt == "cot" {
-            note("with --method loglik no reasoning is written: the letter is read right after the prompt");
-        }
+        asking.notes(args);
     }
-    let mut questions = questions::read(data, gold)?;
-    if let Some(n) = args.samples {
-        let n = usize::try_from(n).unwrap_or(usize::MAX);
-        if n > questions.len() {
-            note(&format!("--samples {n}: {} holds {} questions, all are asked", data.display(), questions.len()));
-        }
-        questions.truncate(n);
-    }
-    let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
-    let generation = Generation { sequences: args.batch_size as usize, new_tokens: max_new };
-    let fingerprint = args.model.adapter.as_deref().map(adapter_fingerprint).transpose()?;
-    let mut session = args.model.open(args.text_style, (method == Method::Generate).then_some(generation))?;
-    let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
-    let prompter = session.prompter(&wording)?;
-    let (total, what) = match method {
-        Method::Loglik => (loglik::prompt_count(questions.len(), permute), "prompts"),
+    let questions = asking.questions(args.samples)?;
+    let generation = Generation { sequences: args.batch_size as usize, new_tokens: asking.max_new };
+    let generation = (asking.method == Method::Generate).then_some(generation);
+    let mut session = args.model.open(args.text_style, generation)?;
+    let config = asking.config(args, &session, &questions)?;
+    let prompter = session.prompter(&asking.wording)?;
+    let (total, what) = match asking.method {
+        Method::Loglik => (loglik::prompt_count(&questions, asking.permute), "prompts"),
         Method::Generate => (questions.len(), "questions"),
     };
     let mut progress = Progress::new(total, what, args.json);
     let mut done = |n| progress.set(n);
-    let results = match method {
-        Method::Loglik => loglik::evaluate(&mut session.engine, &prompter, &questions, permute, &mut done)?,
-        Method::Generate => generate::evaluate(&mut session.engine, &prompter, &questions, max_new, &mut done)?,
+    let engine = &mut session.engine;
+    let results = match asking.method {
+        Method::Loglik => loglik::evaluate(engine, &prompter, &questions, asking.permute, &mut done)?,
+        Method::Generate => generate::evaluate(engine, &prompter, &questions, asking.max_new, &mut done)?,
     };
     let seconds = progress.finish();
-    let config = json!({
-        "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": base.model,
-        "few_shot_enabled": wording.few_shot, "cot_enabled": wording.prompt == "cot", "reranker_enabled": false,
-        "reranker_model": null, "rerank_top_n": null, "ensemble_runs": if permute { json!(4) } else { Value::Null },
-        "top_k": args.top_k, "total_samples": results.len(), "method": if method == Method::Loglik { "loglik" } else { "generate" },
-        "permute": permute, "prompt": wording.prompt, "style": if args.text_style == TextStyle::Raw { "raw" } else { "chat" },
-        "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()), "adapter_sha256": fingerprint,
-        "four_bit": base.use_4bit, "head_four_bit": base.head_4bit, "device": session.description, "data": data.display().to_string(),
-        "max_new_tokens": if method == Method::Generate { json!(max_new) } else { Value::Null },
-        "irori_version": env!("CARGO_PKG_VERSION"),
-    });
-    let Value::Object(config) = config else { return Err(Error::failed("the configuration is no object")) };
     let mut timing = Map::new();
     timing.insert("elapsed_seconds".into(), seconds.into());
     timing.insert("questions_per_second".into(), (results.len() as f64 / seconds.max(1e-9)).into());
@@ -222,16 +268,18 @@ fn answer(args: &Args) -> Result<EvalResult> {
 fn summary(result: &EvalResult) -> String {
     let mut out = format!("accuracy {}\n", result.accuracy());
     let (truth, predicted) = (result.truth(), result.predicted());
-    let row = |name: &str, l: Labels| {
-        std::iter::once(name.to_owned()).chain(l.0.iter().map(u64::to_string)).collect::<Vec<_>>()
+    let width = truth.columns();
+    let row = |name: &str, counts: &LetterCounts| {
+        let counts = letters::row(counts, width);
+        std::iter::once(name.to_owned()).chain(counts.iter().map(u64::to_string)).collect::<Vec<_>>()
     };
-    let head = std::iter::once("answers").chain(Labels::NAMES).map(str::to_owned).collect();
-    out.push_str(&columns(&[head, row("right", truth), row("predicted", predicted)]));
-    if let Some(warning) = predicted.collapse(&truth) {
+    let head = std::iter::once("answers").chain(letters::names(width)).map(str::to_owned).collect();
+    out.push_str(&columns(&[head, row("right", &truth), row("predicted", &predicted)]));
+    if let Some(warning) = letters::collapse(&predicted, &truth) {
         out.push_str(&format!("warning: {warning}\n"));
     }
-    if predicted.0[4] > 0 {
-        out.push_str(&format!("{} responses name no choice\n", predicted.0[4]));
+    if predicted.none > 0 {
+        out.push_str(&format!("{} responses name no choice\n", predicted.none));
     }
     if let Some(rate) = result.timing.get("questions_per_second").and_then(Value::as_f64) {
         out.push_str(&format!("{rate:.2} questions/s\n"));

@@ -4,26 +4,20 @@
 //! the result computes what training saw, up to one rounding. `--base original` merges into the weights as they were before
 //! quantising, usually the better model, but not the one that was trained. The two differ by the quantisation error.
 
-use super::{
-    common::{ensure_new_dir, note},
-    quantize::{config_json, linear_f32, same_dir},
-};
+use super::common::note;
 use crate::{
     Error, Result,
+    files::RealDisk,
     model::{
-        export::{Element, ModelWriter, tensors},
-        lora::LoraSlot,
+        catalogue::tensors,
+        convert::{self, Beside},
         peft,
+        sink::{HfOptions, HfSink, WeightSink, copy_text_files, json_file},
         source::open,
     },
-    quant::nf4,
     run::inference::trained_with_head_4bit,
 };
-use rayon::prelude::*;
-use std::{collections::HashMap, path::PathBuf};
-
-/// The head of a model that does not share it with the embedding.
-const HEAD: &str = "lm_head.weight";
+use std::path::{Path, PathBuf};
 
 /// Which weights the adapter is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -58,10 +52,9 @@ pub fn run(args: Args) -> Result<()> {
     let model = source.config().clone();
     let adapter = peft::load(&args.adapter, &model)?;
     let through_nf4 = args.base == Base::Dequantized;
-    let all = tensors(&model);
     if through_nf4
         && !source.is_quantized()
-        && let Some(t) = all.iter().find(|t| t.linear.is_some() && t.shape[1] % nf4::BLOCK != 0)
+        && let Some(t) = convert::not_for_nf4(&model)
     {
         return Err(Error::usage(format!("--base dequantized: {} cannot be quantised to NF4", t.name)));
     }
@@ -79,64 +72,37 @@ pub fn run(args: Args) -> Result<()> {
              matrix for both and keeps it as it is",
         );
     }
-    let mut config = config_json(&opened)?;
+    let mut config = opened.config_json()?;
     if let Some(object) = config.as_object_mut() {
         object.remove("quantization_config");
     }
-    ensure_new_dir(&args.output)?;
-    let mut writer = ModelWriter::create(&args.output, all.len(), 5_000_000_000)?;
+    let options = HfOptions::new(tensors(&model).len());
+    let mut sink: Box<dyn WeightSink> = Box::new(HfSink::create(&RealDisk, &args.output, options)?);
     if let Some(dir) = &opened.dir {
-        writer.copy_text_files(dir)?;
+        copy_text_files(sink.as_mut(), dir)?;
     }
-    writer.json("config.json", &config)?;
-    let slots: HashMap<_, LoraSlot> =
-        adapter.lora.slots(&model).into_iter().map(|s| ((s.layer, s.module), s)).collect();
-    let scale = adapter.lora.scale();
-    for t in &all {
-        if let Some(place) = t.linear {
-            let (element, mut w) = linear_f32(source, t, through_nf4)?;
-            if let Some(slot) = slots.get(&place) {
-                add(&mut w, slot, &adapter.flat, scale);
-            }
-            if let Some(i) = w.iter().position(|x| !x.is_finite()) {
-                return Err(Error::failed(format!("tensor `{}`: element {i} is not finite after merging", t.name)));
-            }
-            writer.tensor(&t.name, element, &t.shape, &element.encode(&w))?;
-        } else if head_4bit && t.name == HEAD {
-            let (element, w) = linear_f32(source, t, true)?;
-            writer.tensor(&t.name, element, &t.shape, &element.encode(&w))?;
-        } else {
-            let weight = source.tensor(&t.name, &t.shape)?;
-            writer.tensor(&t.name, Element::of(weight.dtype), &t.shape, &weight.bytes)?;
-        }
-        source.release(&t.name);
-    }
-    writer.commit()?;
+    json_file(sink.as_mut(), "config.json", &config)?;
+    convert::merge(source, &adapter, Beside { nf4: through_nf4, nf4_head: head_4bit }, sink.as_mut())?;
+    sink.commit()?;
     note(&format!("{}: {} with {} merged", args.output.display(), source.describe(), args.adapter.display()));
     Ok(())
 }
 
-/// w [n, k] += scale · B·A. Each row sums over the rank in ascending order, so the result depends on nothing else.
-fn add(w: &mut [f32], slot: &LoraSlot, flat: &[f32], scale: f32) {
-    let (a, b) = (&flat[slot.a_range()], &flat[slot.b_range()]);
-    w.par_chunks_mut(slot.k).zip(b.par_chunks(slot.r)).for_each(|(w, b)| {
-        let mut delta = vec![0.0f32; slot.k];
-        for (&b, a) in b.iter().zip(a.chunks_exact(slot.k)) {
-            for (d, a) in delta.iter_mut().zip(a) {
-                *d += b * a;
-            }
-        }
-        for (w, d) in w.iter_mut().zip(delta) {
-            *w += scale * d;
-        }
-    });
+/// True if `path` is a directory and the same as `other`: a command never writes where it reads.
+fn same_dir(path: &Path, other: &Path) -> bool {
+    matches!((path.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{LoraConfig, Module};
+    use crate::model::{
+        LoraConfig, Module,
+        catalogue::{ModelTensor, Role},
+        convert::linear_f32,
+    };
     use half::bf16;
+    use std::collections::HashMap;
 
     #[test]
     fn merged_weights_are_the_sum() {
@@ -160,13 +126,14 @@ mod tests {
             let merged = open(output.to_str().expect("a path")).expect("opens").source;
             assert_eq!(merged.config(), &model);
             for t in tensors(&model) {
-                let got = merged.tensor(&t.name, &t.shape).expect("read").to_f32();
-                let Some(place) = t.linear else {
-                    assert_eq!(got, base.tensor(&t.name, &t.shape).expect("made").to_f32());
+                let read = merged.tensor(&t.name, &t.shape).expect("read");
+                let Role::Linear(layer, module) = t.role else {
+                    assert_eq!(read, base.tensor(&t.name, &t.shape).expect("made"));
                     continue;
                 };
+                let got = read.to_f32().expect("floats");
                 let (_, w) = linear_f32(base.as_ref(), &t, kind == Base::Dequantized).expect("made");
-                let Some(slot) = slots.get(&place) else {
+                let Some(slot) = slots.get(&(layer, module)) else {
                     assert_eq!(got, w, "{} has no adapter", t.name);
                     continue;
                 };
@@ -194,15 +161,15 @@ mod tests {
         let flat = vec![0.01; lora.parameters(&model)];
         let weights = peft::weights_file(&lora, &model, &flat).expect("bytes");
         std::fs::write(adapter.join(peft::WEIGHTS), weights).expect("written");
-        let all = tensors(&model);
-        let head = all.iter().find(|t| t.name == HEAD).expect("a head of its own");
+        let is_head = |t: &ModelTensor| t.role == Role::Head;
+        let head = &tensors(&model).into_iter().find(is_head).expect("a head of its own");
         for (kind, head_4bit) in [(Base::Original, true), (Base::Dequantized, false), (Base::Dequantized, true)] {
             std::fs::write(adapter.join("run.toml"), format!("head-4bit = {head_4bit}\n")).expect("written");
             let output = root.path().join(format!("{kind:?} {head_4bit}"));
             run(Args { model: path.into(), adapter: adapter.clone(), output: output.clone(), base: kind })
                 .expect("merged");
             let merged = open(output.to_str().expect("a path")).expect("opens").source;
-            let got = merged.tensor(HEAD, &head.shape).expect("read").to_f32();
+            let got = merged.tensor(&head.name, &head.shape).expect("read").to_f32().expect("floats");
             let through_nf4 = kind == Base::Dequantized && head_4bit;
             let (element, want) = linear_f32(base.as_ref(), head, through_nf4).expect("made");
             assert_eq!(got, want, "{kind:?} {head_4bit} {element:?}");

@@ -2,17 +2,23 @@
 //!
 //! One tensor is in memory at a time. Embedding, norms and head stay as they are.
 
-use super::common::{ensure_new_dir, note};
+use super::common::note;
 use crate::{
     Error, Result,
+    files::RealDisk,
     model::{
-        export::{Element, ModelTensor, ModelWriter, tensors},
-        source::{LinearData, Opened, TensorData, WeightSource, open},
+        catalogue::tensors,
+        convert,
+        sink::{HfOptions, HfSink, WeightSink, copy_text_files, json_file},
+        source::open,
     },
-    quant::{nested, nf4, state::QuantState},
+    quant::nf4,
 };
-use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Tensors that a quantised one becomes, at most.
+const RECORDS: usize = 6;
 
 /// Arguments of `irori quantize`.
 #[derive(Debug, clap::Args)]
@@ -41,22 +47,24 @@ pub fn run(args: Args) -> Result<()> {
     if source.is_quantized() {
         return Err(Error::usage(format!("{} is quantised already", source.describe())));
     }
-    let all = tensors(source.config());
-    for t in &all {
-        if t.linear.is_some() && t.shape[1] % nf4::BLOCK != 0 {
-            let message = format!("{} has {} inputs, not a multiple of {}", t.name, t.shape[1], nf4::BLOCK);
-            return Err(Error::usage(format!("{} cannot be quantised: {message}", source.describe())));
-        }
+    if let Some(t) = convert::not_for_nf4(source.config()) {
+        return Err(Error::usage(format!(
+            "{} cannot be quantised: {} has {} inputs, not a multiple of {}",
+            source.describe(),
+            t.name,
+            t.shape[1],
+            nf4::BLOCK
+        )));
     }
-    let double = !args.no_double_quant;
-    let mut config = config_json(&opened)?;
+    let double_quant = !args.no_double_quant;
+    let mut config = opened.config_json()?;
     config["quantization_config"] = json!({
         "_load_in_4bit": true,
         "_load_in_8bit": false,
         "bnb_4bit_compute_dtype": args.compute_dtype,
         "bnb_4bit_quant_storage": "uint8",
         "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": double,
+        "bnb_4bit_use_double_quant": double_quant,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
         "llm_int8_skip_modules": ["lm_head"],
@@ -65,96 +73,26 @@ pub fn run(args: Args) -> Result<()> {
         "load_in_8bit": false,
         "quant_method": "bitsandbytes",
     });
-    ensure_new_dir(&args.output)?;
-    let mut writer = ModelWriter::create(&args.output, 6 * all.len(), 5_000_000_000)?;
+    let options = HfOptions { double_quant, ..HfOptions::new(RECORDS * tensors(source.config()).len()) };
+    let mut sink: Box<dyn WeightSink> = Box::new(HfSink::create(&RealDisk, &args.output, options)?);
     if let Some(dir) = &opened.dir {
-        writer.copy_text_files(dir)?;
+        copy_text_files(sink.as_mut(), dir)?;
     }
-    writer.json("config.json", &config)?;
-    for t in &all {
-        let weight = source.tensor(&t.name, &t.shape)?;
-        if t.linear.is_some() {
-            quantized(&mut writer, t, &weight, double)?;
-        } else {
-            writer.tensor(&t.name, Element::of(weight.dtype), &t.shape, &weight.bytes)?;
-        }
-        drop(weight);
-        source.release(&t.name);
-    }
-    writer.commit()?;
+    json_file(sink.as_mut(), "config.json", &config)?;
+    convert::quantize(source, sink.as_mut())?;
+    sink.commit()?;
     note(&format!("{}: {} in NF4", args.output.display(), source.describe()));
     Ok(())
-}
-
-/// config.json of an opened model; a synthetic one has none and gets one.
-pub(super) fn config_json(opened: &Opened) -> Result<Value> {
-    let Some(dir) = &opened.dir else {
-        return Ok(opened.source.config().to_json(Element::of(opened.source.dense_dtype()).torch()));
-    };
-    let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("is not JSON: {e}")))
-}
-
-/// Writes one linear and the records beside it, named and shaped as bitsandbytes does.
-fn quantized(writer: &mut ModelWriter, t: &ModelTensor, weight: &TensorData, double: bool) -> Result<()> {
-    let floats = weight.floats();
-    let (mut packed, mut absmax) = (vec![0; floats.len() / 2], vec![0.0; floats.len() / nf4::BLOCK]);
-    nf4::quantize(floats, &mut packed, &mut absmax);
-    if let Some(i) = absmax.iter().position(|a| !a.is_finite()) {
-        let (row, block) = (i * nf4::BLOCK / t.shape[1], i * nf4::BLOCK % t.shape[1]);
-        let message = format!("row {row}, columns from {block}: not finite");
-        return Err(Error::failed(format!("tensor `{}`: {message}", t.name)));
-    }
-    let name = |suffix: &str| format!("{}.{suffix}", t.name);
-    let f32s = |writer: &mut ModelWriter, suffix: &str, values: &[f32]| {
-        writer.tensor(&name(suffix), Element::F32, &[values.len()], &Element::F32.encode(values))
-    };
-    writer.tensor(&t.name, Element::U8, &[packed.len(), 1], &packed)?;
-    let mut offset = None;
-    if double {
-        let coded = nested::encode(&absmax, nested::Search::Nearest);
-        writer.tensor(&name("absmax"), Element::U8, &[coded.codes.len()], &coded.codes)?;
-        f32s(writer, "nested_absmax", &coded.absmax)?;
-        f32s(writer, "nested_quant_map", &nested::dynamic_map())?;
-        offset = Some(coded.offset);
-    } else {
-        f32s(writer, "absmax", &absmax)?;
-    }
-    f32s(writer, "quant_map", &nf4::CODE)?;
-    let record = QuantState::nf4(Element::of(weight.dtype).torch(), &t.shape, offset).to_json();
-    writer.tensor(&name("quant_state.bitsandbytes__nf4"), Element::U8, &[record.len()], record.as_bytes())
-}
-
-/// A linear as f32: dense as stored, or dequantised and rounded to bf16 as training sees it.
-pub(super) fn linear_f32(source: &dyn WeightSource, t: &ModelTensor, through_nf4: bool) -> Result<(Element, Vec<f32>)> {
-    let (n, k) = (t.shape[0], t.shape[1]);
-    let path = t.name.strip_suffix(".weight").unwrap_or(&t.name);
-    match source.linear(path, n, k)? {
-        LinearData::Dense(w) if !through_nf4 => Ok((Element::of(w.dtype), w.to_f32())),
-        LinearData::Dense(w) => {
-            let (mut packed, mut absmax) = (vec![0; n * k / 2], vec![0.0; n * k / nf4::BLOCK]);
-            nf4::quantize(w.floats(), &mut packed, &mut absmax);
-            let mut out = vec![0.0; n * k];
-            nf4::dequantize(&packed, &absmax, true, &mut out);
-            Ok((Element::of(w.dtype), out))
-        }
-        LinearData::Nf4 { packed, absmax } => {
-            let mut out = vec![0.0; n * k];
-            nf4::dequantize(&packed, &absmax, true, &mut out);
-            Ok((Element::Bf16, out))
-        }
-    }
-}
-
-/// True if `path` is a directory and the same as `other`: a command never writes where it reads.
-pub(super) fn same_dir(path: &Path, other: &Path) -> bool {
-    matches!((path.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::source::LinearData,
+        quant::{nested, nf4::Nf4},
+    };
+    use std::path::Path;
 
     fn args(output: &Path, no_double_quant: bool) -> Args {
         let model = "synthetic:tiny@3".into();
@@ -173,22 +111,19 @@ mod tests {
             assert!(read.is_quantized() && read.config() == dense.config());
             for t in tensors(dense.config()) {
                 let w = dense.tensor(&t.name, &t.shape).expect("made");
-                if t.linear.is_none() {
-                    assert_eq!(read.tensor(&t.name, &t.shape).expect("read").bytes, w.bytes);
+                let Some((n, k)) = t.linear() else {
+                    assert_eq!(read.tensor(&t.name, &t.shape).expect("read"), w);
                     continue;
-                }
-                let len = t.shape[0] * t.shape[1];
-                let (mut packed, mut absmax) = (vec![0; len / 2], vec![0.0; len / nf4::BLOCK]);
-                nf4::quantize(w.floats(), &mut packed, &mut absmax);
-                if !plain {
-                    absmax = nested::decode(&nested::encode(&absmax, nested::Search::Nearest), &nested::dynamic_map());
-                }
-                let path = t.name.strip_suffix(".weight").expect("a weight");
-                let LinearData::Nf4 { packed: p, absmax: a } = read.linear(path, t.shape[0], t.shape[1]).expect("read")
-                else {
-                    panic!("{path} is dense");
                 };
-                assert_eq!((p.as_ref(), &a), (packed.as_slice(), &absmax), "{path}");
+                let mut want = Nf4::of(w.floats().expect("floats"));
+                if !plain {
+                    let coded = nested::encode(&want.absmax, nested::Search::Nearest);
+                    want.absmax = nested::decode(&coded, &nested::dynamic_map());
+                }
+                let LinearData::Nf4(found) = read.linear(t.path(), n, k).expect("read") else {
+                    panic!("{} is dense", t.name);
+                };
+                assert_eq!(found, want, "{}", t.name);
             }
         }
         let twice =

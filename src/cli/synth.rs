@@ -3,17 +3,21 @@
 //! The weights are those of `--model synthetic:SIZE@SEED`. Without a tokenizer of the user's, one of irori's own is
 //! written: the 256 bytes, kana as single tokens, and the three markers of the chat format.
 
-use super::common::{ensure_new_dir, note, parse_bytes};
+use super::common::{note, parse_bytes};
 use crate::{
     Error, Result,
     data::tokenizer::Tokenizer,
+    files::RealDisk,
     model::{
         ModelConfig,
+        catalogue::{ModelTensor, tensors},
         config::PRESETS,
-        export::{Element, ModelTensor, ModelWriter, tensors},
+        convert,
+        sink::{HfOptions, HfSink, WeightSink, copy_file, json_file},
         source::Synthetic,
     },
     plan::device,
+    tensor::DType,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -44,7 +48,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let mut config = architecture(&args.arch)?;
-    let element = if args.dtype == "f32" { Element::F32 } else { Element::Bf16 };
+    let dtype = if args.dtype == "f32" { DType::F32 } else { DType::Bf16 };
     let tokenizer = args.tokenizer.as_deref().map(tokenizer_dir).transpose()?;
     let (rows, ids) = match &tokenizer {
         Some((file, _)) => {
@@ -59,41 +63,33 @@ pub fn run(args: Args) -> Result<()> {
     config.vocab = config.vocab.max(rows);
     let all = tensors(&config);
     fits(&args.arch, &all)?;
-    ensure_new_dir(&args.output)?;
-    let mut writer = ModelWriter::create(&args.output, all.len(), args.shard_size)?;
+    let options = HfOptions { shard_bytes: args.shard_size, ..HfOptions::new(all.len()) };
+    let mut sink: Box<dyn WeightSink> = Box::new(HfSink::create(&RealDisk, &args.output, options)?);
     match &tokenizer {
         Some((file, None)) => {
-            writer.file("tokenizer.json", &std::fs::read(file).map_err(Error::io("read", file))?)?;
-            writer.json("tokenizer_config.json", &tokenizer_config())?;
+            copy_file(sink.as_mut(), "tokenizer.json", file)?;
+            json_file(sink.as_mut(), "tokenizer_config.json", &tokenizer_config())?;
         }
-        Some((_, Some(dir))) => copy_tokenizer(&writer, dir)?,
+        Some((_, Some(dir))) => copy_tokenizer(sink.as_mut(), dir)?,
         None => {
-            writer.json("tokenizer.json", &kana_tokenizer().0)?;
-            writer.json("tokenizer_config.json", &tokenizer_config())?;
+            json_file(sink.as_mut(), "tokenizer.json", &kana_tokenizer().0)?;
+            json_file(sink.as_mut(), "tokenizer_config.json", &tokenizer_config())?;
         }
     }
     let [end_of_turn, end_of_text] = ids;
     let ends: Vec<u32> = ids.into_iter().flatten().collect();
-    let mut json = config.to_json(element.torch());
+    let mut json = config.to_json(dtype.torch());
     if !ends.is_empty() {
         json["eos_token_id"] = json!(end_of_turn.or(end_of_text));
         json["pad_token_id"] = json!(end_of_text.or(end_of_turn));
         let pad = &json["pad_token_id"];
-        writer
-            .json("generation_config.json", &json!({"do_sample": false, "eos_token_id": ends, "pad_token_id": pad}))?;
+        let generation = json!({"do_sample": false, "eos_token_id": ends, "pad_token_id": pad});
+        json_file(sink.as_mut(), "generation_config.json", &generation)?;
     }
-    writer.json("config.json", &json)?;
+    json_file(sink.as_mut(), "config.json", &json)?;
     let source = Synthetic::new(args.arch.as_str(), config.clone(), args.seed);
-    for t in &all {
-        let values = source.elements(&t.name, t.shape.iter().product());
-        if element == Element::F32 {
-            let wide: Vec<f32> = values.iter().map(|v| v.to_f32()).collect();
-            writer.tensor(&t.name, element, &t.shape, &element.encode(&wide))?;
-        } else {
-            writer.tensor(&t.name, element, &t.shape, bytemuck::cast_slice(&values))?;
-        }
-    }
-    writer.commit()?;
+    convert::copy(&source, dtype, sink.as_mut())?;
+    sink.commit()?;
     note(&format!("{}: {} parameters, seed {}", args.output.display(), config.parameters(), args.seed));
     Ok(())
 }
@@ -102,7 +98,7 @@ pub fn run(args: Args) -> Result<()> {
 fn fits(arch: &str, tensors: &[ModelTensor]) -> Result<()> {
     // Both forms at once, and the encoded bytes of the wide one.
     const BYTES: usize = 2 + 4 + 4;
-    let size = |t: &ModelTensor| t.shape.iter().product::<usize>().saturating_mul(BYTES) as u64;
+    let size = |t: &ModelTensor| t.elements().saturating_mul(BYTES) as u64;
     let (Some(largest), Some(free)) = (tensors.iter().max_by_key(|t| size(t)), device::available_memory()) else {
         return Ok(());
     };
@@ -144,7 +140,7 @@ fn tokenizer_dir(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     Ok((file, dir))
 }
 
-fn copy_tokenizer(writer: &ModelWriter, dir: &Path) -> Result<()> {
+fn copy_tokenizer(sink: &mut dyn WeightSink, dir: &Path) -> Result<()> {
     const FILES: [&str; 7] = [
         "tokenizer.json",
         "tokenizer_config.json",
@@ -157,7 +153,7 @@ fn copy_tokenizer(writer: &ModelWriter, dir: &Path) -> Result<()> {
     for name in FILES {
         let path = dir.join(name);
         if path.is_file() {
-            writer.file(name, &std::fs::read(&path).map_err(Error::io("read", &path))?)?;
+            copy_file(sink, name, &path)?;
         }
     }
     Ok(())
@@ -274,7 +270,8 @@ mod tests {
             assert_eq!(opened.config(), made.config());
             for t in tensors(made.config()) {
                 let (a, b) = (made.tensor(&t.name, &t.shape), opened.tensor(&t.name, &t.shape));
-                assert_eq!(a.expect("made").to_f32(), b.expect("read").to_f32(), "{} as {dtype}", t.name);
+                let values = |t: crate::Result<crate::tensor::Tensor>| t.and_then(|t| t.to_f32()).expect("read");
+                assert_eq!(values(a), values(b), "{} as {dtype}", t.name);
             }
             let again = run(args(dir, dtype, shard)).expect_err("not overwritten");
             assert!(again.exit_code() == 2 && again.to_string().contains("not empty"), "{again}");

@@ -9,16 +9,16 @@ use super::{
 };
 use crate::{
     Error, Result,
+    data::balance,
     eval::accuracy::accuracy,
+    files::RealDisk,
     plan::Plan,
     report,
     run::training::{self, Prepared},
     settings::Group,
     train::{
         Run, Settings, TrainConfig, checkpoint,
-        disk::RealDisk,
         evaluate::AccuracyHook,
-        labels::Labels,
         learner::EngineLearner,
         metrics::EndReason,
         output::{OutputDir, Resume},
@@ -129,9 +129,10 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
             some(&report.dropped)
         ));
     }
-    let labels = Labels::of(report.answers, report.samples);
-    lines.extend(labels.line().map(|l| format!("answers: {l}")));
-    lines.extend(labels.warning());
+    lines.extend(report.answers.line().map(|l| format!("answers: {l}")));
+    lines.extend(balance::warning(&report.answers).map(|text| {
+        format!("warning: the answers are unbalanced: {text}; `irori dataset --permute-choices cyclic` balances them")
+    }));
     lines.extend(plan_lines(&prepared.plan));
     lines.push(format!(
         "{} parameters are trained: {}",

@@ -14,11 +14,11 @@ use super::{
     batch::{NO_LOSS, Sample},
     chat::{ChatTemplate, Message},
     prompt::AnswerFormat,
-    questions::Choice,
+    questions::{self, Choice, LetterCounts},
     record::{Content, Record},
     tokenizer::Tokenizer,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, error::Setting};
 use rayon::prelude::*;
 use std::path::Path;
 
@@ -77,8 +77,8 @@ pub struct EncodeReport {
     pub targets: usize,
     /// Tokens of each sample, in their order.
     pub lengths: Vec<usize>,
-    /// How many of the records that gave a sample have the answer a, b, c, d.
-    pub answers: [usize; 4],
+    /// How often each letter is the answer among the records that gave a sample.
+    pub answers: LetterCounts,
 }
 
 /// An encoded data set.
@@ -230,20 +230,20 @@ pub fn encode(
         out.samples.push(sample);
     }
     out.report.samples = out.samples.len();
-    let kept = |r: &&Record| out.lines.binary_search(&r.line).is_ok();
-    for choice in records.iter().filter(kept).filter_map(Record::answer) {
-        out.report.answers[choice.index()] += 1;
+    for (record, answer) in records.iter().zip(questions::records::answers(path, records)?) {
+        match answer {
+            _ if out.lines.binary_search(&record.line).is_err() => {}
+            Some((choice, choices)) => out.report.answers.add(Some(choice), choices),
+            None => out.report.answers.none += 1,
+        }
     }
     if out.samples.is_empty() {
-        return Err(Error::content(
-            path,
-            "",
-            format!(
-                "none of its {} records has a target left within {} tokens: raise --max-seq-length",
-                records.len(),
-                limits.max_len
-            ),
-        ));
+        let message = format!(
+            "none of its {} records has a target left within the limit of {}",
+            records.len(),
+            Setting::new("max-seq-length", limits.max_len)
+        );
+        return Err(Error::content(path, "", message));
     }
     Ok(out)
 }
@@ -275,8 +275,8 @@ fn encode_one(
         }
         Content::Messages(messages) => {
             let Some(encoder) = encoder else {
-                let message = "is text, and the model brings no tokenizer: name one with --tokenizer DIR";
-                return Err(Error::content(path, at, message));
+                let message = format!("{}: {at} is text, and the model brings no tokenizer: name one", path.display());
+                return Err(Error::setting(Setting::named("tokenizer"), message));
             };
             let last = messages.len() - 1;
             let turns = (0..messages.len())
@@ -300,35 +300,23 @@ fn encode_one(
     }
 }
 
-/// The four answers that name a letter in `format`, tokenised whole as in training: in `Answer: c` the space belongs to
-/// the letter's token.
+/// The answers that name each of `choices` letters in `format`, tokenised whole as in training: in `Answer: c` the space
+/// belongs to the letter's token.
 ///
 /// # Errors
 /// If the tokenizer refuses a text.
-pub fn letter_answers(tokenizer: &Tokenizer, format: AnswerFormat) -> Result<[Vec<u32>; 4]> {
-    let mut answers: [Vec<u32>; 4] = Default::default();
-    for (answer, letter) in answers.iter_mut().zip(Choice::ALL) {
-        *answer = tokenizer.encode(&format.answer(letter, None))?;
-    }
-    Ok(answers)
+pub fn letter_answers(tokenizer: &Tokenizer, format: AnswerFormat, choices: usize) -> Result<Vec<Vec<u32>>> {
+    Choice::first(choices).iter().map(|&choice| tokenizer.encode(&format.answer(choice, None))).collect()
 }
 
-/// For scoring the four letters by their likelihood: the tokens that the four answers share, to append to the prompt,
-/// then the token of each letter, the first in which they differ.
-///
-/// # Errors
-/// If the answers do not all differ in one place.
-pub fn choice_tokens(answers: &[Vec<u32>; 4]) -> Result<(Vec<u32>, [u32; 4])> {
-    let shared =
-        (0..answers[0].len()).take_while(|&i| answers.iter().all(|a| a.get(i) == Some(&answers[0][i]))).count();
-    let letters: Vec<u32> = answers.iter().filter_map(|a| a.get(shared).copied()).collect();
-    match <[u32; 4]>::try_from(letters) {
-        Ok(ids) if (0..4).all(|i| !ids[..i].contains(&ids[i])) => Ok((answers[0][..shared].to_vec(), ids)),
-        _ => Err(Error::failed(
-            "this tokenizer does not give the four letters tokens of their own after the prompt's answer prefix: \
-             use --method generate, or another prompt template",
-        )),
-    }
+/// For scoring letters by their likelihood: the tokens that their answers share, to append to the prompt, then the token of
+/// each letter, the first in which they differ. `None` if they do not all differ in one place.
+pub fn choice_tokens(answers: &[Vec<u32>]) -> Option<(Vec<u32>, Vec<u32>)> {
+    let first = answers.first()?;
+    let shared = (0..first.len()).take_while(|&i| answers.iter().all(|a| a.get(i) == first.get(i))).count();
+    let letters: Vec<u32> = answers.iter().map(|a| a.get(shared).copied()).collect::<Option<_>>()?;
+    let distinct = (1..letters.len()).all(|i| !letters[..i].contains(&letters[i]));
+    distinct.then(|| (first[..shared].to_vec(), letters))
 }
 
 #[cfg(test)]
@@ -365,7 +353,7 @@ mod tests {
             out.samples[0].tokens[..out.samples[0].tokens.len() - 2],
             chat.prompt(&[Message::new("user", "q")]).unwrap()
         );
-        assert_eq!((out.report.samples, out.report.targets, out.report.answers), (1, 2, [0, 1, 0, 0]));
+        assert_eq!((out.report.samples, out.report.targets, out.report.answers.row(4)), (1, 2, vec![0, 1, 0, 0]));
         let all = encode(&chat, line, 100, LossOn::Everything).unwrap();
         assert_eq!(shown(&chat, &all.samples[0]).1, format!("{prompt}b<|im_end|>"));
         let raw = encoder(TextStyle::Raw);
@@ -401,7 +389,10 @@ mod tests {
         let mixed = encode(&e, &format!("{line}\n{long}"), 60, LossOn::Answer).unwrap();
         assert_eq!((mixed.report.dropped, mixed.report.samples), (vec![2], 1));
         let none = encode(&e, &long, 60, LossOn::Answer).unwrap_err().to_string();
-        assert!(none.contains("none of its 1 records has a target left within 60 tokens"), "{none}");
+        assert!(
+            none.contains("none of its 1 records has a target left within the limit of `max-seq-length = 60`"),
+            "{none}"
+        );
         assert_eq!(encode(&e, &line, 3, LossOn::Answer).unwrap().samples[0].tokens.len(), 3);
     }
 
@@ -424,11 +415,15 @@ mod tests {
     fn the_real_thing() {
         let (Some(dir), Some(file)) = (shared("qwen3_tokenizer"), shared("lawqa_jp/selection.json")) else { return };
         let e = Encoder::load(&dir, TextStyle::Chat).unwrap();
-        let letters = |f| choice_tokens(&letter_answers(&e.tokenizer, f).unwrap()).unwrap();
+        let letters = |f| choice_tokens(&letter_answers(&e.tokenizer, f, 10).unwrap()).expect("letters of their own");
         let answer_of = |f: AnswerFormat| e.tokenizer.encode(&f.answer(Choice::ALL[2], None)).unwrap();
         for format in [AnswerFormat::Letter, AnswerFormat::AnswerLine] {
             let (prefix, tokens) = letters(format);
-            assert_eq!([prefix, vec![tokens[2]]].concat(), answer_of(format), "scored as trained");
+            assert_eq!([prefix.clone(), vec![tokens[2]]].concat(), answer_of(format), "scored as trained");
+            for n in 2..10 {
+                let fewer = choice_tokens(&letter_answers(&e.tokenizer, format, n).unwrap()).expect("distinct");
+                assert_eq!(fewer, (prefix.clone(), tokens[..n].to_vec()));
+            }
         }
         let template = PromptTemplate::load("answer-line").unwrap();
         let questions = crate::data::questions::lawqa::read(&file).unwrap().questions;
@@ -436,20 +431,17 @@ mod tests {
             .iter()
             .map(|q| {
                 let none = crate::data::prompt::Context::None;
-                crate::data::questions::records::line(
-                    q,
-                    &template,
-                    none,
-                    &[],
-                    crate::data::permute::Permutation::IDENTITY,
-                )
-                .unwrap()
-                .to_string()
+                questions::records::line(q, &template, none, &[], crate::data::permute::Permutation::identity(4))
+                    .unwrap()
+                    .to_string()
             })
             .collect();
         let records = record::parse(&file, lines.join("\n").as_bytes()).unwrap();
         let out = e.encode(&file, &records, Limits { vocab: 151_936, max_len: 1024 }, LossOn::Answer).unwrap();
-        assert_eq!((out.report.samples, out.report.truncated, out.report.answers), (140, 0, [23, 37, 48, 32]));
+        assert_eq!(
+            (out.report.samples, out.report.truncated, out.report.answers.row(4)),
+            (140, 0, vec![23, 37, 48, 32])
+        );
         for s in &out.samples {
             let targets: Vec<u32> = s.labels.iter().filter(|&&l| l != NO_LOSS).map(|&l| l as u32).collect();
             assert_eq!(targets.last(), Some(&151_645));

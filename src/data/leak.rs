@@ -15,7 +15,7 @@ pub fn shared_questions(questions: &[Question], others: &[Question]) -> Vec<usiz
 }
 
 /// Places in `questions` of those that occur in the file `path`: lawqa JSON, or JSONL records, in which a question occurs
-/// if its text and all four choices do (white space, width and case do not count).
+/// if its text and all choices do (white space, width and case do not count).
 ///
 /// # Errors
 /// The file is neither.
@@ -40,14 +40,20 @@ pub fn shared_with_file(questions: &[Question], path: &Path) -> Result<Vec<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{permute::Permutation, questions::lawqa::sample_question};
+    use crate::data::{
+        permute::Permutation,
+        questions::{
+            choices,
+            lawqa::{sample, sample_question},
+        },
+    };
 
     #[test]
     fn found_in_any_order_and_form() {
         let known = sample_question("民法_1", "成年は何歳か。", 'b');
         let other = sample_question("民法_2", "婚姻は何歳からか。", 'b');
         let questions = [other, known.clone()];
-        let permuted = Permutation::all()[17].apply(&known);
+        let permuted = Permutation::cyclic(4).nth(3).unwrap().apply(&known).unwrap();
         assert_eq!(shared_questions(&questions, std::slice::from_ref(&permuted)), [1]);
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: String| {
@@ -55,9 +61,9 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let json = write("q.json", format!("[{}]", serde_json::Value::Object(permuted.raw.clone())));
+        let json = write("q.json", format!("[{}]", sample(&permuted)));
         assert_eq!(shared_with_file(&questions, &json).unwrap(), [1]);
-        let input = format!("質問: 成年は　何歳か。\n{}", permuted.raw["選択肢"].as_str().unwrap());
+        let input = format!("質問: 成年は　何歳か。\n{}", choices::format(&permuted.choices));
         let jsonl = write("q.jsonl", serde_json::json!({"prompt": input, "completion": "b"}).to_string());
         assert_eq!(shared_with_file(&questions, &jsonl).unwrap(), [1]);
         let jsonl = write("r.jsonl", "{\"prompt\": \"成年は何歳か。\", \"completion\": \"b\"}\n".into());

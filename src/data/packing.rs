@@ -4,7 +4,7 @@
 //! the optimal number and a constant, and in practice almost always the optimum. No sample is ever split, and nothing
 //! is padded, so the loss and the gradients do not depend on the result: only the speed does.
 
-use crate::{Error, Result};
+use crate::{Error, Result, error::Setting};
 use std::collections::BTreeSet;
 
 /// Groups the samples of `lengths` (rows each) so that no group has more than `budget` rows. Each group lists places in
@@ -14,11 +14,11 @@ use std::collections::BTreeSet;
 /// A sample is longer than the budget.
 pub fn pack(lengths: &[usize], budget: usize) -> Result<Vec<Vec<usize>>> {
     if let Some(i) = lengths.iter().position(|&len| len > budget) {
-        return Err(Error::failed(format!(
-            "sample {i} has {} tokens, more than the {budget} of a micro-batch: raise --max-seq-length or --batch-size, \
-             or shorten the sample",
+        let message = format!(
+            "sample {i} has {} tokens, more than the {budget} rows of a micro-batch: raise it, or shorten the sample",
             lengths[i]
-        )));
+        );
+        return Err(Error::setting(Setting::named("max-seq-length"), message));
     }
     let mut longest_first: Vec<usize> = (0..lengths.len()).collect();
     longest_first.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_sample_that_cannot_fit_is_named() {
-        assert!(pack(&[3, 9, 4], 8).unwrap_err().to_string().starts_with("sample 1 has 9 tokens, more than the 8"));
+        assert!(pack(&[3, 9, 4], 8).unwrap_err().to_string().contains("sample 1 has 9 tokens, more than the 8"));
         assert_eq!(pack(&[3, 5, 4, 4], 8).unwrap(), [vec![0, 1], vec![2, 3]]);
         assert!(pack(&[], 0).unwrap().is_empty());
     }

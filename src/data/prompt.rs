@@ -61,7 +61,7 @@ impl AnswerFormat {
         [Self::Letter, Self::AnswerLine, Self::Cot].into_iter().find(|f| f.name() == name)
     }
 
-    /// What stands before the letter, for scoring the four letters by their likelihood. Never tokenise it alone: the
+    /// What stands before the letter, for scoring the letters by their likelihood. Never tokenise it alone: the
     /// space belongs to the letter's token (see [`choice_tokens`](super::encode::choice_tokens)).
     pub fn prefix(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl PromptTemplate {
         }
         let path = Path::new(spec);
         let text = std::fs::read(path).map_err(|e| {
-            let hint = "--prompt takes letter, answer-line, cot or a template file";
+            let hint = "a prompt is letter, answer-line, cot or a template file";
             Error::io("read", path)(e).context(hint)
         })?;
         let text = String::from_utf8(text).map_err(|_| Error::content(path, "", "the template is not UTF-8"))?;
@@ -191,7 +191,7 @@ impl PromptTemplate {
     }
 }
 
-/// The worked example that `--few-shot` shows: our own, about a law and an article that no public set asks about.
+/// The worked example of few-shot prompts: our own, about a law and an article that no public set asks about.
 pub fn worked_example() -> Result<Question> {
     let path = Path::new("example.json (built in)");
     let mut file = super::questions::lawqa::parse(path, include_bytes!("prompts/example.json"))?;
@@ -254,7 +254,7 @@ impl<'a> FrontMatter<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::questions::lawqa::sample_question;
+    use crate::data::questions::lawqa::{sample_of_size, sample_question};
 
     fn error(source: &str) -> String {
         PromptTemplate::parse("t", Path::new("t.jinja"), source).unwrap_err().to_string()
@@ -288,6 +288,31 @@ mod tests {
     }
 
     #[test]
+    fn built_in_prompts_say_the_letters_that_there_are() {
+        let [two, ten] = [2, 10].map(|n| sample_of_size(n, "民法_1", "成年は何歳か。", 'b'));
+        let user = |name: &str, q: &Question| PromptTemplate::load(name).unwrap().user(q, Context::None, &[]).unwrap();
+        assert_eq!(
+            user("letter", &two),
+            "【問題】\n成年は何歳か。\n\n【選択肢】\na 十六歳\nb 十八歳\n\n問題の答えとなる選択肢を一つ選び、その記号（a、b のいずれか一文字）だけを\
+             書いてください。"
+        );
+        for (name, _) in BUILT_IN {
+            let text = user(name, &ten);
+            assert!(
+                text.contains("（a、b、c、d、e、f、g、h、i、j のいずれか一文字）") && text.contains("\nj 三十四歳\n"),
+                "{text}"
+            );
+        }
+        for name in ["answer-line", "cot"] {
+            let four = sample_question("民法_1", "成年は何歳か。", 'b');
+            for (q, count) in [(&two, "二"), (&four, "四"), (&ten, "十")] {
+                assert!(user(name, q).starts_with(&format!("日本の法令に関する{count}択問題です。")));
+            }
+            assert!(user(name, &four).contains("（a、b、c、d のいずれか一文字）"));
+        }
+    }
+
+    #[test]
     fn own_templates() {
         let source = "---\r\nanswer: letter\r\nsystem: あなたは法律家です。\r\n---\r\n{{ question }}<b>{% for c in choices %}{{ c.text }}{% endfor %}";
         let t = PromptTemplate::parse("t", Path::new("t"), source).unwrap();
@@ -311,6 +336,6 @@ mod tests {
         let deep = format!("{head}{}", "{% if 1 %}".repeat(3000));
         assert!(error(&deep).starts_with("t.jinja"));
         let missing = PromptTemplate::load("no/such.jinja").unwrap_err();
-        assert!(missing.to_string().contains("--prompt takes"));
+        assert!(missing.to_string().contains("a prompt is letter"));
     }
 }

@@ -39,7 +39,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// The answer's letter: `meta.answer`, else what the last line of the model's turn says.
+    /// The answer's letter: `meta.answer`, else what the last line of the model's turn says. How many choices the question
+    /// has is another matter: [`questions::records::answers`](super::questions::records::answers).
     pub fn answer(&self) -> Option<Choice> {
         if let Some(letter) = self.meta.get("answer").and_then(Value::as_str).and_then(Choice::parse) {
             return Some(letter);

@@ -4,9 +4,12 @@
 //! dealt out one by one, each to the split that is furthest behind its share: in its stratum, in each key of the stratum
 //! alone, and over all. A split that has its number takes no more.
 
-use super::{permute::identity, questions::Question};
-use crate::{Error, Result, rng::Rng};
-use std::collections::{BTreeMap, HashMap};
+use super::{
+    permute::identity,
+    questions::{Choice, Question},
+};
+use crate::{Error, Result, error::Setting, rng::Rng};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The use of the generator that this is ("split" in ASCII).
 const PURPOSE: u64 = 0x73_706c_6974;
@@ -29,7 +32,7 @@ enum Size {
 pub enum Key {
     /// The law a question is about.
     Law,
-    /// The right letter.
+    /// The right letter, among questions of as many choices.
     Answer,
 }
 
@@ -103,13 +106,13 @@ impl SplitSpec {
         }
         let sum = add(&counts);
         if sum > total {
-            return Err(Error::usage(format!("--split asks for {sum} questions, but there are only {total}")));
+            let message = format!("it asks for {sum} questions, but there are only {total}");
+            return Err(Error::setting(Setting::named("split"), message));
         }
         if let Some(i) = counts.iter().position(|&n| n == 0) {
             let name = self.parts[i].0;
-            return Err(Error::usage(format!(
-                "--split leaves no question of {total} for {name}: give it a larger share"
-            )));
+            let message = format!("it leaves no question of {total} for {name}: give it a larger share");
+            return Err(Error::setting(Setting::named("split"), message));
         }
         Ok(counts)
     }
@@ -125,7 +128,26 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
     let rest = questions.len() - counts.iter().sum::<usize>();
     counts.push(rest);
 
-    let mut units: Vec<Vec<usize>> = Vec::new();
+    let mut table = Table::new(counts, questions.len());
+    for (keys, unit) in dealing_order(questions, stratify, seed) {
+        table.deal(keys, unit)?;
+    }
+    let named = spec.parts.iter().zip(table.parts.into_iter().take(named));
+    Ok(named
+        .map(|((name, _), mut questions)| {
+            questions.sort_unstable();
+            Split { name, questions }
+        })
+        .collect())
+}
+
+/// Places of questions that are one but for the order of their choices.
+type Unit = Vec<usize>;
+
+/// The units with the keys of their strata, in the order in which they are dealt: the largest first, else by stratum, else
+/// as `seed` shuffles them.
+fn dealing_order(questions: &[Question], stratify: &[Key], seed: u64) -> Vec<(Vec<String>, Unit)> {
+    let mut units: Vec<Unit> = Vec::new();
     let mut unit_of: HashMap<String, usize> = HashMap::new();
     for (i, q) in questions.iter().enumerate() {
         let unit = *unit_of.entry(identity(q)).or_insert_with(|| {
@@ -134,64 +156,80 @@ pub fn split(questions: &[Question], spec: &SplitSpec, stratify: &[Key], seed: u
         });
         units[unit].push(i);
     }
-    // The answers of a unit of several orders are not one letter: its stratum is all of them.
+    // The answers of a unit of several orders are not one letter: its stratum is all of them. A letter among two choices is
+    // another answer than the same letter among five.
     let key = |unit: &[usize], key: Key| match key {
         Key::Law => format!("law {}", questions[unit[0]].law),
         Key::Answer => {
-            format!("answer {:?}", unit.iter().map(|&i| questions[i].answer).collect::<std::collections::BTreeSet<_>>())
+            let letters: BTreeSet<Choice> = unit.iter().map(|&i| questions[i].answer).collect();
+            format!("answer {letters:?} of {}", questions[unit[0]].choices.len())
         }
     };
-    let mut strata: BTreeMap<Vec<String>, Vec<Vec<usize>>> = BTreeMap::new();
-    let mut shuffled = units;
-    Rng::new(seed, PURPOSE).shuffle(&mut shuffled);
-    for unit in shuffled {
+    Rng::new(seed, PURPOSE).shuffle(&mut units);
+    let mut strata: BTreeMap<Vec<String>, Vec<Unit>> = BTreeMap::new();
+    for unit in units {
         strata.entry(stratify.iter().map(|&k| key(&unit, k)).collect()).or_default().push(unit);
     }
-    let mut dealt: Vec<(Vec<String>, Vec<usize>)> =
+    let mut order: Vec<(Vec<String>, Unit)> =
         strata.into_iter().flat_map(|(keys, units)| units.into_iter().map(move |u| (keys.clone(), u))).collect();
-    dealt.sort_by_key(|(_, unit)| std::cmp::Reverse(unit.len()));
+    order.sort_by_key(|(_, unit)| std::cmp::Reverse(unit.len()));
+    order
+}
 
-    let shares: Vec<f64> = counts.iter().map(|&n| n as f64 / questions.len() as f64).collect();
-    let mut room = counts.clone();
-    let mut seen: HashMap<String, (usize, Vec<usize>)> = HashMap::new();
-    let mut parts: Vec<Vec<usize>> = vec![Vec::new(); counts.len()];
-    for (keys, unit) in dealt {
+/// Where units are dealt to parts.
+struct Table {
+    /// Each part's share of all questions.
+    shares: Vec<f64>,
+    /// How many questions each part still takes.
+    room: Vec<usize>,
+    /// For each level (all questions, a stratum, a key of it): how many were dealt, and how many to each part.
+    seen: HashMap<String, (usize, Vec<usize>)>,
+    /// What each part has been dealt.
+    parts: Vec<Vec<usize>>,
+}
+
+impl Table {
+    /// For parts of so many questions of `total`.
+    fn new(counts: Vec<usize>, total: usize) -> Self {
+        Self {
+            shares: counts.iter().map(|&n| n as f64 / total as f64).collect(),
+            parts: vec![Vec::new(); counts.len()],
+            room: counts,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Gives the unit to the part that is furthest behind, in all levels together, of those with room for it.
+    fn deal(&mut self, keys: Vec<String>, unit: Unit) -> Result<()> {
         let mut levels = vec![String::new(), keys.join("/")];
         if keys.len() > 1 {
             levels.extend(keys);
         }
         let behind = |part: usize| -> f64 {
             let at = |level: &String| {
-                let (all, taken) = seen.get(level).map_or((0, 0), |(all, taken)| (*all, taken[part]));
-                shares[part] * (all + unit.len()) as f64 - taken as f64
+                let (all, taken) = self.seen.get(level).map_or((0, 0), |(all, taken)| (*all, taken[part]));
+                self.shares[part] * (all + unit.len()) as f64 - taken as f64
             };
             levels.iter().map(at).sum()
         };
-        let fits = (0..counts.len()).filter(|&part| room[part] >= unit.len());
+        let fits = (0..self.parts.len()).filter(|&part| self.room[part] >= unit.len());
         let chosen = fits.max_by(|&a, &b| behind(a).total_cmp(&behind(b)).then(b.cmp(&a))).ok_or_else(|| {
-            Error::usage(format!(
-                "{} questions are the same but for the order of their choices and must stay together, but no split has \
-                 room for them: make the numbers of --split multiples of {}",
-                unit.len(),
-                unit.len()
-            ))
+            let n = unit.len();
+            let message = format!(
+                "{n} questions are the same but for the order of their choices and must stay together, but no split has room \
+                 for them: make the numbers multiples of {n}"
+            );
+            Error::setting(Setting::named("split"), message)
         })?;
-        room[chosen] -= unit.len();
+        self.room[chosen] -= unit.len();
         for level in levels {
-            let (all, taken) = seen.entry(level).or_insert_with(|| (0, vec![0; counts.len()]));
+            let (all, taken) = self.seen.entry(level).or_insert_with(|| (0, vec![0; self.room.len()]));
             *all += unit.len();
             taken[chosen] += unit.len();
         }
-        parts[chosen].extend(unit);
+        self.parts[chosen].extend(unit);
+        Ok(())
     }
-    parts.truncate(named);
-    let named = spec.parts.iter().zip(parts);
-    Ok(named
-        .map(|((name, _), mut questions)| {
-            questions.sort_unstable();
-            Split { name, questions }
-        })
-        .collect())
 }
 
 #[cfg(test)]
@@ -254,7 +292,7 @@ mod tests {
         together.dedup();
         assert_eq!(together.len(), 216);
         for part in &parts {
-            for letter in Choice::ALL {
+            for &letter in Choice::first(4) {
                 let n = part.questions.iter().filter(|&&i| all[i].answer == letter).count();
                 assert!(n.abs_diff(part.questions.len() / 4) <= 1, "{} {letter} {n}", part.name);
             }

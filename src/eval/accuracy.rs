@@ -1,46 +1,41 @@
 //! Accuracy on multiple-choice records while a model is trained: the right letter against the others, by likelihood.
 
-use super::loglik;
+use super::{ask::Model, loglik};
 use crate::{
-    Result,
+    Error, Result,
     data::{
         encode::{self, Encoder, Limits},
         prompt::AnswerFormat,
-        questions::Choice,
+        questions::{self, Choice},
         record::{Content, Record},
     },
-    model::Engine,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 /// A record that asks for a letter: everything up to the letter, and the letters' tokens.
 #[derive(Debug, Clone)]
 pub struct ChoicePrompt {
     prompt: Vec<u32>,
-    letters: [u32; 4],
+    letters: Vec<u32>,
     right: Choice,
 }
 
 impl ChoicePrompt {
-    /// Tokens of the prompt.
-    pub fn len(&self) -> usize {
-        self.prompt.len()
-    }
-
-    /// Whether there is no token, which no chat template makes.
-    pub fn is_empty(&self) -> bool {
-        self.prompt.is_empty()
+    /// Rows that a pass must have room for to ask it: its tokens, and no fewer than the letters that are compared.
+    pub fn rows(&self) -> usize {
+        self.prompt.len().max(self.letters.len())
     }
 }
 
 /// The records that ask for a letter, as prompts. Those that do not fit are left out, as training would shorten them.
 ///
 /// # Errors
-/// If the tokenizer does not give the letters tokens of their own.
-pub fn choice_prompts(encoder: &Encoder, records: &[Record], limits: Limits) -> Result<Vec<ChoicePrompt>> {
+/// A record whose answer is none of its choices, or a tokenizer that does not give the letters tokens of their own; `path` is
+/// for messages.
+pub fn choice_prompts(encoder: &Encoder, path: &Path, records: &[Record], limits: Limits) -> Result<Vec<ChoicePrompt>> {
     let mut prompts = Vec::new();
-    for record in records {
-        let (Some(right), Content::Messages(messages)) = (record.answer(), &record.content) else { continue };
+    for (record, answer) in records.iter().zip(questions::records::answers(path, records)?) {
+        let (Some((right, choices)), Content::Messages(messages)) = (answer, &record.content) else { continue };
         let Some((answer, history)) = messages.split_last() else { continue };
         let line = answer.content.trim().lines().next_back().unwrap_or("");
         let format = if line.starts_with(AnswerFormat::AnswerLine.prefix()) {
@@ -48,7 +43,7 @@ pub fn choice_prompts(encoder: &Encoder, records: &[Record], limits: Limits) -> 
         } else {
             AnswerFormat::Letter
         };
-        let (prefix, letters) = encode::choice_tokens(&encode::letter_answers(&encoder.tokenizer, format)?)?;
+        let (prefix, letters) = letter_tokens(encoder, format, choices)?;
         let mut prompt = encoder.prompt(history)?;
         prompt.extend(prefix);
         if prompt.len() <= limits.max_len && prompt.iter().chain(&letters).all(|&id| (id as usize) < limits.vocab) {
@@ -58,24 +53,100 @@ pub fn choice_prompts(encoder: &Encoder, records: &[Record], limits: Limits) -> 
     Ok(prompts)
 }
 
+/// The tokens that the answers of `choices` letters share, and the token of each letter after them.
+fn letter_tokens(encoder: &Encoder, format: AnswerFormat, choices: usize) -> Result<(Vec<u32>, Vec<u32>)> {
+    let answers = encode::letter_answers(&encoder.tokenizer, format, choices)?;
+    encode::choice_tokens(&answers).ok_or_else(|| {
+        Error::failed(format!(
+            "the tokenizer does not give {choices} letters tokens of their own in answers of the form `{}`: right answers \
+             cannot be counted while training",
+            format.name()
+        ))
+    })
+}
+
 /// Part of the prompts whose right letter is the most probable.
 ///
 /// # Errors
 /// If the device fails.
-pub fn accuracy(engine: &mut Engine, prompts: &[ChoicePrompt]) -> Result<f64> {
+pub fn accuracy(model: &mut dyn Model, prompts: &[ChoicePrompt]) -> Result<f64> {
     // The letters' tokens depend on the answer's form; those of one form are asked together.
-    let mut forms: BTreeMap<[u32; 4], Vec<&ChoicePrompt>> = BTreeMap::new();
+    let mut forms: BTreeMap<&[u32], Vec<&ChoicePrompt>> = BTreeMap::new();
     for p in prompts {
-        forms.entry(p.letters).or_default().push(p);
+        forms.entry(&p.letters).or_default().push(p);
     }
     let mut right = 0;
     for (letters, asked) in forms {
         let texts: Vec<Vec<u32>> = asked.iter().map(|p| p.prompt.clone()).collect();
-        let scores = loglik::score(engine, &texts, letters, |i| format!("evaluation question {}", i + 1), &mut |_| ())?;
-        for (p, four) in asked.iter().zip(scores) {
-            let best = (0..4).max_by(|&a, &b| four[a].total_cmp(&four[b]).then(b.cmp(&a)));
-            right += usize::from(best == Some(p.right.index()));
-        }
+        let scores = loglik::score(model, &texts, letters, |i| format!("evaluation question {}", i + 1), &mut |_| ())?;
+        right += asked.iter().zip(scores).filter(|(p, scores)| loglik::best(scores) == p.right.index()).count();
     }
     Ok(right as f64 / prompts.len().max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{MicroBatch, chat::ChatTemplate, encode::TextStyle, record, tokenizer::byte_tokenizer};
+
+    /// Says the letter whose number, from 0, is the last digit of the prompt.
+    struct Digits;
+
+    impl Model for Digits {
+        fn limits(&self) -> (usize, usize) {
+            (400, 200)
+        }
+        fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
+            // The tokenizer's ids of printable ASCII are the codes less that of '!'.
+            let id = |c: u8| u32::from(c - b'!');
+            let said = |&row: &u32| {
+                let document = &batch.tokens[..=row as usize];
+                let digit = document.iter().rev().find(|t| (id(b'0')..=id(b'9')).contains(t)).expect("a digit");
+                let said = digit - id(b'0') + id(b'a');
+                ids.iter().map(move |&id| if id == said { -0.1 } else { -5.0 }).collect::<Vec<f32>>()
+            };
+            Ok(rows.iter().flat_map(said).collect())
+        }
+        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
+            Err(Error::failed("not here"))
+        }
+        fn generate(
+            &mut self,
+            _: &[Vec<u32>],
+            _: usize,
+            _: &[u32],
+            _: &mut dyn FnMut(usize, &[u32]),
+        ) -> Result<Vec<Vec<u32>>> {
+            Err(Error::failed("not here"))
+        }
+    }
+
+    #[test]
+    fn records_of_every_size_are_asked_for_their_own_letters() {
+        let dir = tempfile::tempdir().unwrap();
+        let encoder =
+            Encoder::new(byte_tokenizer(dir.path()), ChatTemplate::chatml().unwrap(), TextStyle::Raw).unwrap();
+        let line = |said: &str, answer: &str, choices: usize| {
+            serde_json::json!({"input": format!("q {said}?"), "output": answer, "meta": {"choices": vec!["x"; choices]}}).to_string()
+        };
+        let lines = [
+            line("1", "b", 2),
+            line("0", "b", 2),
+            line("9", "j", 10),
+            line("4", "Answer: e", 5),
+            line("2", "a free text", 5),
+            serde_json::json!({"input": "q 2?", "output": "c"}).to_string(),
+        ];
+        let path = Path::new("f.jsonl");
+        let records = record::parse(path, lines.join("\n").as_bytes()).unwrap();
+        let prompts = choice_prompts(&encoder, path, &records, Limits { vocab: 261, max_len: 200 }).unwrap();
+        assert_eq!(prompts.iter().map(|p| p.letters.len()).collect::<Vec<_>>(), [2, 2, 10, 5, 4]);
+        assert!(prompts.iter().all(|p| p.rows() == p.prompt.len().max(p.letters.len())));
+        assert_eq!(accuracy(&mut Digits, &prompts).unwrap(), 0.8);
+        let short = Limits { vocab: 261, max_len: prompts[0].prompt.len() };
+        assert!(
+            choice_prompts(&encoder, path, &records, short).unwrap().len() < prompts.len(),
+            "what is too long is left out"
+        );
+    }
 }

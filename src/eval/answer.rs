@@ -7,18 +7,20 @@
 //! 3. a last line that is nothing but a choice (`c`, `（c）`, `\boxed{b}`), or a response of one line that opens with one in the way
 //!    choices are written (`c 株券等の売買…`).
 //!
-//! A choice is a letter a–d or a digit 1–4, of any width, circled or not, in any brackets or emphasis. Prose is not guessed
-//! at: "a, b, c, d のいずれか", "b と d", "a ではない", "a company" and the 1 of "1文字" name no choice, and a line that was cut
-//! off after its marker is passed over in favour of an earlier one. What a reasoning model thought (`<think>…</think>`) is
-//! no answer, and a thought that never ended leaves none.
+//! A choice is a letter or a number among those of the question (of ten choices a–j or 1–10), of any width, circled or not, in
+//! any brackets or emphasis. A letter or number beyond them is no choice. Prose is not guessed at: "a, b, c, d のいずれか",
+//! "b と d", "a ではない", "a company", "I think", "e.g." and the 1 of "1文字" name no choice, and a line that was cut off after
+//! its marker is passed over in favour of an earlier one. What a reasoning model thought (`<think>…</think>`) is no answer, and
+//! a thought that never ended leaves none.
 
+use crate::data::questions::Choice;
 use unicode_normalization::UnicodeNormalization;
 
 /// What follows a marker such as "Answer".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    /// One choice, 0..4.
-    Choice(usize),
+    /// One choice.
+    Choice(Choice),
     /// The model says that it has no answer.
     Abstains,
     /// Only punctuation until the end of the line.
@@ -27,27 +29,29 @@ enum Found {
     Prose,
 }
 
-/// The choice (0..4) that a response names, or `None` where it names none or several.
+/// The choice that a response to a question with `choices` choices names, or `None` where it names none or several.
 ///
 /// ```
 /// use irori::eval::answer::parse;
-/// assert_eq!(parse("理由は…\n\n**回答（1文字のみ）：ｃ**"), Some(2));
-/// assert_eq!(parse("正解は「b」です。"), Some(1));
-/// assert_eq!(parse("b または d"), None);
+/// let letter = |response, choices| parse(response, choices).map(|c| c.letter());
+/// assert_eq!(letter("理由は…\n\n**回答（1文字のみ）：ｃ**", 4), Some("c"));
+/// assert_eq!(letter("正解は「b」です。", 2), Some("b"));
+/// assert_eq!(letter("b または d", 4), None);
+/// assert_eq!(letter("Answer: e", 4), None);
 /// ```
-pub fn parse(response: &str) -> Option<usize> {
+pub fn parse(response: &str, choices: usize) -> Option<Choice> {
     let text: String = response.nfkc().collect::<String>().to_ascii_lowercase();
     let text = without_thoughts(&text);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     for markers in [&["answer", "回答"][..], &["正解", "正答", "解答", "答え", "正しい選択肢"]] {
         for (i, line) in lines.iter().enumerate().rev() {
-            match after_markers(line, markers) {
+            match after_markers(line, markers, choices) {
                 Some(Found::Choice(c)) => return Some(c),
                 Some(Found::Abstains) => return None,
                 Some(Found::Nothing) => {
                     // A heading: the letter may stand alone on the next line that holds anything.
                     let below = lines[i + 1..].iter().find(|l| !bare(l).is_empty());
-                    if let Some(c) = below.and_then(|l| alone(l)) {
+                    if let Some(c) = below.and_then(|l| alone(l, choices)) {
                         return Some(c);
                     }
                 }
@@ -56,12 +60,12 @@ pub fn parse(response: &str) -> Option<usize> {
         }
     }
     let last = lines.iter().rev().find(|l| !bare(l).is_empty())?;
-    alone(last).or_else(|| if lines.len() == 1 { opening(last) } else { None })
+    alone(last, choices).or_else(|| if lines.len() == 1 { opening(last, choices) } else { None })
 }
 
-/// The choice (0..4) that `text` is: a letter or digit of any width, case and emphasis and nothing else.
-pub fn exact(text: &str) -> Option<usize> {
-    alone(&text.nfkc().collect::<String>().to_ascii_lowercase())
+/// The choice that `text` is: a letter or number of any width, case and emphasis and nothing else.
+pub fn exact(text: &str) -> Option<Choice> {
+    alone(&text.nfkc().collect::<String>().to_ascii_lowercase(), Choice::MOST)
 }
 
 fn without_thoughts(text: &str) -> &str {
@@ -73,13 +77,13 @@ fn without_thoughts(text: &str) -> &str {
 }
 
 /// What follows the last of `markers` on the line that is followed by a choice; else what follows the last one at all.
-fn after_markers(line: &str, markers: &[&str]) -> Option<Found> {
+fn after_markers(line: &str, markers: &[&str], choices: usize) -> Option<Found> {
     let mut found = None;
     let mut starts: Vec<usize> =
         markers.iter().flat_map(|m| line.match_indices(m).map(|(at, m)| at + m.len())).collect();
     starts.sort_unstable();
     for &at in starts.iter().rev() {
-        match follow(&line[at..]) {
+        match follow(&line[at..], choices) {
             f @ (Found::Choice(_) | Found::Abstains) => return Some(f),
             f => found = found.or(Some(f)),
         }
@@ -111,7 +115,7 @@ fn is_decoration(c: char) -> bool {
 }
 
 /// Reads what follows a marker. `rest` is NFKC and lower case.
-fn follow(rest: &str) -> Found {
+fn follow(rest: &str, choices: usize) -> Found {
     let mut rest = rest;
     loop {
         rest = rest.trim_start_matches(is_decoration);
@@ -119,8 +123,8 @@ fn follow(rest: &str) -> Found {
             let Some((inner, after)) = inner_on.split_once(')') else {
                 return if bare(inner_on).is_empty() { Found::Nothing } else { Found::Prose };
             };
-            if let Some(c) = alone(inner) {
-                return if another_follows(after) { Found::Prose } else { Found::Choice(c) };
+            if let Some(c) = alone(inner, choices) {
+                return if another_follows(after, choices) { Found::Prose } else { Found::Choice(c) };
             }
             rest = after;
         } else if let Some(r) = rest.strip_prefix(')') {
@@ -138,35 +142,47 @@ fn follow(rest: &str) -> Found {
     if ABSTAIN.iter().any(|w| rest.starts_with(w)) {
         return Found::Abstains;
     }
-    match standalone(rest) {
-        Some((c, after)) if !denied(after) && !another_follows(after) => Found::Choice(c),
+    match standalone(rest, choices) {
+        Some((c, after)) if !denied(after) && !another_follows(after, choices) => Found::Choice(c),
         _ => Found::Prose,
     }
 }
 
 /// A choice at the start of `text` that is not the beginning of a word or a number, and what follows it.
-fn standalone(text: &str) -> Option<(usize, &str)> {
-    let c = text.chars().next()?;
-    let after = &text[c.len_utf8()..];
-    let next = after.chars().next();
-    match c {
-        'a'..='d' => {
-            let in_word = next.is_some_and(|n| n.is_ascii_alphanumeric());
-            let article = c == 'a' && is_article(after);
-            (!in_word && !article).then_some((c as usize - 'a' as usize, after))
-        }
-        '1'..='4' => {
-            let ends = next.is_none_or(|n| !n.is_alphanumeric())
-                || ["番", "です", "だ", "が"].iter().any(|w| after.starts_with(w));
-            let decimal = matches!(next, Some('.' | ',' | '/' | '%'))
-                && after[1..].chars().next().is_some_and(|n| n.is_ascii_digit());
-            (ends && !decimal && next != Some('%')).then_some((c as usize - '1' as usize, after))
-        }
-        _ => None,
-    }
+fn standalone(text: &str, choices: usize) -> Option<(Choice, &str)> {
+    let (found, after) = if text.starts_with(|c: char| c.is_ascii_digit()) { number(text)? } else { letter(text)? };
+    found.within(choices).map(|choice| (choice, after))
 }
 
-/// Whether the "a" before `after` is the English article: "a company may…", but not "a is right".
+/// A letter at the start of `text` that stands alone.
+fn letter(text: &str) -> Option<(Choice, &str)> {
+    let c = text.chars().next().filter(char::is_ascii_lowercase)?;
+    let after = &text[1..];
+    let in_word = after.starts_with(|n: char| n.is_ascii_alphanumeric());
+    let word = match c {
+        'a' => is_article(after),
+        'i' => is_article(after) || after.starts_with(['\'', '’']) || after.starts_with(".e"),
+        'e' => after.starts_with(".g"),
+        _ => false,
+    };
+    if in_word || word { None } else { Some((Choice::from_char(c)?, after)) }
+}
+
+/// A number at the start of `text` that counts choices: not that of "4.5 %", "10件" or "1文字".
+fn number(text: &str) -> Option<(Choice, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, after) = text.split_at(digits);
+    let next = after.chars().next();
+    let ends =
+        next.is_none_or(|n| !n.is_alphanumeric()) || ["番", "です", "だ", "が"].iter().any(|w| after.starts_with(w));
+    let decimal =
+        matches!(next, Some('.' | ',' | '/' | '%')) && after[1..].chars().next().is_some_and(|n| n.is_ascii_digit());
+    let counts = ends && !decimal && next != Some('%') && !number.starts_with('0');
+    let place = number.parse::<usize>().ok().filter(|_| counts)?.checked_sub(1)?;
+    Some((Choice::from_index(place)?, after))
+}
+
+/// Whether the "a" before `after` is the English article ("a company may…", but not "a is right"), or the "i" the pronoun.
 fn is_article(after: &str) -> bool {
     let Some(word) = after.strip_prefix(' ') else { return false };
     let word: &str = word.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or("");
@@ -182,14 +198,14 @@ fn denied(after: &str) -> bool {
 }
 
 /// Whether another choice is offered beside the one before `after`: ", b", "と d", "または c".
-fn another_follows(after: &str) -> bool {
+fn another_follows(after: &str, choices: usize) -> bool {
     let trimmed = after.trim_start_matches(|c: char| c.is_whitespace() || "*_`\"'「」『』)]】}".contains(c));
     const JOIN: [&str; 15] =
         [",", "、", "/", "・", "&", "+", "~", "〜", "と", "または", "又は", "もしくは", "か", "or ", "and "];
     let Some(rest) = JOIN.iter().find_map(|j| trimmed.strip_prefix(j)) else { return false };
     let rest = rest.trim_start_matches(|c: char| is_decoration(c) || c == '(');
     let rest = rest.strip_prefix("選択肢").unwrap_or(rest).trim_start();
-    standalone(rest).is_some()
+    standalone(rest, choices).is_some()
 }
 
 /// The line without emphasis, brackets and the polite ending.
@@ -206,21 +222,24 @@ fn bare(line: &str) -> &str {
 }
 
 /// The choice that a line is.
-fn alone(line: &str) -> Option<usize> {
-    match standalone(bare(line)) {
+fn alone(line: &str, choices: usize) -> Option<Choice> {
+    match standalone(bare(line), choices) {
         Some((c, "")) => Some(c),
         _ => None,
     }
 }
 
 /// The choice that a one-line response opens with, as choices are written: "c 株券等の…", "(b) …", "d. …".
-fn opening(line: &str) -> Option<usize> {
+fn opening(line: &str, choices: usize) -> Option<Choice> {
     let line = line.trim_start_matches(|c: char| is_decoration(c) || c == '(');
     let line = line.strip_prefix("選択肢").unwrap_or(line).trim_start();
-    let (c, after) = standalone(line)?;
+    let (c, after) = standalone(line, choices)?;
     let separated = after.starts_with(|c: char| c.is_whitespace() || "):.、,】]」*".contains(c));
-    (line.starts_with(|c: char| c.is_ascii_alphabetic()) && separated && !denied(after) && !another_follows(after))
-        .then_some(c)
+    (line.starts_with(|c: char| c.is_ascii_alphabetic())
+        && separated
+        && !denied(after)
+        && !another_follows(after, choices))
+    .then_some(c)
 }
 
 #[cfg(test)]
@@ -229,7 +248,7 @@ mod tests {
 
     #[track_caller]
     fn is(text: &str, letter: &str) {
-        assert_eq!(crate::eval::label(parse(text)), letter, "{text:?}");
+        assert_eq!(crate::eval::label(parse(text, 4)), letter, "{text:?}");
     }
 
     #[test]
@@ -340,20 +359,89 @@ mod tests {
         }
     }
 
+    /// Every form in which a choice may be named, `{}` standing for it.
+    const FORMS: [&str; 12] = [
+        "{}",
+        "Answer: {}",
+        "**Answer: {}**",
+        "Answer:\n{}",
+        "回答：{}",
+        "【回答】{}",
+        "（{}）",
+        "正解は「{}」です。",
+        "回答は選択肢{}です",
+        "\\boxed{{}}",
+        "Answer: {}, because the others are wrong",
+        "<think>\nAnswer: a\n</think>\n\nAnswer: {}",
+    ];
+
+    #[test]
+    fn the_choices_are_those_of_the_question() {
+        for choices in 2..=10 {
+            for (i, choice) in Choice::ALL.into_iter().enumerate() {
+                let circled = char::from_u32('①' as u32 + i as u32).unwrap();
+                let wide = char::from_u32('ａ' as u32 + i as u32).unwrap();
+                let names = [choice.to_string(), choice.to_string().to_uppercase(), (i + 1).to_string()];
+                for name in names.into_iter().chain([circled.to_string(), wide.to_string()]) {
+                    for form in FORMS {
+                        let text = form.replacen("{}", &name, 1);
+                        assert_eq!(parse(&text, choices), choice.within(choices), "{text:?} of {choices}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn words_of_one_letter_are_no_choice_among_ten() {
+        for text in [
+            "Answer: I think that it depends",
+            "I think b",
+            "Answer: I’d say so",
+            "Answer: I'm not sure",
+            "Answer: e.g. the first",
+            "Answer: i.e. none",
+            "Answer: b または j",
+            "Answer: k",
+            "回答：11",
+            "回答は10個あります",
+            "回答 10.5%",
+            "10件",
+        ] {
+            assert_eq!(parse(text, 10), None, "{text:?}");
+        }
+        for (text, letter) in [
+            ("Answer: i", "i"),
+            ("Answer: I, because of article 9", "i"),
+            ("Answer: i is right", "i"),
+            ("e", "e"),
+            ("回答：10番", "j"),
+            ("j 株券等", "j"),
+        ] {
+            assert_eq!(crate::eval::label(parse(text, 10)), letter, "{text:?}");
+        }
+    }
+
     #[test]
     fn exact_letters() {
-        assert_eq!(exact("c"), Some(2));
-        assert_eq!(exact(" Ｃ "), Some(2));
-        assert_eq!(exact("3"), Some(2));
-        assert_eq!(exact("cc"), None);
-        assert_eq!(exact(""), None);
-        assert_eq!(exact("e"), None);
+        let c = Choice::from_char('c');
+        for text in ["c", " Ｃ ", "3", "③"] {
+            assert_eq!(exact(text), c, "{text}");
+        }
+        for text in ["j", "10", "⑩", "１０", "ｊ", "(J)"] {
+            assert_eq!(exact(text), Choice::from_index(9), "{text}");
+        }
+        for text in ["cc", "", "k", "11", "0", "01", "10.5", "100"] {
+            assert_eq!(exact(text), None, "{text}");
+        }
     }
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_parsed_without_panic(text in "[ -~ａ-ｅ１-５①-⑤回答正解は：（）【】*\n、a-d]{0,60}") {
-            let _ = parse(&text);
+        fn any_text_is_parsed_without_panic(text in "[ -~ａ-ｋ０-９①-⑪回答正解は：（）【】*\n、a-k]{0,60}") {
+            for choices in 2..=10 {
+                assert!(parse(&text, choices).is_none_or(|c| c.index() < choices));
+            }
             let _ = exact(&text);
         }
     }

@@ -14,6 +14,7 @@ use crate::{
         prompt::{self, Context, PromptTemplate},
         questions::{Choice, Question},
     },
+    error::Setting,
     model::Engine,
 };
 use std::rc::Rc;
@@ -70,7 +71,7 @@ impl TemplatePrompter {
 
 impl Prompter for TemplatePrompter {
     fn prompt(&self, question: &Question, order: Permutation) -> Result<Vec<u32>> {
-        let messages = self.template.messages(&order.apply(question), self.context, &self.examples)?;
+        let messages = self.template.messages(&order.apply(question)?, self.context, &self.examples)?;
         self.encoder.prompt(&messages)
     }
 
@@ -137,6 +138,12 @@ impl Model for Engine {
     }
 }
 
+/// The error of a prompt that does not fit; `limit` is the most tokens that do.
+pub(super) fn too_long(name: &str, tokens: usize, limit: usize) -> Error {
+    let message = format!("{name} is {tokens} tokens long, and 1 to {limit} are read");
+    Error::setting(Setting::new("max-seq-length", limit), message).advise([Setting::new("max-seq-length", tokens)])
+}
+
 /// Packs documents of these lengths into micro-batches of at most `max_rows` rows (see [`packing::pack`]). A document that
 /// fits in none is an error; `name` names it.
 pub fn pack(
@@ -146,11 +153,7 @@ pub fn pack(
 ) -> Result<Vec<Vec<usize>>> {
     let limit = max_rows.min(max_len);
     if let Some(i) = lengths.iter().position(|n| !(1..=limit).contains(n)) {
-        return Err(Error::failed(format!(
-            "{} is {} tokens long, and this evaluation was laid out for 1 to {limit}: raise --max-seq-length",
-            name(i),
-            lengths[i]
-        )));
+        return Err(too_long(&name(i), lengths[i], limit));
     }
     packing::pack(lengths, max_rows)
 }
@@ -159,15 +162,20 @@ pub fn pack(
 pub(crate) mod tests {
     use super::*;
 
+    /// Question number `n` with four choices.
     pub(crate) fn question(n: usize) -> Question {
+        of_size(4, n)
+    }
+
+    /// Question number `n` with `size` choices, of which number n mod `size` is right.
+    pub(crate) fn of_size(size: usize, n: usize) -> Question {
         Question {
-            raw: serde_json::Map::new(),
             file_name: format!("金商法_{n}"),
             law: String::new(),
             context: None,
             text: format!("問{n}"),
-            choices: ["零", "一", "二", "三"].map(|c| format!("{n}の{c}")),
-            answer: Choice::ALL[n % 4],
+            choices: (0..size).map(|c| format!("{n}の{c}")).collect(),
+            answer: Choice::ALL[n % size],
             reasoning: None,
             references: Vec::new(),
         }
@@ -180,7 +188,7 @@ pub(crate) mod tests {
         fn prompt(&self, q: &Question, order: Permutation) -> Result<Vec<u32>> {
             let n: u32 = q.file_name.rsplit('_').next().and_then(|n| n.parse().ok()).unwrap_or(0);
             let mut tokens = vec![n];
-            tokens.extend(order.name().bytes().map(|b| u32::from(b - b'a')));
+            tokens.extend(order.places().map(|place| place as u32));
             tokens.extend(std::iter::repeat_n(7, n as usize % 3));
             Ok(tokens)
         }
@@ -207,6 +215,9 @@ pub(crate) mod tests {
         seen.sort_unstable();
         assert_eq!(seen, (0..57).collect::<Vec<_>>());
         let e = pack(&[3, 101], (100, 100), |i| format!("question {i}")).expect_err("too long").to_string();
-        assert!(e.starts_with("question 1 is 101 tokens long") && e.contains("--max-seq-length"), "{e}");
+        assert_eq!(
+            e,
+            "`max-seq-length = 100`: question 1 is 101 tokens long, and 1 to 100 are read; try `max-seq-length = 101`"
+        );
     }
 }

@@ -4,10 +4,10 @@
 //! whose choices were not: each result is judged by its own letter. Where a question occurs several times, entries with the same
 //! choice order pair first, the rest in order. What has no partner is counted, not dropped in silence.
 
-use super::{
-    label,
-    result::{EvalResult, Item},
-    stats::{Confusion, Labels, Paired, Proportion, mcnemar},
+use super::{item::Item, label, letters, result::EvalResult};
+use crate::{
+    data::questions::LetterCounts,
+    stats::{Paired, Proportion, mcnemar, p_text},
 };
 use serde::Serialize;
 use std::collections::HashMap;
@@ -19,12 +19,12 @@ pub struct Side {
     pub name: String,
     /// Accuracy on the pairs.
     pub accuracy: Proportion,
-    /// What was predicted.
-    pub predicted: Labels,
-    /// What was right.
-    pub truth: Labels,
-    /// Right against predicted.
-    pub confusion: Confusion,
+    /// How often each of [`Comparison::letters`] was predicted.
+    pub predicted: Vec<u64>,
+    /// How often each of them was right.
+    pub truth: Vec<u64>,
+    /// For each right letter, how often each of them was predicted.
+    pub confusion: Vec<Vec<u64>>,
     /// Questions of the file without a partner.
     pub unpaired: u64,
     /// A sentence, if the predictions have collapsed towards one letter.
@@ -69,6 +69,22 @@ pub struct Change {
     pub candidate_response: String,
 }
 
+impl Change {
+    fn of(baseline: &Item, candidate: &Item) -> Self {
+        Self {
+            file_name: candidate.file_name.clone(),
+            law: candidate.law().to_owned(),
+            question: candidate.question.clone(),
+            choices: candidate.choices.clone(),
+            correct: candidate.correct.letter(),
+            baseline: label(baseline.predicted),
+            candidate: label(candidate.predicted),
+            baseline_response: baseline.response.clone(),
+            candidate_response: candidate.response.clone(),
+        }
+    }
+}
+
 /// The whole comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
@@ -76,6 +92,10 @@ pub struct Comparison {
     pub pairs: u64,
     /// Pairs whose choices stand in another order on the two sides.
     pub permuted: u64,
+    /// The letters that the questions have, and "unknown": what counts of answers are about.
+    pub letters: Vec<&'static str>,
+    /// Part of the questions that guessing would get right: the mean of 1 / number of choices.
+    pub chance: f64,
     /// The first file.
     pub baseline: Side,
     /// The second file.
@@ -110,20 +130,9 @@ impl Comparison {
     }
 }
 
-/// A probability as people read it: "0.031", "< 0.0001".
-pub fn p_text(p: f64) -> String {
-    if p < 1e-4 {
-        "< 0.0001".into()
-    } else if p < 0.01 {
-        format!("{p:.4}")
-    } else {
-        format!("{p:.3}")
-    }
-}
-
 /// What makes two results the same question; a file without names pairs by text alone.
 fn key(item: &Item, named: bool) -> (&str, &str, Vec<&str>) {
-    let mut choices = item.choice_texts();
+    let mut choices: Vec<&str> = item.texts.iter().map(String::as_str).collect();
     choices.sort_unstable();
     (if named { &item.file_name } else { "" }, item.question.trim(), choices)
 }
@@ -139,7 +148,7 @@ fn pairs(baseline: &[Item], candidate: &[Item]) -> Vec<(usize, usize)> {
     for same_order in [true, false] {
         for (i, b) in baseline.iter().enumerate().filter(|&(i, _)| partner[i].is_none()).collect::<Vec<_>>() {
             if let Some(list) = open.get_mut(&key(b, named))
-                && let Some(at) = list.iter().position(|&j| !same_order || candidate[j].choices == b.choices)
+                && let Some(at) = list.iter().position(|&j| !same_order || candidate[j].texts == b.texts)
             {
                 partner[i] = Some(list.remove(at));
             }
@@ -148,19 +157,42 @@ fn pairs(baseline: &[Item], candidate: &[Item]) -> Vec<(usize, usize)> {
     partner.into_iter().enumerate().filter_map(|(i, j)| Some((i, j?))).collect()
 }
 
-fn side(name: &str, all: &[Item], paired: &[&Item]) -> Side {
+fn side(name: &str, all: &[Item], paired: &[&Item], columns: usize) -> Side {
     let right = paired.iter().filter(|i| i.is_correct()).count() as u64;
-    let predicted = Labels::count(paired.iter().map(|i| i.predicted));
-    let truth = Labels::count(paired.iter().map(|i| Some(i.correct)));
+    let predicted: LetterCounts = paired.iter().map(|i| (i.predicted, i.choice_count)).collect();
+    let truth: LetterCounts = paired.iter().map(|i| (Some(i.correct), i.choice_count)).collect();
     Side {
         name: name.to_owned(),
         accuracy: Proportion::new(right, paired.len() as u64),
-        predicted,
-        truth,
-        confusion: Confusion::count(paired.iter().map(|i| (i.correct, i.predicted))),
+        predicted: letters::row(&predicted, columns),
+        truth: letters::row(&truth, columns),
+        confusion: letters::confusion(paired.iter().map(|i| (i.correct, i.predicted)), columns),
         unpaired: (all.len() - paired.len()) as u64,
-        warning: predicted.collapse(&truth),
+        warning: letters::collapse(&predicted, &truth),
     }
+}
+
+/// The pairs by law, in order of appearance.
+fn by_law(paired: &[(&Item, &Item)]) -> Vec<LawRow> {
+    let mut laws: Vec<(&str, [u64; 5])> = Vec::new();
+    for &(b, c) in paired {
+        let at = laws.iter().position(|l| l.0 == c.law()).unwrap_or_else(|| {
+            laws.push((c.law(), [0; 5]));
+            laws.len() - 1
+        });
+        let (rb, rc) = (u64::from(b.is_correct()), u64::from(c.is_correct()));
+        for (sum, add) in laws[at].1.iter_mut().zip([1, rb, rc, rc * (1 - rb), rb * (1 - rc)]) {
+            *sum += add;
+        }
+    }
+    let row = |(law, [n, b, c, won, lost]): (&str, [u64; 5])| LawRow {
+        law: law.to_owned(),
+        baseline: Proportion::new(b, n),
+        candidate: Proportion::new(c, n),
+        won,
+        lost,
+    };
+    laws.into_iter().map(row).collect()
 }
 
 /// Compares `candidate` with `baseline`; the names are what the report calls them. Without a common question the comparison
@@ -170,59 +202,34 @@ pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) 
     let paired: Vec<(&Item, &Item)> =
         index.iter().map(|&(i, j)| (&baseline.results[i], &candidate.results[j])).collect();
     let mut table = Paired::default();
-    let (mut won, mut lost, mut laws) = (Vec::new(), Vec::new(), Vec::<(String, [u64; 5])>::new());
+    let (mut won, mut lost) = (Vec::new(), Vec::new());
     for &(b, c) in &paired {
-        let change = || Change {
-            file_name: c.file_name.clone(),
-            law: c.law().to_owned(),
-            question: c.question.clone(),
-            choices: c.choices.clone(),
-            correct: label(Some(c.correct)),
-            baseline: label(b.predicted),
-            candidate: label(c.predicted),
-            baseline_response: b.response.clone(),
-            candidate_response: c.response.clone(),
-        };
         match (b.is_correct(), c.is_correct()) {
             (true, true) => table.both += 1,
             (false, false) => table.neither += 1,
             (true, false) => {
                 table.lost += 1;
-                lost.push(change());
+                lost.push(Change::of(b, c));
             }
             (false, true) => {
                 table.won += 1;
-                won.push(change());
+                won.push(Change::of(b, c));
             }
-        }
-        let at = laws.iter().position(|l| l.0 == c.law()).unwrap_or_else(|| {
-            laws.push((c.law().to_owned(), [0; 5]));
-            laws.len() - 1
-        });
-        let (rb, rc) = (u64::from(b.is_correct()), u64::from(c.is_correct()));
-        for (sum, add) in laws[at].1.iter_mut().zip([1, rb, rc, rc * (1 - rb), rb * (1 - rc)]) {
-            *sum += add;
         }
     }
     let (d, low, high) = table.difference();
+    let columns = paired.iter().map(|(b, c)| b.choice_count.max(c.choice_count)).max().unwrap_or(0);
     Comparison {
         pairs: table.total(),
-        permuted: paired.iter().filter(|(b, c)| b.choices.trim() != c.choices.trim()).count() as u64,
-        baseline: side(names[0], &baseline.results, &paired.iter().map(|p| p.0).collect::<Vec<_>>()),
-        candidate: side(names[1], &candidate.results, &paired.iter().map(|p| p.1).collect::<Vec<_>>()),
+        permuted: paired.iter().filter(|(b, c)| b.texts != c.texts).count() as u64,
+        letters: letters::names(columns),
+        chance: paired.iter().map(|(b, _)| 1.0 / b.choice_count as f64).sum::<f64>() / paired.len().max(1) as f64,
+        baseline: side(names[0], &baseline.results, &paired.iter().map(|p| p.0).collect::<Vec<_>>(), columns),
+        candidate: side(names[1], &candidate.results, &paired.iter().map(|p| p.1).collect::<Vec<_>>(), columns),
         difference: [d, low, high],
         table,
         p_value: mcnemar(table.won, table.lost),
-        laws: laws
-            .into_iter()
-            .map(|(law, [n, b, c, won, lost])| LawRow {
-                law,
-                baseline: Proportion::new(b, n),
-                candidate: Proportion::new(c, n),
-                won,
-                lost,
-            })
-            .collect(),
+        laws: by_law(&paired),
         won,
         lost,
     }
@@ -231,16 +238,41 @@ pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::result::tests::{item, recorded};
+    use crate::{
+        data::questions::choices,
+        eval::result::tests::{item, of_size, recorded},
+    };
 
     fn result(items: Vec<Item>) -> EvalResult {
         EvalResult { results: items, ..EvalResult::default() }
     }
 
+    fn with(item: Item, texts: [&str; 4]) -> Item {
+        Item { choices: choices::format(&texts), texts: texts.map(str::to_owned).into(), ..item }
+    }
+
+    #[test]
+    fn questions_of_different_sizes_are_compared_together() {
+        let five = |said| of_size(5, "民法_5", 4, said);
+        let base = result(vec![of_size(2, "民法_2", 1, Some(0)), five(Some(4)), item("民法_4", 0, None)]);
+        let cand = result(vec![five(Some(0)), of_size(2, "民法_2", 1, Some(1)), of_size(3, "民法_4", 0, None)]);
+        let c = compare(["x", "y"], &base, &cand);
+        assert_eq!((c.pairs, c.baseline.unpaired, c.candidate.unpaired), (2, 1, 1), "other choices, another question");
+        assert_eq!(c.letters, ["a", "b", "c", "d", "e", "unknown"]);
+        assert_eq!((&c.baseline.predicted, &c.candidate.truth), (&vec![1, 0, 0, 0, 1, 0], &vec![0, 1, 0, 0, 1, 0]));
+        assert_eq!(c.candidate.confusion[4], [1, 0, 0, 0, 0, 0]);
+        assert_eq!(c.candidate.confusion.len(), 5);
+        assert!((c.chance - (0.5 + 0.2) / 2.0).abs() < 1e-12);
+        assert_eq!(c.table, Paired { both: 0, lost: 1, won: 1, neither: 0 });
+        assert_eq!((c.won[0].correct, c.lost[0].baseline, c.lost[0].candidate), ("b", "e", "a"));
+        let twos = result(vec![of_size(2, "民法_2", 1, Some(0))]);
+        let c = compare(["x", "x"], &twos, &twos);
+        assert_eq!((c.letters.len(), c.chance, c.baseline.confusion.len()), (3, 0.5, 2));
+    }
+
     #[test]
     fn pairs_by_question_even_when_permuted() {
-        let mut turned = item("金商法_1", 1, Some(1));
-        turned.choices = "a 四\nb 一\nc 二\nd 三".into();
+        let turned = with(item("金商法_1", 1, Some(1)), ["四", "一", "二", "三"]);
         let base = result(vec![item("金商法_1", 0, Some(2)), item("薬機法_2", 3, Some(3)), item("only", 0, None)]);
         let cand = result(vec![item("薬機法_2", 3, Some(0)), turned, item("other", 0, None)]);
         let c = compare(["x", "y"], &base, &cand);
@@ -254,17 +286,12 @@ mod tests {
 
     #[test]
     fn repeated_questions_pair_once_each_and_same_orders_first() {
-        let mut turned = item("x", 1, Some(1));
-        turned.choices = "a 四\nb 一\nc 二\nd 三".into();
+        let turned = with(item("x", 1, Some(1)), ["四", "一", "二", "三"]);
         let a = result(vec![item("x", 0, Some(0)), turned.clone()]);
         let b = result(vec![turned, item("x", 0, Some(0))]);
         assert_eq!(pairs(&a.results, &b.results), [(0, 1), (1, 0)]);
         assert_eq!(compare(["a", "b"], &a, &b).permuted, 0);
-        let other = {
-            let mut o = item("x", 0, None);
-            o.choices = "a 別\nb 二\nc 三\nd 四".into();
-            result(vec![o])
-        };
+        let other = result(vec![with(item("x", 0, None), ["別", "二", "三", "四"])]);
         assert_eq!(compare(["a", "b"], &a, &other).pairs, 0, "other choices make another question");
     }
 

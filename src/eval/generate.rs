@@ -3,8 +3,8 @@
 
 use super::{
     answer,
-    ask::{Model, Prompter},
-    result::Item,
+    ask::{Model, Prompter, too_long},
+    item::Item,
 };
 use crate::{
     Error, Result,
@@ -20,14 +20,10 @@ pub fn evaluate(
     done: &mut dyn FnMut(usize),
 ) -> Result<Vec<Item>> {
     let prompts: Vec<Vec<u32>> =
-        questions.iter().map(|q| prompter.prompt(q, Permutation::IDENTITY)).collect::<Result<_>>()?;
+        questions.iter().map(|q| prompter.prompt(q, Permutation::identity(q.choices.len()))).collect::<Result<_>>()?;
     let (_, max_len) = model.limits();
     if let Some((q, p)) = questions.iter().zip(&prompts).find(|(_, p)| p.is_empty() || p.len() > max_len) {
-        return Err(Error::failed(format!(
-            "{} is {} tokens long, and this evaluation was laid out for 1 to {max_len}: raise --max-seq-length",
-            q.name(),
-            p.len()
-        )));
+        return Err(too_long(&q.name(), p.len(), max_len));
     }
     let stop = prompter.stop();
     let start = std::time::Instant::now();
@@ -41,14 +37,14 @@ pub fn evaluate(
         done(finished);
     })?;
     if written.len() != questions.len() {
-        return Err(Error::failed("the model returned the wrong number of responses"));
+        return Err(Error::internal("the model returned the wrong number of responses"));
     }
     let mut items = Vec::with_capacity(questions.len());
     for (i, (q, tokens)) in questions.iter().zip(&written).enumerate() {
         let stopped = tokens.last().is_some_and(|t| stop.contains(t));
         let text = prompter.decode(&tokens[..tokens.len() - usize::from(stopped)])?;
         let mut item = Item::of(q);
-        item.predicted = answer::parse(&text);
+        item.predicted = answer::parse(&text, q.choices.len());
         item.response = text;
         item.extra.insert("prompt_tokens".into(), prompts[i].len().into());
         item.extra.insert("new_tokens".into(), tokens.len().into());
@@ -63,8 +59,8 @@ pub fn evaluate(
 mod tests {
     use super::*;
     use crate::{
-        data::MicroBatch,
-        eval::ask::tests::{Fake, question},
+        data::{MicroBatch, questions::Choice},
+        eval::ask::tests::{Fake, of_size, question},
     };
 
     /// Says "Answer: c" for even questions and stops; rambles to the limit for odd ones.
@@ -72,7 +68,7 @@ mod tests {
 
     impl Model for Writer {
         fn limits(&self) -> (usize, usize) {
-            (100, 8)
+            (100, 20)
         }
         fn choice_logprobs(&mut self, _: &MicroBatch, _: &[u32], _: &[u32]) -> Result<Vec<f32>> {
             Err(Error::failed("not here"))
@@ -100,10 +96,19 @@ mod tests {
         let items =
             evaluate(&mut Writer, &Fake, &[question(2), question(3)], 4, &mut |n| seen.push(n)).expect("generated");
         assert_eq!(seen, [1, 2]);
-        assert_eq!((items[0].response.as_str(), items[0].predicted), ("Answer: c", Some(2)));
+        assert_eq!((items[0].response.as_str(), items[0].predicted), ("Answer: c", Choice::from_char('c')));
         assert!(items[0].is_correct());
         assert_eq!(items[0].extra["stopped"], true);
         assert_eq!((items[1].predicted, &items[1].extra["stopped"]), (None, &false.into()));
         assert_eq!(items[1].extra["new_tokens"], 4);
+    }
+
+    #[test]
+    fn a_letter_that_the_question_does_not_have_is_unknown() {
+        let questions: Vec<_> = [2, 3, 10].map(|size| of_size(size, 2)).into();
+        let items = evaluate(&mut Writer, &Fake, &questions, 4, &mut |_| ()).expect("generated");
+        let said: Vec<_> = items.iter().map(|i| (i.response.as_str(), i.predicted)).collect();
+        let c = Choice::from_char('c');
+        assert_eq!(said, [("Answer: c", None), ("Answer: c", c), ("Answer: c", c)]);
     }
 }

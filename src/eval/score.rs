@@ -28,7 +28,7 @@ pub fn score(
         }
         let logprobs = model.target_logprobs(&batch)?;
         if logprobs.len() != batch.target_ids.len() {
-            return Err(Error::failed("the model returned the wrong number of log-probabilities"));
+            return Err(Error::internal("the model returned the wrong number of log-probabilities"));
         }
         let mut rest = logprobs.into_iter();
         for &b in &bin {

@@ -1,71 +1,9 @@
-//! Low-rank adapters (Hu et al. 2021): which linears carry one, and how all of them lie in flat vectors.
+//! LoRA (Hu et al. 2021): the method's configuration, which linears carry an adapter, and how all of them lie in flat vectors.
 
-use super::ModelConfig;
+use super::{ModelConfig, Module};
 use crate::backend::{Buffer, DType};
 
-/// A linear of a decoder layer. The order is that of the dropout counter and of the flat vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Module {
-    QProj,
-    KProj,
-    VProj,
-    OProj,
-    GateProj,
-    UpProj,
-    DownProj,
-}
-
-impl Module {
-    /// All of them, in order.
-    pub const ALL: [Self; 7] =
-        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
-
-    /// The name in checkpoints and in `target_modules`: "q_proj".
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::QProj => "q_proj",
-            Self::KProj => "k_proj",
-            Self::VProj => "v_proj",
-            Self::OProj => "o_proj",
-            Self::GateProj => "gate_proj",
-            Self::UpProj => "up_proj",
-            Self::DownProj => "down_proj",
-        }
-    }
-
-    /// The path below the layer: "self_attn.q_proj".
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::QProj => "self_attn.q_proj",
-            Self::KProj => "self_attn.k_proj",
-            Self::VProj => "self_attn.v_proj",
-            Self::OProj => "self_attn.o_proj",
-            Self::GateProj => "mlp.gate_proj",
-            Self::UpProj => "mlp.up_proj",
-            Self::DownProj => "mlp.down_proj",
-        }
-    }
-
-    /// The module called `name`, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|m| m.name() == name)
-    }
-
-    /// (out, in) features.
-    pub fn shape(self, c: &ModelConfig) -> (usize, usize) {
-        let (h, f, q, kv) = (c.hidden, c.intermediate, c.heads.q_width(), c.heads.kv_width());
-        match self {
-            Self::QProj => (q, h),
-            Self::KProj | Self::VProj => (kv, h),
-            Self::OProj => (h, q),
-            Self::GateProj | Self::UpProj => (f, h),
-            Self::DownProj => (h, f),
-        }
-    }
-}
-
-/// What an adapter is; the trained part of `adapter_config.json`.
+/// How the adapter is made: the part of `adapter_config.json` that decides what its weights compute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
     /// Rank, 1..=256.
@@ -97,13 +35,13 @@ impl LoraConfig {
     }
 
     /// Places of every A and B in the flat vector: layer by layer, module by module, A [r, k] before B [n, r].
-    pub fn slots(&self, c: &ModelConfig) -> Vec<LoraSlot> {
+    pub fn slots(&self, c: &ModelConfig) -> Vec<AdapterSlot> {
         let mut slots = Vec::with_capacity(c.layers * self.targets.len());
         let mut at = 0;
         for layer in 0..c.layers {
             for &module in &self.targets {
                 let (n, k) = module.shape(c);
-                slots.push(LoraSlot { layer, module, n, k, r: self.r, a: at, b: at + self.r * k });
+                slots.push(AdapterSlot { layer, module, n, k, r: self.r, a: at, b: at + self.r * k });
                 at += self.r * (n + k);
             }
         }
@@ -113,7 +51,7 @@ impl LoraConfig {
 
 /// One module's adapter in the flat vectors of weights, gradients and moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoraSlot {
+pub struct AdapterSlot {
     /// Decoder layer.
     pub layer: usize,
     /// Module.
@@ -130,7 +68,7 @@ pub struct LoraSlot {
     pub b: usize,
 }
 
-impl LoraSlot {
+impl AdapterSlot {
     /// Elements of A in the flat vector.
     pub fn a_range(&self) -> std::ops::Range<usize> {
         self.a..self.a + self.r * self.k
@@ -143,7 +81,7 @@ impl LoraSlot {
 
     /// The PEFT tensor name without the ending: "base_model.model.model.layers.0.self_attn.q_proj".
     pub fn peft_path(&self) -> String {
-        format!("base_model.model.model.layers.{}.{}", self.layer, self.module.path())
+        format!("base_model.model.{}", self.module.path_in(self.layer))
     }
 
     /// A of this module inside a flat buffer.

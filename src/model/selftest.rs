@@ -5,17 +5,17 @@
 use super::{
     Engine, LoraConfig, ModelConfig, Module,
     engine::{EngineSpec, Saved},
-    hex, peft,
+    peft,
     source::Synthetic,
 };
 use crate::{
     Error, Result,
     backend::{AdamW, Backend, DType, Heads, cpu::CpuBackend},
     data::{MicroBatch, Sample},
+    digest,
     quant::nested,
     rng::Rng,
 };
-use sha2::{Digest, Sha256};
 
 /// SHA-256 of the 256 little-endian f32 of bitsandbytes' dynamic map.
 const DYNAMIC_MAP: &str = "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c";
@@ -33,7 +33,7 @@ const BF16_TOLERANCE: (f64, f64) = (2e-3, 0.04);
 /// What came out wrong, with both values.
 pub fn run(backend: Box<dyn Backend>) -> Result<()> {
     let map = nested::dynamic_map();
-    if hex(&Sha256::digest(bytemuck::cast_slice::<f32, u8>(&map))) != DYNAMIC_MAP {
+    if digest::sha256(bytemuck::cast_slice(&map)) != DYNAMIC_MAP {
         return Err(Error::failed("self-test: the dynamic map of double quantisation has wrong values"));
     }
     if backend.sizes().activation() == DType::F32 { differences(backend) } else { as_on_the_cpu(backend) }
@@ -54,7 +54,7 @@ fn as_on_the_cpu(backend: Box<dyn Backend>) -> Result<()> {
     };
     let step = |backend: Box<dyn Backend>| -> Result<(f64, Vec<f32>)> {
         let mut engine = engine(backend, &model)?;
-        let lora = engine.spec().lora.clone().ok_or_else(|| Error::failed("self-test: no adapter"))?;
+        let lora = engine.spec().lora.clone().ok_or_else(|| Error::internal("self-test: no adapter"))?;
         let mut rng = Rng::new(1, 1);
         let flat: Vec<f32> = (0..lora.parameters(&model)).map(|_| 0.05 * rng.normal()).collect();
         engine.set_adapter(&flat)?;
@@ -84,9 +84,9 @@ fn still() -> AdamW {
 }
 
 fn differences(backend: Box<dyn Backend>) -> Result<()> {
-    let model = ModelConfig::preset("tiny").ok_or_else(|| Error::failed("self-test: no tiny model"))?;
+    let model = ModelConfig::preset("tiny").ok_or_else(|| Error::internal("self-test: no tiny model"))?;
     let mut engine = engine(backend, &model)?;
-    let lora = engine.spec().lora.clone().ok_or_else(|| Error::failed("self-test: no adapter"))?;
+    let lora = engine.spec().lora.clone().ok_or_else(|| Error::internal("self-test: no adapter"))?;
     let mut rng = Rng::new(1, 1);
     let mut flat = peft::initial(&lora, &engine.spec().model, 1);
     flat.iter_mut().for_each(|x| *x += 0.02 * rng.normal());

@@ -41,8 +41,7 @@ fn packed(limit_gib: f64) -> Result<Plan> {
     plan(&qwen3_8b(), Unpack::Never, &CudaSizes::FUSED, &slice(), Some(bytes(limit_gib)))
 }
 
-/// By arithmetic on the shapes: 14.3 GB with nothing recomputed, 3.58 GB of NF4 and absmax, 0.79 GB of adapter, moments and
-/// gradients.
+/// What docs/facts.md#qwen3-8b-in-numbers says of weights, adapter and saved activations.
 #[test]
 fn qwen3_8b_in_twenty_gigabytes_recomputes_nothing() {
     let roomy = planned(19.5 - 0.45).expect("fits");
@@ -164,7 +163,7 @@ fn packed_weights_cost_what_the_backend_does_with_them() {
     assert!((t.unpack - moved).abs() < 1e-9 * moved, "{t:?}");
     let unpacked = planned(130.0).expect("fits").spec;
     assert_eq!(cost::step_time(&unpacked, &CudaSizes::FUSED, &speed, &work).expect("laid out").unpack, 0.0);
-    // By count of operations: 2,560 tokens a second at 80.9 TFLOP/s with nothing recomputed and loss on every token.
+    // docs/facts.md#qwen3-8b-in-numbers: 2,560 tokens a second with nothing recomputed and loss on every token.
     let every = Work { targets: 2048.0, ..work };
     let rate = 2048.0 / cost::step_time(&unpacked, &CudaSizes::FUSED, &slice(), &every).expect("laid out").total();
     assert!((rate / 2560.0 - 1.0).abs() < 0.01, "{rate}");

@@ -96,14 +96,12 @@ pub fn decode(nested: &Nested, map: &[f32; 256]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sha2::{Digest, Sha256};
 
     #[test]
     fn the_map_is_that_of_bitsandbytes() {
         let map = dynamic_map();
         let bytes: Vec<u8> = map.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(digest, "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c");
+        assert_eq!(crate::digest::sha256(&bytes), "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c");
         assert_eq!((map[127], map[255]), (0.0, 1.0));
     }
 

@@ -5,10 +5,10 @@
 //! A block of zeros gets the code of zero (7), as bitsandbytes' CPU path does; its CUDA path writes 0, which dequantises
 //! to zero as well because `absmax` is zero.
 
-use super::host::Floats;
+use crate::tensor::Floats;
 use half::bf16;
 use rayon::prelude::*;
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 /// Elements that share one absmax.
 pub const BLOCK: usize = 64;
@@ -53,6 +53,34 @@ static PAIRS: LazyLock<[[f32; 2]; 256]> =
 
 /// Blocks that one task works on.
 const BLOCKS_PER_TASK: usize = 256;
+
+/// A tensor in NF4.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nf4<'a> {
+    /// [len/2] bytes, the high nibble first.
+    pub packed: Cow<'a, [u8]>,
+    /// [len/64], without double quantisation.
+    pub absmax: Vec<f32>,
+}
+
+impl Nf4<'_> {
+    /// `src`, whose length is a multiple of 64, quantised.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn of(src: Floats) -> Nf4<'static> {
+        let (mut packed, mut absmax) = (vec![0; src.len() / 2], vec![0.0; src.len() / BLOCK]);
+        quantize(src, &mut packed, &mut absmax);
+        Nf4 { packed: packed.into(), absmax }
+    }
+
+    /// The values, rounded once to bf16 as training sees them.
+    pub fn to_bf16_values(&self) -> Vec<f32> {
+        let mut out = vec![0.0; 2 * self.packed.len()];
+        dequantize(&self.packed, &self.absmax, true, &mut out);
+        out
+    }
+}
 
 /// Quantises all of `src`: `packed` [len/2], `absmax` [len/64]. `len` is a multiple of 64. NaN becomes some code.
 ///

@@ -1,7 +1,18 @@
-//! The record that bitsandbytes stores as `quant_state.bitsandbytes__nf4`: JSON in a tensor of bytes.
+//! What bitsandbytes stores beside a packed tensor: the names of its records, and the one that says what the tensor is, JSON
+//! in a tensor of bytes.
 
-use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// What a record's name ends in, behind the tensor's: the absmax values, F32, or their codes in U8.
+pub const ABSMAX: &str = "absmax";
+/// The codebook, F32 \[16\].
+pub const QUANT_MAP: &str = "quant_map";
+/// Scales of the codes of the absmax values, F32.
+pub const NESTED_ABSMAX: &str = "nested_absmax";
+/// Map of the codes of the absmax values, F32 \[256\].
+pub const NESTED_QUANT_MAP: &str = "nested_quant_map";
+/// [`QuantState`], U8.
+pub const QUANT_STATE: &str = "quant_state.bitsandbytes__nf4";
 
 /// What a packed tensor is. Field order is that of bitsandbytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,12 +53,11 @@ impl QuantState {
     /// Reads and checks the record.
     ///
     /// # Errors
-    /// If it is not JSON of this form, or not NF4 in blocks of 64 (256 for the absmax values).
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let state: Self =
-            serde_json::from_slice(bytes).map_err(|e| Error::failed(format!("quantisation record: {e}")))?;
+    /// What is wrong with it, in words: if it is not JSON of this form, or not NF4 in blocks of 64 (256 for the absmax values).
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let state: Self = serde_json::from_slice(bytes).map_err(|e| format!("quantisation record: {e}"))?;
         let wrong = |field: &str, found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display| {
-            Err(Error::failed(format!("quantisation record: `{field}` is {found}, irori reads {expected}")))
+            Err(format!("quantisation record: `{field}` is {found}, irori reads {expected}"))
         };
         if state.quant_type != "nf4" {
             return wrong("quant_type", &state.quant_type, &"nf4");
@@ -108,7 +118,7 @@ mod tests {
 
     #[test]
     fn other_formats_are_refused_by_field() {
-        let message = |text: &str| QuantState::parse(text.as_bytes()).unwrap_err().to_string();
+        let message = |text: &str| QuantState::parse(text.as_bytes()).unwrap_err();
         let record = |kind: &str, size: usize, more: &str| {
             format!("{{\"quant_type\":\"{kind}\",\"blocksize\":{size},\"dtype\":\"bfloat16\",\"shape\":[64]{more}}}")
         };

@@ -3,14 +3,10 @@
 use super::{markup, render, svg};
 use crate::{
     Result,
-    eval::{
-        compare::{Change, Comparison, Side, p_text},
-        stats::Labels,
-    },
+    eval::compare::{Change, Comparison, Side},
+    stats::p_text,
 };
 use std::fmt::Write;
-
-const NAMES: [&str; 5] = Labels::NAMES;
 
 /// The self-contained page.
 pub fn compare_html(c: &Comparison) -> Result<String> {
@@ -22,21 +18,22 @@ pub fn compare_html(c: &Comparison) -> Result<String> {
     let accuracy = svg::interval_chart(
         "Accuracy with 95% intervals",
         &[row("baseline", "s-base", &c.baseline), row("candidate", "s-cand", &c.candidate)],
+        c.chance,
     );
     let labels = svg::column_chart(
         "How often each letter was right and was predicted",
-        &NAMES,
+        &c.letters,
         &[
-            ("right answers", "s-truth", c.candidate.truth.0.to_vec()),
-            ("baseline", "s-base", c.baseline.predicted.0.to_vec()),
-            ("candidate", "s-cand", c.candidate.predicted.0.to_vec()),
+            ("right answers", "s-truth", c.candidate.truth.clone()),
+            ("baseline", "s-base", c.baseline.predicted.clone()),
+            ("candidate", "s-cand", c.candidate.predicted.clone()),
         ],
     );
-    let most = [&c.baseline, &c.candidate].iter().flat_map(|s| s.confusion.0.as_flattened()).max().copied();
+    let most = [&c.baseline, &c.candidate].iter().flat_map(|s| s.confusion.iter().flatten()).max().copied();
     render(
         include_str!("templates/compare.html"),
         minijinja::context! {
-            c, names => NAMES, most => most.unwrap_or(1).max(1), verdict => c.verdict(), p => p_text(c.p_value),
+            c, names => c.letters, most => most.unwrap_or(1).max(1), verdict => c.verdict(), p => p_text(c.p_value),
             accuracy_chart => markup(accuracy), label_chart => markup(labels), version => env!("CARGO_PKG_VERSION"),
         },
     )
@@ -73,11 +70,11 @@ fn pct(x: f64) -> String {
 fn table_rows(c: &Comparison) -> [Vec<Vec<String>>; 2] {
     let head =
         |first: &str, rest: &[&str]| std::iter::once(first).chain(rest.iter().copied()).map(str::to_owned).collect();
-    let counts = |name: &str, l: &Labels| {
-        std::iter::once(name.to_owned()).chain(l.0.iter().map(u64::to_string)).collect::<Vec<_>>()
+    let counts = |name: &str, counts: &[u64]| {
+        std::iter::once(name.to_owned()).chain(counts.iter().map(u64::to_string)).collect::<Vec<_>>()
     };
     let labels = vec![
-        head("answers", &NAMES),
+        head("answers", &c.letters),
         counts("right", &c.candidate.truth),
         counts("baseline", &c.baseline.predicted),
         counts("candidate", &c.candidate.predicted),
@@ -96,9 +93,10 @@ fn table_rows(c: &Comparison) -> [Vec<Vec<String>>; 2] {
     [labels, laws]
 }
 
-fn confusion_rows(side: &Side) -> Vec<Vec<String>> {
-    let mut rows = vec![std::iter::once("right \\ said").chain(NAMES).map(str::to_owned).collect::<Vec<_>>()];
-    for (name, row) in NAMES.iter().zip(side.confusion.0) {
+fn confusion_rows(side: &Side, letters: &[&str]) -> Vec<Vec<String>> {
+    let mut rows =
+        vec![std::iter::once("right \\ said").chain(letters.iter().copied()).map(str::to_owned).collect::<Vec<_>>()];
+    for (name, row) in letters.iter().zip(&side.confusion) {
         rows.push(std::iter::once((*name).to_owned()).chain(row.iter().map(u64::to_string)).collect());
     }
     rows
@@ -135,7 +133,7 @@ pub fn compare_text(c: &Comparison) -> String {
     let [labels, laws] = table_rows(c);
     let _ = write!(out, "{}\n{}", columns(&labels), columns(&laws));
     for (role, side) in [("baseline", &c.baseline), ("candidate", &c.candidate)] {
-        let _ = write!(out, "\n{role}\n{}", columns(&confusion_rows(side)));
+        let _ = write!(out, "\n{role}\n{}", columns(&confusion_rows(side, &c.letters)));
     }
     for (word, list) in [("won", &c.won), ("lost", &c.lost)] {
         let _ = writeln!(out, "\n{word}: {}", list.len());
@@ -198,7 +196,7 @@ pub fn compare_markdown(c: &Comparison) -> String {
         let _ = write!(out, "\n## {title}\n\n{}", markdown_table(&rows));
     }
     for (role, side) in [("baseline", &c.baseline), ("candidate", &c.candidate)] {
-        let _ = write!(out, "\n## Confusion of the {role}\n\n{}", markdown_table(&confusion_rows(side)));
+        let _ = write!(out, "\n## Confusion of the {role}\n\n{}", markdown_table(&confusion_rows(side, &c.letters)));
     }
     for (word, list) in [("Won", &c.won), ("Lost", &c.lost)] {
         let _ = writeln!(out, "\n## {word}: {}\n", list.len());

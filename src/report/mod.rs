@@ -1,13 +1,13 @@
 //! One self-contained HTML page per run and per comparison, with charts in SVG; the comparison also as text and Markdown.
 //!
-//! Pages are rendered by minijinja with HTML escaping on for every value. The charts are drawn by [`svg`], not by a plotting
+//! Pages are rendered by minijinja with HTML escaping on for every value. The charts are drawn by `svg`, not by a plotting
 //! crate: a page that follows the reader's light or dark scheme needs charts coloured by the page's style sheet, with titles
 //! and descriptions for screen readers, and a plotting crate writes fixed colours into each element and measures text that
 //! the browser will set in another font. Nothing is loaded from anywhere: no scripts, fonts or images.
 
 pub mod compare;
-pub mod run;
-pub mod svg;
+mod run;
+mod svg;
 
 pub use compare::{compare_html, compare_markdown, compare_text};
 pub use run::run_report;
@@ -26,7 +26,7 @@ fn render(template: &str, context: minijinja::Value) -> Result<String> {
     env.get_template("page.html").and_then(|t| t.render(context)).map_err(failed)
 }
 
-/// Markup made by [`svg`], which has escaped its texts itself.
+/// Markup made by `svg`, which has escaped its texts itself.
 fn markup(svg: String) -> minijinja::Value {
     minijinja::Value::from_safe_string(svg)
 }

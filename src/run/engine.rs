@@ -12,7 +12,7 @@ use crate::{
         engine::{EngineSpec, Residency},
         source::{
             Opened,
-            packed::{Kept, Packed},
+            packed::{self, Kept},
         },
     },
     plan::{
@@ -89,10 +89,11 @@ pub fn load(opened: &Opened, plan: Plan, device: OpenDevice, listener: &mut dyn 
         listener.loaded();
         return engine;
     };
-    let source = Packed::new(opened.source.as_ref(), dir)?;
-    let engine = Engine::new(device.backend, plan.spec, &source, &mut progress);
+    let mut cache = packed::Cache::open(opened.source.as_ref(), dir)?;
+    let (source, sink) = cache.parts();
+    let engine = Engine::keeping(device.backend, plan.spec, source, sink, &mut progress);
     listener.loaded();
-    match source.finish() {
+    match cache.finish() {
         Kept::Read => {}
         Kept::Written(path, bytes) => listener.note(&format!(
             "the packed weights are kept in {} ({:.1} MB) for the next start; `packed-cache = never` leaves that out",

@@ -4,6 +4,7 @@ use super::{Listener, engine};
 use crate::{
     Error, Result,
     data::encode::{Encoder, TextStyle},
+    digest,
     error::Setting,
     eval::ask::{TemplatePrompter, Wording},
     model::{
@@ -16,7 +17,6 @@ use crate::{
     settings::Group,
     train::output::RUN_CONFIG,
 };
-use sha2::{Digest, Sha256};
 use std::{
     path::{Path, PathBuf},
     rc::Rc,
@@ -135,11 +135,7 @@ pub fn trained_with_head_4bit(dir: &Path) -> bool {
 /// # Errors
 /// If they cannot be read.
 pub fn adapter_fingerprint(dir: &Path) -> Result<String> {
-    let path = dir.join(peft::WEIGHTS);
-    let mut file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).map_err(Error::io("read", &path))?;
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    digest::of_file(&dir.join(peft::WEIGHTS))
 }
 
 #[cfg(test)]

@@ -93,9 +93,9 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         Some(path) => read(path).map(|(r, e)| (r, Some(e)))?,
         None => (Vec::new(), None),
     };
-    let questions = match &encoder {
-        Some(encoder) => choice_prompts(encoder, &eval_records, limits)?,
-        None => Vec::new(),
+    let questions = match (&encoder, &config.eval_file) {
+        (Some(encoder), Some(path)) => choice_prompts(encoder, path, &eval_records, limits)?,
+        _ => Vec::new(),
     };
     let (lora, adapter) = adapter_of(config, &model)?;
     Ok(Inputs { opened, lora, adapter, train, eval, questions })
@@ -112,7 +112,7 @@ impl Inputs {
     /// What the planner is asked: micro-batches no larger than the largest that can occur.
     pub fn asked(&self, config: &TrainConfig) -> EngineSpec {
         let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
-        let longest = lengths.chain(self.questions.iter().map(ChoicePrompt::len)).max().unwrap_or(1);
+        let longest = lengths.chain(self.questions.iter().map(ChoicePrompt::rows)).max().unwrap_or(1);
         let rows = rows_needed(config, &self.train, self.eval.as_ref()).max(longest);
         asked(config, self.opened.source.config().clone(), self.lora.clone(), rows, longest)
     }

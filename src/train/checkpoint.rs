@@ -5,18 +5,16 @@
 //! at any instant leaves either a whole checkpoint or a directory under a name that is never taken for one; and whatever
 //! happens to a file afterwards shows when the manifest is checked.
 
-use super::{
-    config::hex,
-    disk::{Disk, beside},
-    learner::NamedFile,
+use super::learner::NamedFile;
+use crate::{
+    Error, Result, digest,
+    error::{ResultExt, Setting},
+    files::{self, Disk, Existing, StagedDir},
 };
-use crate::{Error, Result, error::ResultExt};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::Read,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -57,47 +55,18 @@ pub fn directory(output: &Path, step: u64) -> PathBuf {
 /// Any failure of the disk (full, read-only, …), naming the file.
 pub fn save(disk: &dyn Disk, output: &Path, step: u64, files: &[NamedFile]) -> Result<PathBuf> {
     let place = directory(output, step);
-    let tmp = beside(&place);
-    if tmp.exists() {
-        disk.remove_dir(&tmp)?;
-    }
-    let done = write(disk, &tmp, step, files).and_then(|()| put_in_place(disk, output, &tmp, &place));
-    if let Err(e) = done {
-        let _ = disk.remove_dir(&tmp);
-        return Err(e);
-    }
-    Ok(place)
-}
-
-fn write(disk: &dyn Disk, tmp: &Path, step: u64, files: &[NamedFile]) -> Result<()> {
-    disk.create_dir(tmp)?;
+    // One that has the name already is broken: a resume passed over it.
+    let mut staged = StagedDir::begin(disk, &place, Existing::Replace)?;
     let mut digests = BTreeMap::new();
     for file in files {
-        disk.write(&tmp.join(&file.name), &file.bytes)?;
-        let digest = FileDigest { bytes: file.bytes.len() as u64, sha256: hex(&Sha256::digest(&file.bytes)) };
+        staged.file(&file.name, &file.bytes)?;
+        let digest = FileDigest { bytes: file.bytes.len() as u64, sha256: digest::sha256(&file.bytes) };
         digests.insert(file.name.clone(), digest);
     }
     let manifest = Manifest { format: 1, step, files: digests };
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::failed(format!("{MANIFEST}: {e}")))?;
-    disk.write(&tmp.join(MANIFEST), &text)?;
-    disk.sync_dir(tmp)
-}
-
-/// Renames into place. A directory that has the name already (a broken one that a resume passed over) is moved aside
-/// first: rename does not replace directories.
-fn put_in_place(disk: &dyn Disk, output: &Path, tmp: &Path, place: &Path) -> Result<()> {
-    if !place.exists() {
-        disk.rename(tmp, place)?;
-        return disk.sync_dir(output);
-    }
-    let old = beside(&place.with_extension("old"));
-    disk.rename(place, &old)?;
-    if let Err(e) = disk.rename(tmp, place) {
-        let _ = disk.rename(&old, place);
-        return Err(e);
-    }
-    disk.sync_dir(output)?;
-    disk.remove_dir(&old)
+    staged.file(MANIFEST, &files::json(&manifest)?)?;
+    staged.commit(MANIFEST)?;
+    Ok(place)
 }
 
 /// Reads the manifest of `dir` and checks every file against it.
@@ -122,23 +91,11 @@ pub fn verify(dir: &Path) -> Result<Manifest> {
         if size != want.bytes {
             return Err(Error::content(&path, "", format!("has {size} bytes, the manifest says {}", want.bytes)));
         }
-        if digest(&path)? != want.sha256 {
+        if digest::of_file(&path)? != want.sha256 {
             return Err(Error::content(&path, "", "its SHA-256 is not that of the manifest: the content changed"));
         }
     }
     Ok(manifest)
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk).map_err(Error::io("read", path))? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(&chunk[..n]),
-        }
-    }
 }
 
 /// N of a directory called `checkpoint-N`.
@@ -181,10 +138,11 @@ pub fn newest(output: &Path, note: &mut dyn FnMut(&str)) -> Result<Option<(u64, 
     }
     match all.len() {
         0 => Ok(None),
-        n => Err(Error::failed(format!(
-            "cannot resume: none of the {n} checkpoints in {} is whole; to start again, choose another --output-dir",
-            output.display()
-        ))),
+        n => Err(Error::content(
+            output,
+            "",
+            format!("cannot resume: none of the {n} checkpoints is whole; start again in another directory"),
+        )),
     }
 }
 
@@ -214,9 +172,9 @@ pub fn rotate(disk: &dyn Disk, output: &Path, limit: usize, newest: u64, keep: O
         if step == newest || Some(step) == keep {
             continue;
         }
-        let gone = beside(&dir.with_extension("old"));
-        disk.rename(&dir, &gone).and_then(|()| disk.remove_dir(&gone)).with_context(|| {
-            format!("--save-total-limit {limit}: the old checkpoint {} was not removed", dir.display())
+        files::remove_dir(disk, &dir).with_context(|| {
+            let limit = Setting::new("save-total-limit", limit);
+            format!("{limit}: the old checkpoint {} was not removed", dir.display())
         })?;
         excess -= 1;
     }
@@ -231,13 +189,41 @@ pub fn sweep(disk: &dyn Disk, output: &Path, note: &mut dyn FnMut(&str)) -> Resu
     for entry in fs::read_dir(output).map_err(Error::io("read", output))? {
         let path = entry.map_err(Error::io("read", output))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let Some((stem, pid)) = name.rsplit_once(".tmp-") else { continue };
-        let ours = stem.starts_with("checkpoint-") || super::output::OWN.contains(&stem);
-        if pid.is_empty() || !pid.bytes().all(|b| b.is_ascii_digit()) || !ours {
+        let Some(stem) = files::of_temporary(name) else { continue };
+        if !stem.starts_with("checkpoint-") && !super::output::OWN.contains(&stem) {
             continue;
         }
         note(&format!("removing {}, left half-written by a run that was cut off", path.display()));
         if path.is_dir() { disk.remove_dir(&path)? } else { disk.remove_file(&path)? }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::RealDisk;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let left =
+            ["checkpoint-3.tmp-9", "checkpoint-3.old.tmp-9", "adapter_model.safetensors.tmp-12", "report.html.tmp-1"];
+        let others = ["checkpoint-3", "metrics.jsonl", "report.html.tmp-x", "run.toml.tmp-", "thesis.txt.tmp-3"];
+        for name in left.iter().chain(&others) {
+            match name.contains("checkpoint") {
+                true => fs::create_dir(dir.path().join(name)).unwrap(),
+                false => fs::write(dir.path().join(name), "x").unwrap(),
+            }
+        }
+        let mut notes = Vec::new();
+        sweep(&RealDisk, dir.path(), &mut |n| notes.push(n.to_owned())).unwrap();
+        let mut found: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        found.sort();
+        assert_eq!(found, others);
+        for name in left {
+            assert!(notes.iter().any(|n| n.contains(name)), "{name}: {notes:?}");
+        }
+    }
 }

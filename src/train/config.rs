@@ -207,7 +207,7 @@ impl TrainConfig {
         for (key, value) in settings {
             hash.update(format!("{key}={value}\n"));
         }
-        hex(&hash.finalize())
+        crate::digest::hex(&hash.finalize())
     }
 
     /// The configuration as a file that [`Group::from_file`] reads.
@@ -255,11 +255,6 @@ fn of_this_version(trajectory: &Map<String, Value>) -> Map<String, Value> {
 
 fn json(value: &toml::Value) -> Value {
     serde_json::to_value(value).unwrap_or_default()
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The largest integer of TOML: as good as no bound.

@@ -3,14 +3,12 @@
 //! After a resume the file is cut back to the resumed step, so that it tells one history: that of the steps which led
 //! to the adapter.
 
-use super::disk::{Disk, replace};
-use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
+use crate::{
+    Error, Result,
+    files::{Appender, Disk, replace},
 };
+use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +23,7 @@ pub enum Record {
         /// The checkpoint's directory name.
         checkpoint: String,
     },
-    /// One or more (`--logging-steps`) steps.
+    /// One or more (`logging-steps`) steps.
     Step(Step),
     /// An evaluation.
     Eval(Eval),
@@ -121,7 +119,7 @@ pub struct Eval {
 pub enum EndReason {
     /// All steps are done.
     Finished,
-    /// No new best for as many evaluations as `--early-stopping-patience` says.
+    /// No new best for as many evaluations as `early-stopping-patience` says.
     EarlyStopped,
     /// A signal.
     Interrupted,
@@ -141,10 +139,7 @@ impl Record {
 
 /// The log, open for appending.
 #[derive(Debug)]
-pub struct MetricsLog {
-    path: PathBuf,
-    file: File,
-}
+pub struct MetricsLog(Appender);
 
 impl MetricsLog {
     /// Starts an empty log, or cuts an existing one back to what happened up to `step`.
@@ -158,8 +153,7 @@ impl MetricsLog {
             _ => String::new(),
         };
         replace(disk, path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(path).map_err(Error::io("open", path))?;
-        Ok(Self { path: path.into(), file })
+        Ok(Self(Appender::open(path)?))
     }
 
     /// Appends a record.
@@ -167,9 +161,9 @@ impl MetricsLog {
     /// # Errors
     /// If it cannot be written.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_string(record).map_err(|e| Error::failed(format!("a log record: {e}")))?;
+        let mut line = serde_json::to_string(record).map_err(|e| Error::internal(format!("a log record: {e}")))?;
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+        self.0.append(line.as_bytes())
     }
 
     /// Makes what was written durable: before a checkpoint, whose history it is.
@@ -177,7 +171,7 @@ impl MetricsLog {
     /// # Errors
     /// If the device fails.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(Error::io("sync", &self.path))
+        self.0.sync()
     }
 }
 

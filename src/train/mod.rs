@@ -10,14 +10,12 @@
 //! | [`config`] | the values decided: checked, written, and what of them a resume must find unchanged |
 //! | [`steps`] | which samples make up which step, and how they are packed |
 //! | [`schedule`] | the learning rate of each step |
-//! | [`labels`] | the answers trained on, counted |
 //! | [`learner`] | what the loop needs of a model |
 //! | [`trainer`] | the loop |
 //! | [`resume`] | how it goes on from a checkpoint |
 //! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
 //! | [`state`] | what a checkpoint remembers beside the tensors; `trainer_state.json` |
 //! | [`checkpoint`] | directories that are written whole, verified and found again |
-//! | [`disk`] | the file operations they are made of, so that tests can make each of them fail |
 //! | [`output`] | the output directory: who may write there, and what is there already |
 //! | [`metrics`] | `metrics.jsonl` |
 //! | [`progress`] | what the user sees meanwhile |
@@ -25,9 +23,7 @@
 
 pub mod checkpoint;
 pub mod config;
-pub mod disk;
 pub mod evaluate;
-pub mod labels;
 pub mod learner;
 pub mod metrics;
 pub mod output;

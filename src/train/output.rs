@@ -1,14 +1,19 @@
 //! The output directory of a run: who may write into it, and what is there already.
 
-use super::{checkpoint, disk::Disk, state::TRAINER_STATE};
-use crate::{Error, Result, error::Setting, model::peft};
+use super::{checkpoint, state::TRAINER_STATE};
+use crate::{
+    Error, Result,
+    error::Setting,
+    files::{self, Disk},
+    model::peft,
+};
 use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
 };
 
 /// Files that a run writes at the top of its output directory.
-pub const OWN: [&str; 5] = [peft::CONFIG, peft::WEIGHTS, TRAINER_STATE, METRICS, RUN_CONFIG];
+pub const OWN: [&str; 6] = [peft::CONFIG, peft::WEIGHTS, TRAINER_STATE, "report.html", METRICS, RUN_CONFIG];
 /// The log.
 pub const METRICS: &str = "metrics.jsonl";
 /// The resolved configuration.
@@ -45,7 +50,7 @@ impl OutputDir {
     /// - [`Error::Usage`] if it is not empty and nothing is to be resumed: nothing is ever overwritten;
     /// - if another run is writing to it, if no checkpoint is whole, or if it cannot be written.
     pub fn open(disk: &dyn Disk, path: &Path, resume: Resume, note: &mut dyn FnMut(&str)) -> Result<Self> {
-        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        files::create_dirs(path)?;
         let lock = File::open(path).map_err(Error::io("open", path))?;
         // A file system without locks (some network ones) is no reason not to train.
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {

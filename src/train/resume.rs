@@ -63,5 +63,5 @@ pub fn data_digest(samples: &[Sample]) -> String {
         hash.update(bytemuck::cast_slice::<u32, u8>(&sample.tokens));
         hash.update(bytemuck::cast_slice::<i32, u8>(&sample.labels));
     }
-    super::config::hex(&hash.finalize())
+    crate::digest::hex(&hash.finalize())
 }

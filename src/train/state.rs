@@ -5,8 +5,14 @@ use super::{
     learner::NamedFile,
     metrics::{Eval, Step},
 };
-use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use crate::{
+    Error, Result, files,
+    model::safetensors::{
+        MappedFile,
+        write::{self, Header},
+    },
+    tensor::{DType, Tensor},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -27,7 +33,7 @@ pub struct RunState {
     pub step: u64,
     /// Real rows seen.
     pub tokens_seen: u64,
-    /// Steps done since the last log record (`--logging-steps` above 1).
+    /// Steps done since the last log record (`logging-steps` above 1).
     pub since_log: Tally,
     /// The best evaluation so far.
     pub best: Option<Best>,
@@ -108,7 +114,7 @@ impl RunState {
     /// # Errors
     /// None that a user could cause.
     pub fn file(&self) -> Result<NamedFile> {
-        Ok(NamedFile::new(IRORI_STATE, json_bytes(self)?))
+        Ok(NamedFile::new(IRORI_STATE, files::json(self)?))
     }
 
     /// Reads it from the checkpoint `dir`.
@@ -126,55 +132,42 @@ impl RunState {
     }
 }
 
-/// Pretty JSON with a newline at the end.
-pub fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::failed(format!("writing JSON: {e}")))?;
-    text.push(b'\n');
-    Ok(text)
-}
-
 /// The moments as a file: `exp_avg` and `exp_avg_sq` `F32 [n]`, `step` I64 \[1\].
 ///
 /// # Errors
 /// None that a user could cause.
 pub fn optimizer_file(m: &[f32], v: &[f32], step: u64) -> Result<NamedFile> {
     let step = (step as i64).to_le_bytes();
-    let view = |dtype, n, bytes| {
-        TensorView::new(dtype, vec![n], bytes).map_err(|e| Error::failed(format!("{OPTIMIZER}: {e}")))
-    };
-    // A little-endian machine, as everywhere in irori.
+    // Wider types first, then by name, as the format's own library orders them.
     let tensors = [
-        ("exp_avg", view(Dtype::F32, m.len(), bytemuck::cast_slice(m))?),
-        ("exp_avg_sq", view(Dtype::F32, v.len(), bytemuck::cast_slice(v))?),
-        ("step", view(Dtype::I64, 1, &step)?),
+        (STEP, Tensor::new(DType::I64, [1], &step[..])),
+        (EXP_AVG, Tensor::vector(m)),
+        (EXP_AVG_SQ, Tensor::vector(v)),
     ];
-    let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::failed(format!("{OPTIMIZER}: {e}")))?;
+    let bytes = write::file(Header::default(), tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
     Ok(NamedFile::new(OPTIMIZER, bytes))
 }
+
+const EXP_AVG: &str = "exp_avg";
+const EXP_AVG_SQ: &str = "exp_avg_sq";
+const STEP: &str = "step";
 
 /// Reads the moments, `n` each, of `step` from the checkpoint `dir`.
 ///
 /// # Errors
 /// If the file is missing, broken, of another size or of another step.
 pub fn read_optimizer(dir: &Path, n: usize, step: u64) -> Result<(Vec<f32>, Vec<f32>)> {
-    let path = dir.join(OPTIMIZER);
-    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| Error::content(&path, "", e.to_string()))?;
-    let get = |name: &str, dtype: Dtype, n: usize| {
-        let at = || format!("tensor `{name}`");
-        let t = tensors.tensor(name).map_err(|e| Error::content(&path, at(), e.to_string()))?;
-        if t.dtype() != dtype || t.shape() != [n] {
-            let message = format!("is {:?} {:?}, not {dtype:?} [{n}]: another adapter's", t.dtype(), t.shape());
-            return Err(Error::content(&path, at(), message));
-        }
-        Ok(t.data().to_vec())
+    let file = MappedFile::open(&dir.join(OPTIMIZER))?;
+    let get = |name: &str, dtype: DType, n: usize| match file.tensor(name, &[n])? {
+        t if t.dtype == dtype => Ok(t.bytes.into_owned()),
+        t => Err(file.wrong(name, format!("is of type {:?}, expected {dtype:?}", t.dtype))),
     };
-    let floats = |name| -> Result<Vec<f32>> { Ok(bytemuck::pod_collect_to_vec(&get(name, Dtype::F32, n)?)) };
-    let found: Vec<i64> = bytemuck::pod_collect_to_vec(&get("step", Dtype::I64, 1)?);
+    let found: Vec<i64> = bytemuck::pod_collect_to_vec(&get(STEP, DType::I64, 1)?);
     if found != [step as i64] {
-        return Err(Error::content(&path, "tensor `step`", format!("is {}, not {step}", found[0])));
+        return Err(file.wrong(STEP, format!("is {}, not {step}", found[0])));
     }
-    Ok((floats("exp_avg")?, floats("exp_avg_sq")?))
+    let floats = |name| -> Result<Vec<f32>> { Ok(bytemuck::pod_collect_to_vec(&get(name, DType::F32, n)?)) };
+    Ok((floats(EXP_AVG)?, floats(EXP_AVG_SQ)?))
 }
 
 /// transformers' `trainer_state.json`, under its usual names.

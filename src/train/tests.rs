@@ -4,7 +4,6 @@
 use super::{
     checkpoint::{self, MANIFEST},
     config::TrainConfig,
-    disk::{Disk, RealDisk},
     learner::{Learner, NamedFile},
     metrics::{EndReason, Record},
     output::{METRICS, OutputDir, Resume},
@@ -19,11 +18,15 @@ use crate::{
     Error, Result,
     backend::AdamW,
     data::{MicroBatch, Sample, order::DataOrder},
+    files::{
+        Disk, RealDisk,
+        faulty::{Fault, Faulty},
+    },
     model::{engine::StepStats, peft},
     rng::philox4x32,
     settings::Group,
 };
-use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 const N: usize = 6;
 
@@ -128,66 +131,6 @@ impl Learner for Parabola {
 
     fn device(&self) -> String {
         "parabola".into()
-    }
-}
-
-/// What is to happen at one file operation, counted from 0.
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    /// It fails (a write half-way); the ones after it work.
-    Full,
-    /// The process dies: neither it nor any after it happens.
-    Kill,
-}
-
-/// A file system that fails once, or for good.
-struct Faulty {
-    at: u64,
-    fault: Fault,
-    count: Cell<u64>,
-}
-
-impl Faulty {
-    fn new(at: u64, fault: Fault) -> Self {
-        Self { at, fault, count: Cell::new(0) }
-    }
-
-    fn check(&self, path: &Path, half: impl FnOnce()) -> Result<()> {
-        let n = self.count.replace(self.count.get() + 1);
-        if n == self.at {
-            half();
-        }
-        if n == self.at || n > self.at && self.fault == Fault::Kill {
-            return Err(Error::io("write", path)(std::io::ErrorKind::StorageFull.into()));
-        }
-        Ok(())
-    }
-}
-
-impl Disk for Faulty {
-    fn create_dir(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
-        RealDisk.create_dir(path)
-    }
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.check(path, || fs::write(path, &bytes[..bytes.len() / 2]).unwrap())?;
-        RealDisk.write(path, bytes)
-    }
-    fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
-        RealDisk.sync_dir(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.check(from, || ())?;
-        RealDisk.rename(from, to)
-    }
-    fn remove_dir(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
-        RealDisk.remove_dir(path)
-    }
-    fn remove_file(&self, path: &Path) -> Result<()> {
-        self.check(path, || ())?;
-        RealDisk.remove_file(path)
     }
 }
 
@@ -393,7 +336,7 @@ fn a_log_interval_cut_in_two_is_one_interval() {
 fn operations(text: &str) -> u64 {
     let disk = Faulty::new(u64::MAX, Fault::Kill);
     Case::new(text).go(&disk, Resume::No).unwrap();
-    disk.count.get()
+    disk.count()
 }
 
 #[test]

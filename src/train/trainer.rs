@@ -8,7 +8,6 @@
 use super::{
     checkpoint,
     config::{BestBy, TrainConfig},
-    disk::{Disk, replace},
     evaluate::{AccuracyHook, EvalSet, exhausted, judge},
     learner::Learner,
     metrics::{EndReason, Eval, MetricsLog, Record, Start, Step},
@@ -16,7 +15,7 @@ use super::{
     progress::Observer,
     resume::{identity_of, restore},
     schedule::Schedule,
-    state::{Best, RunState, TRAINER_STATE, TrainerState, eval_entry, json_bytes, optimizer_file, step_entry},
+    state::{Best, RunState, TRAINER_STATE, TrainerState, eval_entry, optimizer_file, step_entry},
     steps::{StepPlan, micro_batches},
     stop::Stop,
 };
@@ -25,6 +24,7 @@ use crate::{
     backend::AdamW,
     data::Sample,
     error::{ResultExt, Setting},
+    files::{self, Disk, replace},
     rng::Dropout,
 };
 use serde_json::{Map, Value};
@@ -290,7 +290,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         }
         let mut files = self.run.learner.adapter_files()?;
         files.push(optimizer_file(&m, &v, step)?);
-        files.push(super::learner::NamedFile::new(TRAINER_STATE, json_bytes(&self.trainer_state())?));
+        files.push(super::learner::NamedFile::new(TRAINER_STATE, files::json(&self.trainer_state())?));
         files.push(self.state.file()?);
         checkpoint::save(self.run.disk, &self.run.output.path, step, &files)?;
         Ok(())
@@ -317,7 +317,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         for file in self.run.learner.adapter_files()? {
             replace(self.run.disk, &out.join(&file.name), &file.bytes)?;
         }
-        replace(self.run.disk, &out.join(TRAINER_STATE), &json_bytes(&self.trainer_state())?)
+        replace(self.run.disk, &out.join(TRAINER_STATE), &files::json(&self.trainer_state())?)
     }
 
     fn end(&mut self, reason: EndReason, signal: Option<&'static str>) -> Result<Outcome> {

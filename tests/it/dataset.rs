@@ -89,7 +89,7 @@ fn hostile_input_is_an_error() {
         assert!(code == 2 && error.contains(wanted), "{error}");
     }
     let (code, _, error) = run(&["--prompt", "no-such-file.jinja"]);
-    assert!(code == 1 && error.contains("--prompt takes"), "{error}");
+    assert!(code == 1 && error.contains("a prompt is letter, answer-line, cot or"), "{error}");
 }
 
 #[test]

@@ -330,7 +330,7 @@ fn absurd_flag_values() {
         ("dataset --input q.json --output-dir out --split train=-1", "--split"),
         ("dataset --input q.json --output-dir out --split train=nan,test=inf", "--split"),
         ("dataset --input q.json --output-dir out --split train=0.9,test=0.9", "1.8"),
-        ("dataset --input q.json --output-dir out --split train=18446744073709551615,test=1", "--split"),
+        ("dataset --input q.json --output-dir out --split train=18446744073709551615,test=1", "split"),
         ("dataset --input q.json --output-dir out --permute-choices 0", "--permute-choices"),
         ("dataset inspect r.jsonl --model m --max-seq-length 1", "--max-seq-length"),
         ("merge --model m --adapter a --output out --base nonsense", "--base"),
@@ -508,7 +508,7 @@ fn spoilt_models() {
         change(&at.join("bad"));
         cases.case("generate --model bad --prompt x --max-new-tokens 1", &[1, 2], &["bad", word]);
         // Without any tokenizer a model is good for token ids, so the text is what does not fit.
-        let word = if at.join("bad").join(TEXT).exists() { word } else { &"--tokenizer" };
+        let word = if at.join("bad").join(TEXT).exists() { word } else { &"tokenizer" };
         cases.case("train --model bad --train-file r.jsonl --max-steps 1 --output-dir out", &[1, 2], &[word]);
     }
     // Legal, if odd: a header of a length that leaves every tensor unaligned.

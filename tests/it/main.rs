@@ -1,6 +1,7 @@
 //! Integration tests, one binary so that they link once. One file per subject.
 
 mod binary;
+mod choices;
 mod dataset;
 mod demo;
 mod docs;
@@ -10,6 +11,7 @@ mod golden;
 mod hostile;
 mod mutations;
 mod packing;
+mod plans;
 mod program;
 mod real_job;
 mod resume;

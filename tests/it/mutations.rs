@@ -11,7 +11,7 @@ use irori::{
         tokenizer::Tokenizer,
     },
     eval::result::EvalResult,
-    model::{ModelConfig, export, peft, source::open},
+    model::{ModelConfig, catalogue, peft, source::open},
     rng::Rng,
     settings::Group,
     train::{
@@ -148,7 +148,7 @@ fn readers_of_text() {
         .expect("written");
     survive(at, "config.json", 300, || {
         ModelConfig::read(&at.join("config.json")).map(|(c, _)| {
-            let _ = (c.parameters(), export::tensors(&c).len());
+            let _ = (c.parameters(), catalogue::tensors(&c).len());
         })
     });
 }
@@ -168,12 +168,9 @@ fn readers_of_models() {
         let source = open(dir.to_str().expect("a path"))?.source;
         let config = source.config().clone();
         // A configuration that asks for another model is found out by its first tensor.
-        for tensor in export::tensors(&config) {
-            match tensor.linear {
-                Some((layer, module)) => {
-                    let [n, k] = tensor.shape[..] else { panic!("a matrix") };
-                    source.linear(&format!("model.layers.{layer}.{}", module.path()), n, k).map(drop)?;
-                }
+        for tensor in catalogue::tensors(&config) {
+            match tensor.linear() {
+                Some((n, k)) => drop(source.linear(tensor.path(), n, k)?),
                 None => drop(source.tensor(&tensor.name, &tensor.shape)?.to_f32()),
             }
         }

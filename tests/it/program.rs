@@ -1,4 +1,4 @@
-//! The program as a process: started, watched, signalled, killed. And the small files that it is fed with.
+//! The program as a process: started, watched, signalled, killed. And the small files that it reads.
 
 use irori::rng::mix64;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// A command in `dir`, deaf to standard input.
+/// A command in `dir`, without standard input.
 pub fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(IRORI);
     command.args(args).current_dir(dir).stdin(Stdio::null());

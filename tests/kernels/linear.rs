@@ -12,8 +12,9 @@ use irori::{
         Backend, Buffer, DType, LoraPart, Weight, WeightStore,
         cuda::{linear::*, modules::MODULES},
     },
-    quant::{host::Floats, nf4},
+    quant::nf4,
     rng::Dropout,
+    tensor::Floats,
 };
 use ptxvm::{Args, Counters};
 use std::{

@@ -9,7 +9,8 @@ use half::bf16;
 use irori::backend::calls::Calls as _;
 use irori::{
     backend::cuda::rows::{self as launches, Elements},
-    quant::{host::Floats, nf4},
+    quant::nf4,
+    tensor::Floats,
 };
 
 /// Weights of several sizes, with a block of zeros, ties between codewords, and tiny blocks.

@@ -20,9 +20,10 @@ use irori::{
     model::{
         Engine, LoraConfig, ModelConfig, Module,
         engine::{EngineSpec, HeadStore, Residency, Saved},
-        source::{LinearData, Synthetic, TensorData, WeightSource},
+        source::{LinearData, Synthetic, WeightSource},
     },
     rng::{Bell, Dropout, Rng},
+    tensor::Tensor,
 };
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +34,7 @@ impl WeightSource for Toy {
     fn config(&self) -> &ModelConfig {
         self.0.config()
     }
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let mut t = self.0.tensor(name, shape)?;
         if name.ends_with("norm.weight") {
             let mut rng = Rng::new(name.len() as u64, 3);

@@ -3,8 +3,9 @@
 use super::access::Access;
 use crate::{
     Error, Result,
-    backend::{Buffer, DType, HostTensor, Space, arena::ALIGN, check, ops},
-    quant::{host::Floats, nf4},
+    backend::{Buffer, DType, Space, arena::ALIGN, check, ops},
+    quant::nf4,
+    tensor::Floats,
 };
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
@@ -88,19 +89,9 @@ fn round(from: &[f32], to: &mut [bf16]) {
     });
 }
 
-/// A tensor of the host by its type.
-pub(super) fn floats<'a>(m: &Access, src: HostTensor<'a>) -> Result<Floats<'a>> {
-    match src.dtype {
-        DType::F32 => Ok(Floats::F32(src.bytes)),
-        DType::Bf16 => Ok(Floats::Bf16(src.bytes)),
-        DType::F16 => Ok(Floats::F16(src.bytes)),
-        other => Err(m.error(format!("a tensor of {other:?}, expected F32, Bf16 or F16"))),
-    }
-}
-
 /// See [`ops::LoadDense`].
 pub(super) fn load_dense(m: &mut Access, op: &ops::LoadDense) -> Result<()> {
-    dense(floats(m, op.src)?, m, op.dst)
+    dense(op.src.floats()?, m, op.dst)
 }
 
 /// See [`ops::MakeDense`].

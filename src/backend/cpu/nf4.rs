@@ -1,17 +1,18 @@
 //! Weights into NF4 and out of it.
 
-use super::{access::Access, linear::Store, memory::floats};
+use super::{access::Access, linear::Store};
 use crate::{
     Result,
     backend::{Buffer, DType, ops},
-    quant::{host::Floats, nf4},
+    quant::nf4,
+    tensor::Floats,
 };
 use half::bf16;
 use rayon::prelude::*;
 
 /// See [`ops::LoadNf4`].
 pub(super) fn load(m: &mut Access, op: &ops::LoadNf4) -> Result<()> {
-    quantize(floats(m, op.src)?, m, op.packed, op.absmax)
+    quantize(op.src.floats()?, m, op.packed, op.absmax)
 }
 
 /// See [`ops::MakeNf4`].

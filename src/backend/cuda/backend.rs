@@ -29,8 +29,9 @@ use crate::{
         check::{self, Extent},
         ops::{Mask, Rotary},
     },
-    quant::{host::Floats, nf4},
+    quant::nf4,
     rng::Bell,
+    tensor::Floats,
 };
 use bytemuck::Zeroable;
 
@@ -165,7 +166,7 @@ impl CudaBackend {
         src: HostTensor,
         each: impl Fn(usize, usize, Elements, Address) -> Launch,
     ) -> Result<()> {
-        let from = floats(operation, src)?;
+        let from = src.floats()?;
         let scratch = self.access(operation).scratch(LOAD_CHUNK)?;
         let (elements, size) = match from {
             Floats::Bf16(_) => (Elements::Bf16, 2),
@@ -188,16 +189,6 @@ impl CudaBackend {
             self.queue(operation, |_| Ok([each(start, len, elements, scratch)]))?;
         }
         Ok(())
-    }
-}
-
-/// A tensor of a file, if it has a floating-point type.
-fn floats<'a>(operation: &str, src: HostTensor<'a>) -> Result<Floats<'a>> {
-    match src.dtype {
-        DType::F32 => Ok(Floats::F32(src.bytes)),
-        DType::Bf16 => Ok(Floats::Bf16(src.bytes)),
-        DType::F16 => Ok(Floats::F16(src.bytes)),
-        other => Err(Error::failed(format!("{operation}: a tensor of {other:?}, expected F32, Bf16 or F16"))),
     }
 }
 
@@ -329,7 +320,7 @@ impl CudaBackend {
 
     fn load_dense(&mut self, src: HostTensor, dst: Buffer) -> Result<()> {
         let m = self.access("load_dense");
-        let from = floats("load_dense", src)?;
+        let from = src.floats()?;
         let at = m.exact("dst", dst, dst.dtype(), from.len())?;
         match (from, dst.dtype()) {
             (Floats::Bf16(bytes), DType::Bf16) | (Floats::F32(bytes), DType::F32) => self.upload(at, bytes),
@@ -348,7 +339,7 @@ impl CudaBackend {
 
     fn load_nf4(&mut self, src: HostTensor, packed: Buffer, absmax: Buffer) -> Result<()> {
         let m = self.access("load_nf4");
-        let len = floats("load_nf4", src)?.len();
+        let len = src.floats()?.len();
         if !len.is_multiple_of(nf4::BLOCK) {
             return Err(m.error(format!("{len} elements are not whole blocks of {}", nf4::BLOCK)));
         }

@@ -47,6 +47,7 @@ pub(super) const fn one(dtype: DType) -> &'static [DType] {
         DType::F16 => &[DType::F16],
         DType::U8 => &[DType::U8],
         DType::U32 => &[DType::U32],
+        DType::I64 => &[DType::I64],
     }
 }
 

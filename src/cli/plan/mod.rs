@@ -52,9 +52,7 @@ fn make(args: Args) -> Result<Forecast> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Kind;
     use clap::Parser;
-    use std::path::Path;
 
     #[derive(Parser)]
     struct Line {
@@ -64,55 +62,6 @@ mod tests {
 
     fn made(flags: &str) -> Result<Forecast> {
         make(Line::try_parse_from(std::iter::once("irori").chain(flags.split_whitespace())).unwrap().args)
-    }
-
-    /// A line of the READMEs' table of plans: the flags, then GiB of the arena and of its parts, layers by what is kept of
-    /// them, layers unpacked, GiB in host memory.
-    fn row(flags: &str) -> String {
-        let made = made(flags).unwrap_or_else(|e| panic!("{flags}: {e}"));
-        let plan = &made.plan;
-        let of = |kinds: &[Kind]| plan.items.iter().filter(|i| kinds.contains(&i.0)).map(|i| i.1).sum::<usize>();
-        let parts = [
-            of(&[Kind::QuantizedWeights, Kind::DenseWeights]),
-            of(&[Kind::EmbeddingAndHead]),
-            of(&[Kind::Adapter, Kind::Optimizer]),
-            of(&[Kind::SavedActivations]),
-        ];
-        let rest = plan.bytes - parts.iter().sum::<usize>();
-        let cells: Vec<String> = std::iter::once(plan.bytes)
-            .chain(parts)
-            .chain([rest])
-            .map(|bytes| format!("{:.2}", show::gib(bytes as f64)))
-            .chain([plan.saved_counts().map(|n| n.to_string()).join(" / "), plan.unpacked().to_string()])
-            .chain([format!("{:.2}", show::gib(plan.host_bytes as f64))])
-            .collect();
-        format!("| `{flags}` | {} |", cells.join(" | "))
-    }
-
-    /// Pages with lines of plans. Each line's flags decide; what stands behind them is what `irori plan` says.
-    const PAGES: [&str; 2] = ["README.md", "README.ja.md"];
-
-    #[test]
-    fn the_plans_in_the_pages_are_what_the_program_plans() {
-        for page in PAGES {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
-            let text = std::fs::read_to_string(&path).unwrap();
-            let planned = |line: &str| match line.starts_with("| `--model ") {
-                true => row(line.split('`').nth(1).unwrap_or_default()),
-                false => line.to_owned(),
-            };
-            let expected: String = text.lines().map(|line| planned(line) + "\n").collect();
-            assert!(expected.matches("\n| `--model ").count() >= 6, "{page}: few plans were found");
-            if std::env::var_os("IRORI_WRITE_DOCS").is_some() {
-                std::fs::write(&path, expected).unwrap();
-                continue;
-            }
-            let difference = text.lines().zip(expected.lines()).find(|(old, new)| old != new);
-            let remedy = "Make it anew: IRORI_WRITE_DOCS=1 cargo test --lib plans_in_the_pages";
-            if let Some((old, new)) = difference {
-                panic!("{page}: is\n{old}\nand should be\n{new}\n{remedy}");
-            }
-        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! lawqa: the JSON of multiple-choice law questions (<https://github.com/digital-go-jp/lawqa_jp>).
 //!
 //! A file is an object with `samples`, or a bare list. A sample has ファイル名, コンテキスト (the statute it is about),
-//! 問題文, 指示, 選択肢 (four lines "a …" to "d …"), output (the right letter) and references; what else it holds is kept
+//! 問題文, 指示, 選択肢 (2 to 10 lines "a …", "b …" and on), output (the right letter) and references; what else it holds is kept
 //! and written back. This module knows the schema and nothing about prompts.
 
-use super::{Choice, Question, excerpt, kind};
+use super::{Choice, Question, choices, excerpt, kind, letters};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -14,14 +14,20 @@ use std::path::Path;
 pub struct Lawqa {
     /// In the order of the file.
     pub questions: Vec<Question>,
+    /// The sample of each question as it stood, with what irori does not use.
+    samples: Vec<Value>,
     /// `Some` if the file is an object: its keys, with an empty `samples` in its place.
     frame: Option<Map<String, Value>>,
 }
 
 impl Lawqa {
-    /// The same file with other questions, pretty-printed JSON with a final line break.
-    pub fn to_json<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> String {
-        let samples = Value::Array(questions.into_iter().map(|q| Value::Object(q.raw.clone())).collect());
+    /// The same file with the samples of the questions at `places` alone, in that order: pretty-printed JSON with a final
+    /// line break.
+    ///
+    /// # Panics
+    /// If there is no question at one of the places.
+    pub fn to_json(&self, places: &[usize]) -> String {
+        let samples = Value::Array(places.iter().map(|&i| self.samples[i].clone()).collect());
         let value = match &self.frame {
             None => samples,
             Some(frame) => {
@@ -81,7 +87,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
         return Err(Error::content(path, "", "there is no sample in it"));
     }
     let questions = samples
-        .into_iter()
+        .iter()
         .enumerate()
         .map(|(i, sample)| {
             question(sample).map_err(|(field, message)| {
@@ -91,14 +97,13 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Lawqa { questions, frame })
+    Ok(Lawqa { questions, samples, frame })
 }
 
 /// One sample; an error is (field, message).
-fn question(sample: Value) -> Result<Question, (&'static str, String)> {
-    let raw = match sample {
-        Value::Object(raw) => raw,
-        other => return Err(("", format!("expected an object, found {}", kind(&other)))),
+fn question(sample: &Value) -> Result<Question, (&'static str, String)> {
+    let Value::Object(raw) = sample else {
+        return Err(("", format!("expected an object, found {}", kind(sample))));
     };
     let optional = |field: &'static str| match raw.get(field) {
         None | Some(Value::Null) => Ok(None),
@@ -113,10 +118,12 @@ fn question(sample: Value) -> Result<Question, (&'static str, String)> {
     let file_name = optional("ファイル名")?.unwrap_or_default();
     let context = optional("コンテキスト")?.filter(|s| !s.trim().is_empty());
     let text = required("問題文")?;
-    let choices = parse_choices(&required("選択肢")?).map_err(|message| ("選択肢", message))?;
+    let choices = choices::parse(&required("選択肢")?).map_err(|message| ("選択肢", message))?;
     let output = required("output")?;
-    let answer = Choice::parse(&output)
-        .ok_or_else(|| ("output", format!("expected one letter of a, b, c, d, found {:?}", excerpt(&output))))?;
+    let answer = Choice::parse(&output).and_then(|c| c.within(choices.len())).ok_or_else(|| {
+        let letters = letters(choices.len());
+        ("output", format!("expected the letter of a choice ({letters}), found {:?}", excerpt(&output)))
+    })?;
     let reasoning = match optional("reasoning")? {
         Some(s) => Some(s),
         None => optional("解説")?,
@@ -133,10 +140,10 @@ fn question(sample: Value) -> Result<Question, (&'static str, String)> {
         Some(other) => return Err(("references", format!("expected a list of texts, found {}", kind(other)))),
     };
     let law = law_of(&file_name, context.as_deref());
-    Ok(Question { raw, file_name, law, context, text, choices, answer, reasoning, references })
+    Ok(Question { file_name, law, context, text, choices, answer, reasoning, references })
 }
 
-/// See [`Question::law`].
+/// What ファイル名 begins with before its first `_`, else the first heading of the context, else 不明.
 fn law_of(file_name: &str, context: Option<&str>) -> String {
     if let Some((law, _)) = file_name.split_once('_')
         && !law.trim().is_empty()
@@ -147,103 +154,92 @@ fn law_of(file_name: &str, context: Option<&str>) -> String {
     heading.map_or("不明", str::trim).to_owned()
 }
 
-/// Splits 選択肢 into the texts of a to d. A line that does not begin with the next letter and a separator continues
-/// the choice before it; the letters may be of either case and width.
-pub fn parse_choices(text: &str) -> Result<[String; 4], String> {
-    let mut choices: Vec<String> = Vec::with_capacity(4);
-    for line in text.lines() {
-        let next = Choice::from_index(choices.len()).and_then(|letter| strip_letter(line, letter));
-        match (next, choices.last_mut()) {
-            (Some(choice), _) => choices.push(choice.trim().to_owned()),
-            (None, Some(last)) if !line.trim().is_empty() => {
-                last.push('\n');
-                last.push_str(line.trim_end());
-            }
-            (None, Some(_)) => {}
-            (None, None) if line.trim().is_empty() => {}
-            (None, None) => return Err(format!("expected a first line \"a …\", found {:?}", excerpt(line))),
-        }
-    }
-    if let Some(i) = choices.iter().position(String::is_empty) {
-        return Err(format!("choice {} is empty", Choice::ALL[i]));
-    }
-    let found = choices.len();
-    choices.try_into().map_err(|_| {
-        format!(
-            "expected four lines \"a …\" to \"d …\", found {found}: a line for {} is missing",
-            Choice::ALL[found.min(3)]
-        )
+/// The sample of a question as a file has it.
+#[cfg(test)]
+pub(crate) fn sample(q: &Question) -> Value {
+    serde_json::json!({
+        "ファイル名": q.file_name, "コンテキスト": q.context, "問題文": q.text, "選択肢": choices::format(&q.choices),
+        "output": q.answer.letter(), "references": q.references, "備考": {"keep": 1}
     })
-}
-
-/// What follows `letter` and its separator on `line`.
-fn strip_letter(line: &str, letter: Choice) -> Option<&str> {
-    let mut chars = line.trim_start().chars();
-    if Choice::from_char(chars.next()?) != Some(letter) {
-        return None;
-    }
-    let separator = |c: char| c.is_whitespace() || matches!(c, '.' | '．' | ':' | '：' | '、' | ')' | '）');
-    let rest = chars.as_str();
-    (rest.is_empty() || rest.starts_with(separator)).then(|| rest.trim_start_matches(separator))
-}
-
-/// The inverse of [`parse_choices`].
-pub fn format_choices(choices: &[String; 4]) -> String {
-    let lines: Vec<String> = choices.iter().zip(Choice::ALL).map(|(text, letter)| format!("{letter} {text}")).collect();
-    lines.join("\n")
 }
 
 #[cfg(test)]
 pub(crate) fn sample_question(name: &str, text: &str, answer: char) -> Question {
-    let raw = serde_json::json!({
-        "ファイル名": name, "コンテキスト": "## 民法\n第四条　年齢十八歳をもって、成年とする。", "問題文": text,
-        "選択肢": "a 十六歳\nb 十八歳\nc 二十歳\nd 二十二歳", "output": answer.to_string(), "references": ["https://example.org"],
-        "備考": {"keep": 1}
-    });
-    question(raw).expect("the sample is right")
+    sample_of_size(4, name, text, answer)
+}
+
+/// A question with `n` choices.
+#[cfg(test)]
+pub(crate) fn sample_of_size(n: usize, name: &str, text: &str, answer: char) -> Question {
+    let ages = ["十六", "十八", "二十", "二十二", "二十四", "二十六", "二十八", "三十", "三十二", "三十四"];
+    Question {
+        file_name: name.into(),
+        law: law_of(name, None),
+        context: Some("## 民法\n第四条　年齢十八歳をもって、成年とする。".into()),
+        text: text.into(),
+        choices: ages[..n].iter().map(|age| format!("{age}歳")).collect(),
+        answer: Choice::from_char(answer).expect("a letter"),
+        reasoning: None,
+        references: vec!["https://example.org".into()],
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::shared::shared;
+    use crate::data::{questions::LetterCounts, shared::shared};
 
     fn error(json: &str) -> String {
         parse(Path::new("q.json"), json.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
-    fn choices_of_every_form() {
-        let plain = ["x".to_owned(), "y\n  z".into(), "b".into(), "w".into()];
-        assert_eq!(parse_choices("a x\nb y\n  z\nc b\nd w").unwrap(), plain);
-        assert_eq!(parse_choices("ａ　x\r\nＢ．y\r\n  z\r\n\r\nC) b\r\nd：w\n").unwrap(), plain);
-        assert_eq!(parse_choices(&format_choices(&plain)).unwrap(), plain);
-        assert!(parse_choices("a x\nb y\nc z").unwrap_err().contains("line for d is missing"));
-        assert!(parse_choices("a\nb y\nc z\nd w").unwrap_err().contains("choice a is empty"));
-        assert!(parse_choices("about\nb y").unwrap_err().contains("about"));
-    }
-
-    #[test]
     fn both_shapes_and_unknown_keys_survive() {
         let q = sample_question("民法_1", "成年は何歳か。", 'b');
-        let sample = Value::Object(q.raw.clone());
+        let sample = sample(&q);
         for value in [serde_json::json!([sample]), serde_json::json!({"version": 3, "samples": [sample], "z": null})] {
             let text = format!("\u{feff}{value:#}\n");
             let file = parse(Path::new("q.json"), text.as_bytes()).unwrap();
             assert_eq!(file.questions, std::slice::from_ref(&q));
-            assert_eq!(file.to_json(&file.questions), text[3..], "keys in their order, unknown ones too");
+            assert_eq!(file.to_json(&[0]), text[3..], "keys in their order, unknown ones too");
         }
         assert_eq!(q.law, "民法");
     }
 
     #[test]
+    fn questions_of_two_to_ten_choices_in_one_file() {
+        let all: Vec<Question> = (2..=10)
+            .flat_map(|n| Choice::first(n).iter().map(move |&answer| (n, answer)))
+            .map(|(n, answer)| Question { answer, ..sample_of_size(n, "民法_1", "成年は何歳か。", 'a') })
+            .collect();
+        let text = serde_json::json!(all.iter().map(sample).collect::<Vec<_>>()).to_string();
+        let file = parse(Path::new("q.json"), text.as_bytes()).unwrap();
+        assert_eq!(file.questions, all);
+        let again = parse(Path::new("q.json"), file.to_json(&[0, 53, 53]).as_bytes()).unwrap();
+        assert_eq!(again.questions, [all[0].clone(), all[53].clone(), all[53].clone()]);
+        assert_eq!(all[53].answer.letter(), "j");
+    }
+
+    #[test]
     fn errors_name_sample_and_field() {
-        let good = Value::Object(sample_question("民法_1", "成年は何歳か。", 'b').raw);
+        let eleven: String = ('a'..='k').map(|letter| format!("{letter} x\n")).collect();
+        let good = sample(&sample_question("民法_1", "成年は何歳か。", 'd'));
         for (field, value, wanted) in [
             ("問題文", Value::Null, "q.json: samples[1], field `問題文`: it is missing"),
             ("問題文", 3.into(), "q.json: samples[1], field `問題文`: expected text, found a number"),
-            ("選択肢", "a x".into(), "q.json: samples[1], field `選択肢`: expected four lines"),
-            ("output", "e".into(), "q.json: samples[1], field `output`: expected one letter"),
+            ("選択肢", "a x".into(), "q.json: samples[1], field `選択肢`: expected 2 to 10 lines"),
+            ("選択肢", "a x\nb y\nd z".into(), "q.json: samples[1], field `選択肢`: a line for choice c is missing"),
+            ("選択肢", eleven.into(), "q.json: samples[1], field `選択肢`: expected at most 10 choices"),
+            (
+                "選択肢",
+                "a x\nb y".into(),
+                "q.json: samples[1], field `output`: expected the letter of a choice (a or b)",
+            ),
+            (
+                "output",
+                "e".into(),
+                "q.json: samples[1], field `output`: expected the letter of a choice (a, b, c or d)",
+            ),
             ("references", serde_json::json!([1]), "q.json: samples[1], field `references`: expected a list of texts"),
         ] {
             let mut bad = good.clone();
@@ -264,19 +260,18 @@ mod tests {
             let Some(path) = shared(&format!("lawqa_jp/{name}.json")) else { return };
             let file = read(&path).unwrap();
             assert_eq!(file.questions.len(), count);
-            for letter in Choice::ALL {
-                assert_eq!(file.questions.iter().filter(|q| q.answer == letter).count(), letters[letter.index()]);
-            }
+            let counts: LetterCounts = file.questions.iter().map(|q| (Some(q.answer), q.choices.len())).collect();
+            assert_eq!(counts, LetterCounts::of_counts(&letters), "four choices each");
             let n = count / 140;
             let expected =
                 [("金商法".to_owned(), 80 * n), ("薬機法".to_owned(), 39 * n), ("借地借家法".to_owned(), 21 * n)];
             let mut laws = super::super::laws(&file.questions);
             laws.sort_by_key(|l| std::cmp::Reverse(l.1));
             assert_eq!(laws, expected);
-            let again: Value = serde_json::from_str(&file.to_json(&file.questions)).unwrap();
+            let again: Value = serde_json::from_str(&file.to_json(&(0..count).collect::<Vec<_>>())).unwrap();
             assert_eq!(again, serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap());
-            for q in &file.questions {
-                assert_eq!(q.raw["選択肢"], format_choices(&q.choices), "{}", q.file_name);
+            for (q, sample) in file.questions.iter().zip(&file.samples) {
+                assert_eq!(sample["選択肢"], choices::format(&q.choices), "{}", q.file_name);
             }
         }
     }

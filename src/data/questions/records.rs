@@ -1,6 +1,6 @@
 //! Questions in JSONL records: `irori dataset` writes them there as the record's `meta`, and evaluation reads them back.
 
-use super::{Question, is_jsonl};
+use super::{Choice, Question, is_jsonl, letters};
 use crate::{
     Error, Result,
     data::{
@@ -16,7 +16,7 @@ use std::path::Path;
 /// (equal for every order of the choices), permutation, prompt, answer_format and context.
 ///
 /// # Errors
-/// If the template does not render.
+/// If the template does not render, or the permutation is of another number of choices.
 pub fn line(
     question: &Question,
     template: &PromptTemplate,
@@ -24,7 +24,7 @@ pub fn line(
     examples: &[Question],
     permutation: Permutation,
 ) -> Result<Value> {
-    let permuted = permutation.apply(question);
+    let permuted = permutation.apply(question)?;
     let mut record = Map::new();
     if let Some(system) = &template.system {
         record.insert("system".into(), system.clone().into());
@@ -64,6 +64,51 @@ pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
     Ok(first.filter(|f| records.iter().all(|r| named(r).as_ref() == Some(f))))
 }
 
+/// How many choices a record is taken to have that does not say it, unless a letter beyond them is the answer of such a
+/// record in the same file.
+const UNSAID: usize = 4;
+
+/// The right choice of each record and how many choices its question has, where its answer is a letter. A record says its
+/// choices in `meta.choices`; those that do not say them are taken to have a to d, or as many more as the furthest letter
+/// among their answers needs.
+///
+/// # Errors
+/// A record whose answer is a letter names choices that are not 2 to 10, or has an answer that is none of them; `path` is
+/// for messages.
+pub fn answers(path: &Path, records: &[Record]) -> Result<Vec<Option<(Choice, usize)>>> {
+    let said: Vec<Option<(Choice, Option<usize>)>> = records
+        .iter()
+        .map(|record| {
+            let Some(answer) = record.answer() else { return Ok(None) };
+            let Some(choices) = texts(record, "choices") else { return Ok(Some((answer, None))) };
+            check(path, record, &choices, answer).map(|()| Some((answer, Some(choices.len()))))
+        })
+        .collect::<Result<_>>()?;
+    let furthest = said.iter().flatten().filter(|(_, choices)| choices.is_none()).map(|(answer, _)| answer.index() + 1);
+    let unsaid = furthest.max().unwrap_or(UNSAID).max(UNSAID);
+    Ok(said.into_iter().map(|s| s.map(|(answer, choices)| (answer, choices.unwrap_or(unsaid)))).collect())
+}
+
+/// The list of texts in a record's meta, if it is one.
+fn texts(record: &Record, field: &str) -> Option<Vec<String>> {
+    record.meta.get(field)?.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// Whether a record's choices are so many as a question may have, and its answer one of them.
+fn check(path: &Path, record: &Record, choices: &[String], answer: Choice) -> Result<()> {
+    let wrong = |field: &str, message: String| {
+        Err(Error::content(path, format!("line {}, field `meta.{field}`", record.line), message))
+    };
+    let n = choices.len();
+    if !(Choice::FEWEST..=Choice::MOST).contains(&n) {
+        return wrong("choices", format!("expected a list of 2 to 10 choices, found {n}"));
+    }
+    match answer.within(n) {
+        Some(_) => Ok(()),
+        None => wrong("answer", format!("expected the letter of a choice ({}), found {answer}", letters(n))),
+    }
+}
+
 /// The question that a record's meta holds; `path` is for messages.
 fn question(path: &Path, record: &Record) -> Result<Question> {
     let text = |field: &str| record.meta.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -75,20 +120,83 @@ fn question(path: &Path, record: &Record) -> Result<Question> {
             format!("expected {what}: evaluation needs records made by `irori dataset`, or lawqa JSON"),
         )
     };
-    let list = |field: &str| -> Option<Vec<String>> {
-        record.meta.get(field)?.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
-    };
+    let asked = text("question").ok_or_else(|| missing("question", "the question"))?;
+    let choices = texts(record, "choices").ok_or_else(|| missing("choices", "a list of 2 to 10 choices"))?;
+    let answer = record.answer().ok_or_else(|| missing("answer", "the letter of a choice"))?;
+    check(path, record, &choices, answer)?;
     Ok(Question {
-        raw: Map::new(),
         file_name: text("file_name").unwrap_or_default(),
         law: text("law").unwrap_or_default(),
         context: None,
-        text: text("question").ok_or_else(|| missing("question", "the question"))?,
-        choices: list("choices")
-            .and_then(|c| c.try_into().ok())
-            .ok_or_else(|| missing("choices", "a list of four choices"))?,
-        answer: record.answer().ok_or_else(|| missing("answer", "a, b, c or d"))?,
+        text: asked,
+        choices,
+        answer,
         reasoning: None,
-        references: list("references").unwrap_or_default(),
+        references: texts(record, "references").unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::questions::lawqa::sample_of_size;
+
+    fn records(lines: &[String]) -> Vec<Record> {
+        record::parse(Path::new("f.jsonl"), lines.join("\n").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_question_comes_back_from_its_record_in_every_order() {
+        let template = PromptTemplate::load("answer-line").unwrap();
+        for n in 2..=10 {
+            for &answer in Choice::first(n) {
+                let q =
+                    Question { answer, context: None, ..sample_of_size(n, "民法_1", "成年は何歳か。", 'a') };
+                for order in permute::orders(n, n, 3, 0) {
+                    let line = line(&q, &template, Context::None, &[], order).unwrap();
+                    let record = records(&[line.to_string()]).remove(0);
+                    let back = question(Path::new("f.jsonl"), &record).unwrap();
+                    assert_eq!(back, order.apply(&q).unwrap());
+                    assert_eq!(order.inverse().apply(&back).unwrap(), q);
+                    assert_eq!(line["output"], format!("Answer: {}", back.answer));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn choices_that_are_none_are_refused_by_line_and_field() {
+        let meta = |choices: usize, answer: &str| {
+            let choices: Vec<String> = (0..choices).map(|i| format!("選択{i}")).collect();
+            serde_json::json!({"input": "q", "output": answer, "meta": {"question": "q", "choices": choices, "answer": answer}})
+                .to_string()
+        };
+        let path = Path::new("f.jsonl");
+        for (bad, wanted) in [
+            (meta(1, "a"), "f.jsonl: line 2, field `meta.choices`: expected a list of 2 to 10 choices, found 1"),
+            (meta(11, "a"), "f.jsonl: line 2, field `meta.choices`: expected a list of 2 to 10 choices, found 11"),
+            (
+                meta(3, "d"),
+                "f.jsonl: line 2, field `meta.answer`: expected the letter of a choice (a, b or c), found d",
+            ),
+            (meta(2, "j"), "f.jsonl: line 2, field `meta.answer`: expected the letter of a choice (a or b), found j"),
+        ] {
+            let records = records(&[meta(10, "j"), bad]);
+            assert_eq!(question(path, &records[1]).unwrap_err().to_string(), wanted);
+            assert_eq!(answers(path, &records).unwrap_err().to_string(), wanted);
+        }
+        let fine = answers(path, &records(&[meta(10, "j"), meta(2, "b"), meta(5, "text")])).unwrap();
+        assert_eq!(fine, [Some((Choice::ALL[9], 10)), Some((Choice::ALL[1], 2)), None]);
+    }
+
+    #[test]
+    fn records_without_choices_have_four_or_as_many_as_their_answers_need() {
+        let path = Path::new("f.jsonl");
+        let line = |answer: &str| serde_json::json!({"input": "q", "output": answer}).to_string();
+        let sizes = |lines: &[String]| -> Vec<Option<usize>> {
+            answers(path, &records(lines)).unwrap().iter().map(|a| a.map(|(_, n)| n)).collect()
+        };
+        assert_eq!(sizes(&[line("b"), line("hello")]), [Some(4), None]);
+        assert_eq!(sizes(&[line("Answer: f"), line("Ｂ")]), [Some(6), Some(6)]);
+    }
 }

@@ -7,10 +7,16 @@ use super::{
 use crate::{
     Error, Result,
     backend::{
-        Backend, Buffer, DType, HostTensor, Weight, WeightStore,
+        Backend, Buffer, DType, Weight, WeightStore,
         ops::{Dequantize, LoadDense, LoadNf4, MakeDense, MakeNf4},
     },
-    model::source::{LinearData, TensorData, WeightSource},
+    error::{ResultExt, Setting},
+    model::{
+        Module,
+        catalogue::{ModelTensor, Role, tensors},
+        sink::PackedSink,
+        source::{LinearData, WeightSource},
+    },
     quant::nf4,
     rng::Bell,
 };
@@ -18,79 +24,112 @@ use crate::{
 /// Called after each tensor with the parameters loaded so far and the parameters in all.
 pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
 
-fn host<'a>(t: &'a TensorData<'_>) -> HostTensor<'a> {
-    HostTensor { dtype: t.dtype, bytes: &t.bytes }
-}
-
 impl Engine {
-    /// Loads every weight of `source`. Norms, embedding and head are converted (the head quantised where it is to be);
-    /// linears go where their layer's [`Residency`] says.
-    pub(super) fn load(&mut self, source: &dyn WeightSource, progress: LoadProgress) -> Result<()> {
+    /// Loads every weight of `source`, in the order of the catalogue. Norms, embedding and head are converted (the head
+    /// quantised where it is to be); linears go where their layer's [`Residency`] says, and to `sink` as they were quantised.
+    pub(super) fn load(
+        &mut self,
+        source: &dyn WeightSource,
+        mut sink: Option<&mut dyn PackedSink>,
+        progress: LoadProgress,
+    ) -> Result<()> {
         let c = self.spec.model.clone();
-        let total = c.parameters();
-        let mut done = 0;
-        let (a, w) = (&self.arrangement, &self.arrangement.weights);
-        let b = self.backend.as_mut();
-        let mut dense = |b: &mut dyn Backend, name: String, shape: &[usize], dst: Buffer| -> Result<()> {
-            if let Some(bell) = source.recipe(&name) {
-                b.run(&MakeDense { bell, dst }.into())?;
-            } else {
-                b.run(&LoadDense { src: host(&source.tensor(&name, shape)?), dst }.into())?;
-                source.release(&name);
-            }
-            done += dst.len();
+        let (total, mut done) = (c.parameters(), 0);
+        for t in tensors(&c) {
+            self.load_tensor(source, &t, &mut sink)?;
+            source.release(&t.name);
+            done += t.elements();
             progress(done, total);
-            Ok(())
-        };
-        dense(b, "model.embed_tokens.weight".into(), &[c.vocab, c.hidden], w.embed)?;
-        dense(b, "model.norm.weight".into(), &[c.hidden], w.final_norm)?;
-        if let (false, WeightStore::Dense(head)) = (c.tied, w.head.store) {
-            dense(b, "lm_head.weight".into(), &[c.vocab, c.hidden], head)?;
-        }
-        for (i, layer) in w.layers.iter().enumerate() {
-            let path = format!("model.layers.{i}");
-            dense(b, format!("{path}.input_layernorm.weight"), &[c.hidden], layer.input_norm)?;
-            dense(b, format!("{path}.post_attention_layernorm.weight"), &[c.hidden], layer.post_norm)?;
-            dense(b, format!("{path}.self_attn.q_norm.weight"), &[c.heads.dim], layer.q_norm)?;
-            dense(b, format!("{path}.self_attn.k_norm.weight"), &[c.heads.dim], layer.k_norm)?;
-        }
-        if let WeightStore::Nf4 { .. } = w.head.store {
-            let path = if c.tied { "model.embed_tokens" } else { "lm_head" };
-            let data = fetch(source, path, c.vocab, c.hidden)?;
-            store(b, a, self.spec.compute, Residency::Nf4, &data, &w.head)
-                .map_err(|e| e.context(format!("loading {path}")))?;
-            drop(data);
-            source.release(&format!("{path}.weight"));
-            done += if c.tied { 0 } else { c.vocab * c.hidden };
-            progress(done, total);
-        }
-        for i in 0..c.layers {
-            for group in Group::ALL {
-                let fused = self.arrangement.weights.layers[i].linears[group as usize];
-                let mut row = 0;
-                for module in group.modules() {
-                    let (n, k) = module.shape(&c);
-                    let name = format!("model.layers.{i}.{}", module.path());
-                    let data = fetch(source, &name, n, k)?;
-                    let part = fused.rows(row, n);
-                    let residency = self.spec.residency[i];
-                    let b = self.backend.as_mut();
-                    let nf4 = store(b, &self.arrangement, self.spec.compute, residency, &data, &part)
-                        .map_err(|e| e.context(format!("loading {name}")))?;
-                    if let (true, Some((packed, absmax))) = (source.keeps_packed(), nf4) {
-                        source.keep_packed(&name, &b.read(packed)?, &b.read(absmax)?);
-                    }
-                    drop(data);
-                    source.release(&format!("{name}.weight"));
-                    row += n;
-                    done += n * k;
-                    progress(done, total);
-                }
-            }
         }
         let rope = rope_table(self.arrangement.weights.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
         self.backend.write(self.arrangement.weights.rope, bytemuck::cast_slice(&rope))
     }
+
+    fn load_tensor(
+        &mut self,
+        source: &dyn WeightSource,
+        t: &ModelTensor,
+        sink: &mut Option<&mut dyn PackedSink>,
+    ) -> Result<()> {
+        let w = &self.arrangement.weights;
+        let dst = match t.role {
+            Role::Embedding => w.embed,
+            Role::InputNorm(layer) => w.layers[layer].input_norm,
+            Role::QNorm(layer) => w.layers[layer].q_norm,
+            Role::KNorm(layer) => w.layers[layer].k_norm,
+            Role::PostAttentionNorm(layer) => w.layers[layer].post_norm,
+            Role::FinalNorm => w.final_norm,
+            Role::Linear(layer, module) => return self.load_linear(source, t, (layer, module), sink),
+            Role::Head => return self.load_head(source, t),
+        };
+        load_dense(self.backend.as_mut(), source, t, dst)?;
+        // A tied head that is quantised is a copy; else it is the embedding itself.
+        match self.arrangement.weights.head.store {
+            WeightStore::Nf4 { .. } if t.role == Role::Embedding && self.spec.model.tied => self.load_head(source, t),
+            _ => Ok(()),
+        }
+    }
+
+    /// The head, out of its own tensor or the embedding's.
+    fn load_head(&mut self, source: &dyn WeightSource, t: &ModelTensor) -> Result<()> {
+        let head = self.arrangement.weights.head;
+        match head.store {
+            WeightStore::Dense(dst) => load_dense(self.backend.as_mut(), source, t, dst),
+            WeightStore::Nf4 { .. } => self.load_weight(source, t, Residency::Nf4, &head).map(drop),
+        }
+    }
+
+    /// One module's rows of a fused linear.
+    fn load_linear(
+        &mut self,
+        source: &dyn WeightSource,
+        t: &ModelTensor,
+        (layer, module): (usize, Module),
+        sink: &mut Option<&mut dyn PackedSink>,
+    ) -> Result<()> {
+        let (group, first) = place(module, |m| m.shape(&self.spec.model).0);
+        let dst = self.arrangement.weights.layers[layer].linears[group as usize].rows(first, t.shape[0]);
+        let quantized = self.load_weight(source, t, self.spec.residency[layer], &dst)?;
+        if let (Some(sink), Some((packed, absmax))) = (sink, quantized) {
+            sink.keep(t.path(), &self.backend.read(packed)?, &self.backend.read(absmax)?);
+        }
+        Ok(())
+    }
+
+    /// Puts one linear's weight into its place; says where its packed bytes and absmax lie now, if it is quantised.
+    fn load_weight(
+        &mut self,
+        source: &dyn WeightSource,
+        t: &ModelTensor,
+        residency: Residency,
+        dst: &Weight,
+    ) -> Result<Option<(Buffer, Buffer)>> {
+        let data = match source.recipe(&t.name) {
+            Some(bell) => Fetched::Made(bell),
+            None => Fetched::Read(source.linear(t.path(), dst.n, dst.k)?),
+        };
+        let (b, compute) = (self.backend.as_mut(), self.spec.compute);
+        store(b, &self.arrangement, compute, residency, &data, dst).with_context(|| format!("loading {}", t.path()))
+    }
+}
+
+/// A tensor that is converted, not quantised.
+fn load_dense(b: &mut dyn Backend, source: &dyn WeightSource, t: &ModelTensor, dst: Buffer) -> Result<()> {
+    match source.recipe(&t.name) {
+        Some(bell) => b.run(&MakeDense { bell, dst }.into()),
+        None => b.run(&LoadDense { src: source.tensor(&t.name, &t.shape)?.host(), dst }.into()),
+    }
+}
+
+/// The fused linear that a module is part of, and its first row there. `rows` says how many a module has.
+fn place(module: Module, rows: impl Fn(&Module) -> usize) -> (Group, usize) {
+    let group = match module {
+        Module::QProj | Module::KProj | Module::VProj => Group::Qkv,
+        Module::OProj => Group::O,
+        Module::GateProj | Module::UpProj => Group::GateUp,
+        Module::DownProj => Group::Down,
+    };
+    (group, group.modules().iter().take_while(|&&m| m != module).map(rows).sum())
 }
 
 /// One linear's weight on its way to its place.
@@ -101,14 +140,7 @@ enum Fetched<'a> {
     Made(Bell),
 }
 
-fn fetch<'a>(source: &'a dyn WeightSource, path: &str, n: usize, k: usize) -> Result<Fetched<'a>> {
-    match source.recipe(&format!("{path}.weight")) {
-        Some(bell) => Ok(Fetched::Made(bell)),
-        None => source.linear(path, n, k).map(Fetched::Read),
-    }
-}
-
-/// Puts one linear's weight into its place; says where its packed bytes and absmax lie now, if it is quantised.
+/// See [`Engine::load_weight`].
 fn store(
     b: &mut dyn Backend,
     a: &Arrangement,
@@ -119,10 +151,10 @@ fn store(
 ) -> Result<Option<(Buffer, Buffer)>> {
     let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
         Fetched::Made(bell) => b.run(&MakeNf4 { bell: *bell, packed, absmax }.into()),
-        Fetched::Read(LinearData::Dense(t)) => b.run(&LoadNf4 { src: host(t), packed, absmax }.into()),
-        Fetched::Read(LinearData::Nf4 { packed: bytes, absmax: scales }) => {
-            b.write(packed, bytes)?;
-            b.write(absmax, bytemuck::cast_slice(scales))
+        Fetched::Read(LinearData::Dense(t)) => b.run(&LoadNf4 { src: t.host(), packed, absmax }.into()),
+        Fetched::Read(LinearData::Nf4(nf4)) => {
+            b.write(packed, &nf4.packed)?;
+            b.write(absmax, bytemuck::cast_slice(&nf4.absmax))
         }
     };
     match (dst.store, residency) {
@@ -132,7 +164,7 @@ fn store(
         }
         (WeightStore::Dense(dense), Residency::Unpacked) => {
             let (packed, absmax) =
-                a.weights.staging.ok_or_else(|| Error::failed("no room was planned to unpack weights"))?;
+                a.weights.staging.ok_or_else(|| Error::internal("no room was planned to unpack weights"))?;
             let len = dst.n * dst.k;
             let (packed, absmax) = (packed.prefix(len / 2), absmax.prefix(len / nf4::BLOCK));
             to_nf4(b, packed, absmax)?;
@@ -143,10 +175,10 @@ fn store(
         (WeightStore::Dense(dense), _) => {
             match data {
                 Fetched::Made(bell) => b.run(&MakeDense { bell: *bell, dst: dense }.into())?,
-                Fetched::Read(LinearData::Dense(t)) => b.run(&LoadDense { src: host(t), dst: dense }.into())?,
-                Fetched::Read(LinearData::Nf4 { .. }) => {
-                    let message = "the checkpoint is quantised to 4 bits already: leave out --no-4bit";
-                    return Err(Error::usage(message));
+                Fetched::Read(LinearData::Dense(t)) => b.run(&LoadDense { src: t.host(), dst: dense }.into())?,
+                Fetched::Read(LinearData::Nf4(_)) => {
+                    let four_bit = Setting::new("use-4bit", false);
+                    return Err(Error::setting(four_bit, "the checkpoint is quantised to 4 bits already"));
                 }
             }
             Ok(None)

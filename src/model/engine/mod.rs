@@ -9,7 +9,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use super::{LoraConfig, ModelConfig, source::WeightSource};
+use super::{LoraConfig, ModelConfig, sink::PackedSink, source::WeightSource};
 use crate::{
     Error, Result,
     backend::{
@@ -141,9 +141,23 @@ impl Engine {
     /// # Errors
     /// If the memory cannot be had, or a tensor is missing or malformed.
     pub fn new(
+        backend: Box<dyn Backend>,
+        spec: EngineSpec,
+        source: &dyn WeightSource,
+        progress: LoadProgress,
+    ) -> Result<Self> {
+        Self::keeping(backend, spec, source, None, progress)
+    }
+
+    /// [`Engine::new`], with a sink for the linears as they are quantised.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn keeping(
         mut backend: Box<dyn Backend>,
         spec: EngineSpec,
         source: &dyn WeightSource,
+        sink: Option<&mut dyn PackedSink>,
         progress: LoadProgress,
     ) -> Result<Self> {
         let arrangement = arrange(&spec, backend.sizes())?;
@@ -154,7 +168,7 @@ impl Engine {
                 engine.run(Zero { dst: vector })?;
             }
         }
-        engine.load(source, progress)?;
+        engine.load(source, sink, progress)?;
         Ok(engine)
     }
 

@@ -5,12 +5,10 @@ use super::*;
 use crate::{
     backend::{Heads, cpu::CpuBackend},
     data::{Sample, batch::NO_LOSS},
-    model::{
-        Module,
-        source::{LinearData, TensorData},
-    },
+    model::{Module, source::LinearData},
     quant::nf4,
     rng::{Dropout, Rng, mix64},
+    tensor::Tensor,
 };
 use std::borrow::Cow;
 
@@ -18,13 +16,13 @@ use std::borrow::Cow;
 struct Toy(ModelConfig);
 
 impl Toy {
-    fn make(name: &str, shape: &[usize]) -> TensorData<'static> {
+    fn make(name: &str, shape: &[usize]) -> Tensor<'static> {
         let seed = name.bytes().fold(17, |h, b| mix64(h ^ u64::from(b)));
         let mut rng = Rng::new(seed, 0);
         let (mean, spread) = if name.contains("norm") { (1.0, 0.1) } else { (0.0, 0.08) };
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| mean + spread * rng.normal()).collect();
         let bytes = Cow::Owned(bytemuck::cast_slice(&values).to_vec());
-        TensorData { dtype: DType::F32, shape: shape.to_vec(), bytes }
+        Tensor { dtype: DType::F32, shape: shape.to_vec(), bytes }
     }
 }
 
@@ -32,7 +30,7 @@ impl WeightSource for Toy {
     fn config(&self) -> &ModelConfig {
         &self.0
     }
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         Ok(Self::make(name, shape))
     }
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
@@ -215,17 +213,17 @@ impl WeightSource for ByHand {
     fn config(&self) -> &ModelConfig {
         self.0.config()
     }
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         if name != "lm_head.weight" {
             return self.0.tensor(name, shape);
         }
         let whole = Toy::make(self.1, shape);
-        let mut values = whole.to_f32();
+        let mut values = whole.to_f32()?;
         let (mut packed, mut absmax) = (vec![0; values.len() / 2], vec![0.0; values.len() / 64]);
-        nf4::quantize(whole.floats(), &mut packed, &mut absmax);
+        nf4::quantize(whole.floats()?, &mut packed, &mut absmax);
         nf4::dequantize_blocks(&packed, &absmax, true, &mut values);
         let bytes = Cow::Owned(bytemuck::cast_slice(&values).to_vec());
-        Ok(TensorData { dtype: DType::F32, shape: shape.to_vec(), bytes })
+        Ok(Tensor { dtype: DType::F32, shape: shape.to_vec(), bytes })
     }
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
         self.0.linear(path, n, k)

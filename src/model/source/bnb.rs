@@ -1,71 +1,67 @@
-//! Linears of checkpoints that bitsandbytes quantised: `X.weight` packed, with its scales and records beside it (FACTS,
-//! "NF4 as bitsandbytes writes it").
+//! Linears of checkpoints that bitsandbytes quantised: `X.weight` packed, with its records beside it (docs/facts.md#nf4).
+//! What writes them is `sink/bnb.rs`.
 
-use super::{
-    LinearData,
-    safetensors::{Entry, MappedFile, Stored},
-};
 use crate::{
-    Error, Result,
+    Result,
+    model::safetensors::MappedFile,
     quant::{
         nested::{self, Nested},
-        nf4,
-        state::QuantState,
+        nf4::{self, Nf4},
+        state::{self, QuantState},
     },
+    tensor::DType,
 };
 use std::borrow::Cow;
 
 /// Finds the file that holds a tensor.
 pub(super) type Find<'f, 'a> = &'f dyn Fn(&str) -> Result<&'a MappedFile>;
 
+/// The U8 tensor `name` of `len` bytes and any shape.
 fn bytes<'a>(file: &'a MappedFile, name: &str, len: usize) -> Result<&'a [u8]> {
-    let wrong = |m: String| Error::content(file.path(), format!("tensor `{name}`"), m);
-    let entry: &Entry = file.entry(name).ok_or_else(|| wrong("is missing".into()))?;
-    if entry.stored != Stored::U8 {
-        return Err(wrong("is not of type U8".into()));
+    let entry = file.entry(name).ok_or_else(|| file.wrong(name, "is missing"))?;
+    if entry.dtype != Some(DType::U8) {
+        return Err(file.wrong(name, "is not of type U8"));
     }
-    let bytes = file.bytes(entry);
-    if bytes.len() == len { Ok(bytes) } else { Err(wrong(format!("has {} bytes, expected {len}", bytes.len()))) }
+    match file.bytes(entry) {
+        bytes if bytes.len() == len => Ok(bytes),
+        bytes => Err(file.wrong(name, format!("has {} bytes, expected {len}", bytes.len()))),
+    }
 }
 
 /// The quantised linear `path` of shape [n, k].
-pub(super) fn linear<'a>(path: &str, n: usize, k: usize, find: Find<'_, 'a>) -> Result<LinearData<'a>> {
+pub(super) fn linear<'a>(path: &str, n: usize, k: usize, find: Find<'_, 'a>) -> Result<Nf4<'a>> {
     let weight = format!("{path}.weight");
-    let record_name = format!("{weight}.quant_state.bitsandbytes__nf4");
-    let record_file = find(&record_name)?;
-    let at = |message: String| Error::content(record_file.path(), format!("tensor `{record_name}`"), message);
-    let entry = record_file.entry(&record_name).ok_or_else(|| at("is missing".into()))?;
-    let state = QuantState::parse(record_file.bytes(entry)).map_err(|e| at(e.to_string()))?;
-    if state.shape != [n, k] {
-        return Err(at(format!("says shape {:?}, the configuration says [{n}, {k}]", state.shape)));
-    }
+    let record = |suffix: &str| format!("{weight}.{suffix}");
+    let state = quant_state(&record(state::QUANT_STATE), n, k, find)?;
     let packed = bytes(find(&weight)?, &weight, n * k / 2)?;
-    let blocks = (n * k).div_ceil(nf4::BLOCK);
-    let codebook_name = format!("{weight}.quant_map");
-    let codebook_file = find(&codebook_name)?;
-    if codebook_file.values(&codebook_name, 16)? != nf4::CODE {
-        let at = format!("tensor `{codebook_name}`");
-        return Err(Error::content(codebook_file.path(), at, "is not the NF4 codebook"));
+    let codebook = record(state::QUANT_MAP);
+    if find(&codebook)?.values(&codebook, 16)? != nf4::CODE {
+        return Err(find(&codebook)?.wrong(&codebook, "is not the NF4 codebook"));
     }
-    let absmax_name = format!("{weight}.absmax");
-    let absmax_file = find(&absmax_name)?;
+    let absmax = record(state::ABSMAX);
+    let file = find(&absmax)?;
+    let blocks = (n * k).div_ceil(nf4::BLOCK);
     let absmax = match state.nested_offset {
-        None => absmax_file.values(&absmax_name, blocks)?,
+        None => file.values(&absmax, blocks)?,
         Some(offset) => {
-            let scales = format!("{weight}.nested_absmax");
-            let map_name = format!("{weight}.nested_quant_map");
-            let map_file = find(&map_name)?;
-            let map: [f32; 256] = map_file
-                .values(&map_name, 256)?
-                .try_into()
-                .map_err(|_| Error::content(map_file.path(), format!("tensor `{map_name}`"), "is not a map"))?;
-            let nested = Nested {
-                codes: bytes(absmax_file, &absmax_name, blocks)?.to_vec(),
-                absmax: find(&scales)?.values(&scales, blocks.div_ceil(nested::BLOCK))?,
-                offset: offset as f32,
-            };
-            nested::decode(&nested, &map)
+            let codes = bytes(file, &absmax, blocks)?.to_vec();
+            let (scales, map) = (record(state::NESTED_ABSMAX), record(state::NESTED_QUANT_MAP));
+            let scales = find(&scales)?.values(&scales, blocks.div_ceil(nested::BLOCK))?;
+            let file = find(&map)?;
+            let map = file.values(&map, 256)?.try_into().map_err(|_| file.wrong(&map, "is not a map"))?;
+            nested::decode(&Nested { codes, absmax: scales, offset: offset as f32 }, &map)
         }
     };
-    Ok(LinearData::Nf4 { packed: Cow::Borrowed(packed), absmax })
+    Ok(Nf4 { packed: Cow::Borrowed(packed), absmax })
+}
+
+/// What the record `name` says, checked against the shape that the configuration says.
+fn quant_state(name: &str, n: usize, k: usize, find: Find) -> Result<QuantState> {
+    let file = find(name)?;
+    let entry = file.entry(name).ok_or_else(|| file.wrong(name, "is missing"))?;
+    let state = QuantState::parse(file.bytes(entry)).map_err(|e| file.wrong(name, e))?;
+    if state.shape != [n, k] {
+        return Err(file.wrong(name, format!("says shape {:?}, the configuration says [{n}, {k}]", state.shape)));
+    }
+    Ok(state)
 }

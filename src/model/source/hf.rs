@@ -1,11 +1,17 @@
 //! A model directory as Hugging Face libraries write it: config.json and safetensors, single or in shards, dense or
 //! quantised by bitsandbytes.
 
-use super::{
-    LinearData, ModelConfig, TensorData, WeightSource, bnb,
-    safetensors::{MappedFile, Stored},
+use super::{LinearData, ModelConfig, WeightSource, bnb};
+use crate::{
+    Error, Result, digest,
+    model::{
+        catalogue::EMBEDDING,
+        config::Quantization,
+        safetensors::MappedFile,
+        sink::{INDEX, SINGLE},
+    },
+    tensor::{DType, Tensor},
 };
-use crate::{Error, Result, backend::DType, model::config::Quantization};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +27,6 @@ pub struct HfDirectory {
     files: Vec<MappedFile>,
     place: BTreeMap<String, usize>,
 }
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 impl HfDirectory {
     /// Maps every weight file of `dir` and checks their headers.
@@ -103,24 +106,24 @@ impl WeightSource for HfDirectory {
         &self.config
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         self.file_of(name)?.floats(name, shape)
     }
 
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
         let weight = format!("{path}.weight");
         let file = self.file_of(&weight)?;
-        let packed = file.entry(&weight).is_some_and(|e| e.stored == Stored::U8);
+        let packed = file.entry(&weight).is_some_and(|e| e.dtype == Some(DType::U8));
         if packed && self.quantization.is_some() {
-            return bnb::linear(path, n, k, &|name| self.file_of(name));
+            return bnb::linear(path, n, k, &|name| self.file_of(name)).map(LinearData::Nf4);
         }
         file.floats(&weight, &[n, k]).map(LinearData::Dense)
     }
 
     fn dense_dtype(&self) -> DType {
-        let embedding = "model.embed_tokens.weight";
-        match self.file_of(embedding).ok().and_then(|f| f.entry(embedding)).map(|e| e.stored) {
-            Some(Stored::Float(DType::F32)) => DType::F32,
+        let embedding = format!("{EMBEDDING}.weight");
+        match self.file_of(&embedding).ok().and_then(|f| f.entry(&embedding)).and_then(|e| e.dtype) {
+            Some(DType::F32) => DType::F32,
             _ => DType::Bf16,
         }
     }
@@ -134,11 +137,17 @@ impl WeightSource for HfDirectory {
     fn fingerprint(&self) -> Result<String> {
         const SPAN: usize = 4096;
         let mut hash = Sha256::new();
-        hash.update(format!("{:?}", self.config));
+        hash.update(self.config.identity());
         for (name, &i) in &self.place {
             let file = &self.files[i];
             let Some(entry) = file.entry(name) else { continue };
-            hash.update(format!("\n{name} {:?} {:?}\n", entry.stored, entry.shape));
+            // The words are those of the first version: checkpoints and caches hold digests of them.
+            let dtype = match entry.dtype {
+                Some(float @ (DType::F32 | DType::Bf16 | DType::F16)) => format!("Float({float:?})"),
+                Some(DType::U8) => "U8".into(),
+                _ => "Other".into(),
+            };
+            hash.update(format!("\n{name} {dtype} {:?}\n", entry.shape));
             let bytes = file.bytes(entry);
             let last = bytes.len().saturating_sub(SPAN);
             for start in [0, last / 2, last] {
@@ -147,7 +156,7 @@ impl WeightSource for HfDirectory {
             // The system maps far more around a page than was read: over all tensors, most of the model.
             file.release(name);
         }
-        Ok(crate::model::hex(&hash.finalize()))
+        Ok(digest::hex(&hash.finalize()))
     }
 
     fn describe(&self) -> String {
@@ -157,6 +166,24 @@ impl WeightSource for HfDirectory {
     fn release(&self, name: &str) {
         if let Ok(file) = self.file_of(name) {
             file.release(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checkpoints and packed caches that were written once hold these: whatever else changes here, they stay.
+    #[test]
+    fn fingerprints_stay_what_they_are() {
+        for (name, fingerprint) in [
+            ("tied", "4dd166e2363859902113f81112f1628b7017f0c68f80b6bf887613af2957b499"),
+            ("untied", "c5ac7185b125a894a01dc0f9b08918055a1f8a145e18c52f2a126a17482e0b39"),
+            ("untied-nf4", "e8cc5078ca3976a4e756fc569f993dae002a56fe34c09546c8c68c7b8eadc9c6"),
+        ] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/models").join(name);
+            assert_eq!(HfDirectory::open(&dir).expect("opens").fingerprint().expect("read"), fingerprint, "{name}");
         }
     }
 }

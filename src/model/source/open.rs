@@ -1,7 +1,8 @@
-//! What `--model` may be: a directory, a Hugging Face id in the local cache, or `synthetic:SIZE[@SEED]`.
+//! What the setting `model` may be: a directory, a Hugging Face id in the local cache, or `synthetic:SIZE[@SEED]`.
 
 use super::{HfDirectory, ModelConfig, Synthetic, WeightSource};
-use crate::{Error, Result};
+use crate::{Error, Result, error::Setting};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// A model ready to be read.
@@ -25,16 +26,37 @@ pub fn open(name: &str) -> Result<Opened> {
         return directory(path.to_path_buf());
     }
     if path.exists() {
-        return Err(Error::usage(format!("--model {name} is a file; give the directory that holds config.json")));
+        return Err(wrong(name, "is a file; give the directory that holds config.json"));
     }
     let looked = match cached(name) {
         Ok(snapshot) => return directory(snapshot),
         Err(looked) => looked,
     };
-    Err(Error::usage(format!(
-        "no model `{name}`: it is neither a directory nor in the Hugging Face cache ({looked}); irori does not download, \
-         use `huggingface-cli download` or wget, or try synthetic:tiny"
-    )))
+    let message = format!(
+        "is neither a directory nor in the Hugging Face cache ({looked}); irori does not download: use \
+         `huggingface-cli download` or wget"
+    );
+    Err(wrong(name, message).advise([Setting::new("model", "synthetic:tiny")]))
+}
+
+/// What is wrong with the name of a model.
+fn wrong(name: impl std::fmt::Display, message: impl Into<String>) -> Error {
+    Error::setting(Setting::new("model", name), message)
+}
+
+impl Opened {
+    /// config.json as the model's directory holds it; a synthetic model has none and gets one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn config_json(&self) -> Result<Value> {
+        let Some(dir) = &self.dir else {
+            return Ok(self.source.config().to_json(self.source.dense_dtype().torch()));
+        };
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("is not JSON: {e}")))
+    }
 }
 
 fn directory(dir: PathBuf) -> Result<Opened> {
@@ -45,13 +67,14 @@ fn synthetic(text: &str) -> Result<Opened> {
     let (size, seed) = match text.split_once('@') {
         None => (text, 0),
         Some((size, seed)) => {
-            let seed = seed.parse().map_err(|_| Error::usage(format!("synthetic:{text}: `{seed}` is not a seed")))?;
+            let name = format!("synthetic:{text}");
+            let seed = seed.parse().map_err(|_| wrong(name, format!("`{seed}` is not a seed")))?;
             (size, seed)
         }
     };
     let config = ModelConfig::preset(size).ok_or_else(|| {
         let known = crate::model::config::PRESETS.join(", ");
-        Error::usage(format!("synthetic:{text}: no such size; known are {known}"))
+        wrong(format!("synthetic:{text}"), format!("no such size; known are {known}"))
     })?;
     Ok(Opened { source: Box::new(Synthetic::new(size, config, seed)), dir: None })
 }

@@ -1,14 +1,14 @@
 //! Weights made on the fly: a random Qwen3 of any size without a file. A value depends only on the seed, the tensor's name
 //! and its place, so every part can be made alone and twice.
 
-use super::{LinearData, ModelConfig, TensorData, WeightSource};
+use super::{LinearData, ModelConfig, WeightSource};
 use crate::{
     Result,
-    backend::DType,
+    model::catalogue::is_norm,
     rng::{Bell, mix64},
+    tensor::{DType, Tensor},
 };
 use half::bf16;
-use std::borrow::Cow;
 
 /// Standard deviation of linears and embeddings: 0.02, as transformers initialises Qwen3, from the narrowest published
 /// width on; 1/√hidden below. A logit is at most about hidden·deviation, which for a narrow model with 0.02 is so little
@@ -45,10 +45,9 @@ impl WeightSource for Synthetic {
         &self.config
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let elements = self.elements(name, shape.iter().product());
-        let bytes = Cow::Owned(bytemuck::cast_slice(&elements).to_vec());
-        Ok(TensorData { dtype: DType::Bf16, shape: shape.to_vec(), bytes })
+        Ok(Tensor::new(DType::Bf16, shape, bytemuck::cast_slice(&elements).to_vec()))
     }
 
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
@@ -57,7 +56,7 @@ impl WeightSource for Synthetic {
 
     fn recipe(&self, name: &str) -> Option<Bell> {
         let key = || name.bytes().fold(mix64(self.seed), |h, b| mix64(h ^ u64::from(b)));
-        (!name.ends_with("norm.weight")).then(|| Bell::new(key(), spread(self.config.hidden)))
+        (!is_norm(name)).then(|| Bell::new(key(), spread(self.config.hidden)))
     }
 
     fn dense_dtype(&self) -> DType {
@@ -65,7 +64,7 @@ impl WeightSource for Synthetic {
     }
 
     fn fingerprint(&self) -> Result<String> {
-        Ok(format!("synthetic {:?} seed {}", self.config, self.seed))
+        Ok(format!("synthetic {} seed {}", self.config.identity(), self.seed))
     }
 
     fn describe(&self) -> String {

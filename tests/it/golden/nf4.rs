@@ -2,13 +2,15 @@
 
 use super::{Tensors, assert_same, json};
 use half::bf16;
-use irori::quant::{
-    host::Floats,
-    nested::{self, Search},
-    nf4,
-    state::QuantState,
+use irori::{
+    digest::sha256,
+    quant::{
+        nested::{self, Search},
+        nf4,
+        state::QuantState,
+    },
+    tensor::Floats,
 };
-use sha2::{Digest, Sha256};
 
 /// A tensor that bitsandbytes quantised.
 struct Case {
@@ -62,13 +64,9 @@ fn cases(golden: &Tensors) -> Vec<Case> {
     ];
     for case in &cases {
         let expected = &record["tensors"][case.name]["sha256_source"];
-        assert_eq!(hex(&case.source), *expected, "{}: the generator is not the script's", case.name);
+        assert_eq!(sha256(&case.source), *expected, "{}: the generator is not the script's", case.name);
     }
     cases
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn bytes(values: &[f32]) -> &[u8] {
@@ -85,7 +83,7 @@ fn check_dequantized(golden: &Tensors, case: &Case, label: &str, packed: &[u8], 
         let name = format!("{}.{label}.f32", case.name);
         assert_same(&name, bytes(&exact), &golden.bytes(&name));
     }
-    assert_eq!(hex(bytes(&exact)), digests[format!("{label}.f32")], "{}.{label}.f32", case.name);
+    assert_eq!(sha256(bytes(&exact)), digests[format!("{label}.f32")], "{}.{label}.f32", case.name);
 
     let mut rounded = vec![bf16::ZERO; exact.len()];
     nf4::dequantize_to_bf16(packed, absmax, &mut rounded);
@@ -94,7 +92,7 @@ fn check_dequantized(golden: &Tensors, case: &Case, label: &str, packed: &[u8], 
         let name = format!("{}.{label}.bf16", case.name);
         assert_same(&name, found, &golden.bytes(&name));
     }
-    assert_eq!(hex(found), digests[format!("{label}.bf16")], "{}.{label}.bf16", case.name);
+    assert_eq!(sha256(found), digests[format!("{label}.bf16")], "{}.{label}.bf16", case.name);
 
     let mut widened = vec![0.0; exact.len()];
     nf4::dequantize(packed, absmax, true, &mut widened);
@@ -126,7 +124,7 @@ fn double_quantized_bytes_are_equal() {
     let golden = Tensors::open("nf4.safetensors");
     let map = nested::dynamic_map();
     assert_same("dynamic_map", bytes(&map), &golden.bytes("dynamic_map"));
-    assert_eq!(hex(bytes(&map)), json("nf4.json")["dynamic_map_sha256"]);
+    assert_eq!(sha256(bytes(&map)), json("nf4.json")["dynamic_map_sha256"]);
     for case in cases(&golden) {
         let name = |part: &str| format!("{}.double.{part}", case.name);
         let (packed, absmax) = case.quantized();

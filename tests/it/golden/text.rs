@@ -8,15 +8,13 @@ use irori::data::{
     tokenizer::Tokenizer,
 };
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
 /// Directory of Qwen3's tokenizer, if it is there and the one of the goldens.
 fn tokenizer() -> Option<PathBuf> {
     let dir = shared("qwen3_tokenizer")?;
     let bytes = std::fs::read(dir.join("tokenizer.json")).expect("tokenizer.json");
-    let found: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-    if found != json("text.json")["tokenizer_sha256"].as_str().expect("digest") {
+    if irori::digest::sha256(&bytes) != json("text.json")["tokenizer_sha256"].as_str().expect("digest") {
         eprintln!("SKIP: {} is another tokenizer than that of the goldens", dir.display());
         return None;
     }

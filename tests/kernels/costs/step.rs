@@ -230,7 +230,7 @@ fn lora_rows(counts: &Counts, g: &Group, layers: usize, dropout: bool) -> Vec<Ro
     ]
 }
 
-/// All launches of a micro-batch, in the order of src/model/engine/graph.rs: everything saved, adapters on all linears.
+/// All launches of a micro-batch, in the order of src/model/engine/graph/mod.rs: everything saved, adapters on all linears.
 pub fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Option<Vec<Row>> {
     let c = model();
     let (layers, heads) = (c.layers, c.heads);

@@ -3,7 +3,7 @@
 use super::Group;
 use crate::{
     backend::{Buffer, DType, Kind, Layout, LoraPart},
-    model::{LoraConfig, Module, engine::EngineSpec, lora::LoraSlot},
+    model::{LoraConfig, Module, engine::EngineSpec, lora::AdapterSlot},
 };
 
 /// Flat vectors of the adapter, each [`LoraConfig::parameters`] long (empty where a run has no use for one).
@@ -27,7 +27,7 @@ struct Place {
     /// Columns of the fused output that the module makes.
     n: usize,
     /// Where its A and B lie, and its u, act [T, r]: of this layer in training, shared by layers otherwise.
-    adapter: Option<(LoraSlot, Buffer)>,
+    adapter: Option<(AdapterSlot, Buffer)>,
 }
 
 impl AdapterBuffers {

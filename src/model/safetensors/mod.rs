@@ -1,34 +1,26 @@
-//! Safetensors files, mapped and checked once: after [`MappedFile::open`] every tensor's place is known to be inside the
-//! file. The format's own crate reads and validates the header.
+//! Safetensors files. They are read mapped, and checked once: after [`MappedFile::open`] every tensor's place is known to be
+//! inside the file. The format's own crate validates the header. What writes them is in [`mod@write`].
 
-use super::TensorData;
-use crate::{Error, Result, backend::DType};
+pub mod write;
+
+use crate::{
+    Error, Result,
+    tensor::{DType, Tensor},
+};
+use ::safetensors::SafeTensors;
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
 };
 
-/// Element type of a tensor in a file, as far as irori knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// A type that weights come in.
-    Float(DType),
-    /// Bytes.
-    U8,
-    /// Anything else: legal in the format, of no use here.
-    Other,
-}
-
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Element type.
-    pub stored: Stored,
+    /// Element type; `None` for one that is legal in the format and of no use here.
+    pub dtype: Option<DType>,
     /// Shape.
     pub shape: Vec<usize>,
     range: Range<usize>,
@@ -59,16 +51,9 @@ impl MappedFile {
             .tensors()
             .into_iter()
             .map(|(name, view)| {
-                let stored = match view.dtype() {
-                    Dtype::F32 => Stored::Float(DType::F32),
-                    Dtype::BF16 => Stored::Float(DType::Bf16),
-                    Dtype::F16 => Stored::Float(DType::F16),
-                    Dtype::U8 => Stored::U8,
-                    _ => Stored::Other,
-                };
                 let at = view.data().as_ptr() as usize - start;
                 let range = at..at + view.data().len();
-                (name, Entry { stored, shape: view.shape().to_vec(), range })
+                (name, Entry { dtype: DType::from_safetensors(view.dtype()), shape: view.shape().to_vec(), range })
             })
             .collect();
         Ok(Self { path: path.to_path_buf(), map, entries })
@@ -94,30 +79,48 @@ impl MappedFile {
         &self.map[entry.range.clone()]
     }
 
-    /// A tensor of floats of exactly this shape.
-    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<TensorData<'_>> {
-        let wrong = |message: String| Error::content(&self.path, format!("tensor `{name}`"), message);
-        let entry = self.entry(name).ok_or_else(|| wrong("is missing".into()))?;
-        let Stored::Float(dtype) = entry.stored else {
-            return Err(wrong("is not of type F32, BF16 or F16".into()));
-        };
+    /// The tensor `name`, of exactly this shape.
+    ///
+    /// # Errors
+    /// If it is missing, or of another shape, or of a type that irori does not know.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let entry = self.entry(name).ok_or_else(|| self.wrong(name, "is missing"))?;
+        let dtype = entry.dtype.ok_or_else(|| self.wrong(name, "is of a type that irori does not read"))?;
         if entry.shape != shape {
-            return Err(wrong(format!("has shape {:?}, the configuration says {shape:?}", entry.shape)));
+            return Err(self.wrong(name, format!("has shape {:?}, expected {shape:?}", entry.shape)));
         }
-        Ok(TensorData { dtype, shape: shape.to_vec(), bytes: Cow::Borrowed(self.bytes(entry)) })
+        Ok(Tensor::new(dtype, shape, self.bytes(entry)))
+    }
+
+    /// A tensor of floats of exactly this shape.
+    ///
+    /// # Errors
+    /// As [`MappedFile::tensor`], and if it is of another type.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let tensor = self.tensor(name, shape)?;
+        match tensor.floats() {
+            Ok(_) => Ok(tensor),
+            Err(_) => Err(self.wrong(name, "is not of type F32, BF16 or F16")),
+        }
     }
 
     /// All values of a tensor of any float type and any shape of `len` elements, as f32.
+    ///
+    /// # Errors
+    /// As [`MappedFile::floats`], and if it has another number of elements.
     pub fn values(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let entry = self.entry(name);
-        let shape = entry.map_or(vec![len], |e| e.shape.clone());
+        let shape = self.entry(name).map_or(vec![len], |e| e.shape.clone());
         let tensor = self.floats(name, &shape)?;
         let found: usize = shape.iter().product();
         if found != len {
-            let at = format!("tensor `{name}`");
-            return Err(Error::content(&self.path, at, format!("has {found} elements, expected {len}")));
+            return Err(self.wrong(name, format!("has {found} elements, expected {len}")));
         }
-        Ok(tensor.to_f32())
+        tensor.to_f32()
+    }
+
+    /// What is wrong with a tensor of this file.
+    pub fn wrong(&self, name: &str, message: impl Into<String>) -> Error {
+        Error::content(&self.path, format!("tensor `{name}`"), message)
     }
 
     /// Gives the pages of a tensor back to the system; they are read again from the file if they are needed again.

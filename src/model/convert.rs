@@ -1,0 +1,188 @@
+//! Whole models from a source to a sink: quantised, with an adapter merged, or in another element type. One tensor is in
+//! memory at a time.
+
+use super::{
+    ModelConfig,
+    catalogue::{ModelTensor, Role, tensors},
+    lora::AdapterSlot,
+    peft::Adapter,
+    sink::WeightSink,
+    source::{LinearData, WeightSource},
+};
+use crate::{
+    Error, Result,
+    quant::nf4::{self, Nf4},
+    tensor::{DType, Tensor},
+};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// The first linear of a layer that NF4 cannot hold, because its rows are not whole blocks.
+pub fn not_for_nf4(c: &ModelConfig) -> Option<ModelTensor> {
+    tensors(c).into_iter().find(|t| t.linear().is_some_and(|(_, k)| k % nf4::BLOCK != 0))
+}
+
+/// Writes a dense model with the linears of its layers in NF4. Embedding, norms and head stay as they are.
+///
+/// # Errors
+/// If a weight is missing, malformed or not finite, or the disk is full.
+pub fn quantize(source: &dyn WeightSource, sink: &mut dyn WeightSink) -> Result<()> {
+    for t in tensors(source.config()) {
+        let weight = source.tensor(&t.name, &t.shape)?;
+        if t.linear().is_some() {
+            let nf4 = Nf4::of(weight.floats()?);
+            if let Some(i) = nf4.absmax.iter().position(|a| !a.is_finite()) {
+                let (row, column) = (i * nf4::BLOCK / t.shape[1], i * nf4::BLOCK % t.shape[1]);
+                return Err(not_finite(source, &t, format!("row {row}, columns from {column}: not finite")));
+            }
+            sink.nf4(&t, &nf4, weight.dtype)?;
+        } else {
+            sink.tensor(&t, &weight)?;
+        }
+        drop(weight);
+        source.release(&t.name);
+    }
+    Ok(())
+}
+
+/// Which weights an adapter is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beside {
+    /// The linears as training saw them: quantised to NF4 and back.
+    pub nf4: bool,
+    /// A head of its own too.
+    pub nf4_head: bool,
+}
+
+/// Writes a model with an adapter added into it, W + s·B·A in f32, rounded once to the type of W.
+///
+/// # Errors
+/// If a weight is missing or malformed, a merged one is not finite, or the disk is full.
+pub fn merge(source: &dyn WeightSource, adapter: &Adapter, beside: Beside, sink: &mut dyn WeightSink) -> Result<()> {
+    let c = source.config();
+    let slots: HashMap<_, AdapterSlot> = adapter.lora.slots(c).into_iter().map(|s| ((s.layer, s.module), s)).collect();
+    for t in tensors(c) {
+        match t.role {
+            Role::Linear(layer, module) => {
+                let (dtype, mut w) = linear_f32(source, &t, beside.nf4)?;
+                if let Some(slot) = slots.get(&(layer, module)) {
+                    add(&mut w, slot, &adapter.flat, adapter.lora.scale());
+                }
+                if let Some(i) = w.iter().position(|x| !x.is_finite()) {
+                    return Err(not_finite(source, &t, format!("element {i} is not finite after merging")));
+                }
+                sink.tensor(&t, &Tensor::new(dtype, &t.shape[..], dtype.encode(&w)))?;
+            }
+            Role::Head if beside.nf4_head => {
+                let (dtype, w) = linear_f32(source, &t, true)?;
+                sink.tensor(&t, &Tensor::new(dtype, &t.shape[..], dtype.encode(&w)))?;
+            }
+            _ => sink.tensor(&t, &source.tensor(&t.name, &t.shape)?)?,
+        }
+        source.release(&t.name);
+    }
+    Ok(())
+}
+
+/// Writes a dense model with every tensor in one element type.
+///
+/// # Errors
+/// If a weight is missing or malformed, or the disk is full.
+pub fn copy(source: &dyn WeightSource, dtype: DType, sink: &mut dyn WeightSink) -> Result<()> {
+    for t in tensors(source.config()) {
+        let weight = source.tensor(&t.name, &t.shape)?;
+        if weight.dtype == dtype {
+            sink.tensor(&t, &weight)?;
+        } else {
+            sink.tensor(&t, &Tensor::new(dtype, &t.shape[..], dtype.encode(&weight.to_f32()?)))?;
+        }
+        drop(weight);
+        source.release(&t.name);
+    }
+    Ok(())
+}
+
+fn not_finite(source: &dyn WeightSource, t: &ModelTensor, message: String) -> Error {
+    Error::content(source.describe(), format!("tensor `{}`", t.name), message)
+}
+
+/// A linear as f32, and the type it is to be written in: dense as stored, or dequantised and rounded to bf16 as training sees
+/// it.
+pub(crate) fn linear_f32(source: &dyn WeightSource, t: &ModelTensor, through_nf4: bool) -> Result<(DType, Vec<f32>)> {
+    match source.linear(t.path(), t.shape[0], t.shape[1])? {
+        LinearData::Dense(w) if !through_nf4 => Ok((w.dtype, w.to_f32()?)),
+        LinearData::Dense(w) => Ok((w.dtype, Nf4::of(w.floats()?).to_bf16_values())),
+        LinearData::Nf4(nf4) => Ok((DType::Bf16, nf4.to_bf16_values())),
+    }
+}
+
+/// w [n, k] += scale · B·A. Each row sums over the rank in ascending order, so the result depends on nothing else.
+fn add(w: &mut [f32], slot: &AdapterSlot, flat: &[f32], scale: f32) {
+    let (a, b) = (&flat[slot.a_range()], &flat[slot.b_range()]);
+    w.par_chunks_mut(slot.k).zip(b.par_chunks(slot.r)).for_each(|(w, b)| {
+        let mut delta = vec![0.0f32; slot.k];
+        for (&b, a) in b.iter().zip(a.chunks_exact(slot.k)) {
+            for (d, a) in delta.iter_mut().zip(a) {
+                *d += b * a;
+            }
+        }
+        for (w, d) in w.iter_mut().zip(delta) {
+            *w += scale * d;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        digest,
+        files::RealDisk,
+        model::{
+            peft,
+            sink::{HfOptions, HfSink},
+            source::open,
+        },
+    };
+    use std::path::Path;
+
+    /// SHA-256 of the weights that `work` writes.
+    fn written(options: HfOptions, work: impl Fn(&mut dyn WeightSink) -> Result<()>) -> String {
+        let root = tempfile::tempdir().expect("a directory");
+        let place = root.path().join("model");
+        let mut sink: Box<dyn WeightSink> = Box::new(HfSink::create(&RealDisk, &place, options).expect("begins"));
+        work(sink.as_mut()).expect("written");
+        sink.commit().expect("committed");
+        digest::of_file(&place.join("model.safetensors")).expect("read")
+    }
+
+    /// Digests of what `synth`, `quantize` and `merge` wrote when they were first released.
+    #[test]
+    fn the_same_command_writes_the_same_bytes() {
+        let tiny = |seed| open(&format!("synthetic:tiny@{seed}")).expect("opens").source;
+        let source = tiny(7);
+        let count = tensors(source.config()).len();
+        assert_eq!(
+            written(HfOptions::new(count), |sink| copy(source.as_ref(), DType::Bf16, sink)),
+            "f9926b0b613a2925111b256740b589668e8bf61f0b3d40e20081b1412a647923"
+        );
+        for (seed, double_quant, sha256) in [
+            (7, true, "faaad5e4a12d21ea654a5bafe9f57a60981948ed156ac0b36fb26a0f553f006a"),
+            (3, false, "cf357f9ac2e227e7e9a962365d7d8e960c74f61dcb542fa65bd1d8b8d2239d90"),
+        ] {
+            let options = HfOptions { double_quant, ..HfOptions::new(6 * count) };
+            assert_eq!(written(options, |sink| quantize(tiny(seed).as_ref(), sink)), sha256);
+        }
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+        for (name, nf4, sha256) in [
+            ("untied", false, "153dbfebf45c90d70db21909aec510d8636126fbc7ce3d73a78ce3396e5022b6"),
+            ("tied", true, "8759f4387bb8f863022f0cf5347b4446fbe4e5936047f82bd0f1b502ff6b374f"),
+        ] {
+            let source = open(goldens.join("models").join(name).to_str().expect("a path")).expect("opens").source;
+            let adapter = peft::load(&goldens.join("adapters").join(name), source.config()).expect("an adapter");
+            let options = HfOptions::new(tensors(source.config()).len());
+            let beside = Beside { nf4, nf4_head: false };
+            assert_eq!(written(options, |sink| merge(source.as_ref(), &adapter, beside, sink)), sha256, "{name}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Adapters written and read again, foreign ones, and broken ones.
+
+use super::*;
+use crate::model::Module;
+use serde_json::{Value, json};
+
+fn case() -> (LoraConfig, ModelConfig) {
+    let targets = vec![Module::QProj, Module::VProj, Module::DownProj];
+    let lora = LoraConfig { r: 4, alpha: 8.0, dropout: 0.05, rslora: true, targets };
+    (lora, ModelConfig::preset("tiny").expect("a preset"))
+}
+
+fn saved(edit: impl FnOnce(&mut Value)) -> (tempfile::TempDir, Vec<f32>) {
+    let (lora, model) = case();
+    let flat: Vec<f32> = initial(&lora, &model, 3).iter().enumerate().map(|(i, a)| a + i as f32 * 1e-6).collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config: Value = serde_json::from_slice(&config_file(&lora, "base")).expect("JSON");
+    edit(&mut config);
+    std::fs::write(dir.path().join(CONFIG), config.to_string()).expect("written");
+    std::fs::write(dir.path().join(WEIGHTS), weights_file(&lora, &model, &flat).expect("bytes")).expect("written");
+    (dir, flat)
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let (lora, model) = case();
+    for targets in [json!(["q_proj", "v_proj", "down_proj"]), json!("all-linear"), json!(".*(q|v|down)_proj")] {
+        let (dir, flat) = saved(|c| c["target_modules"] = targets);
+        let adapter = load(dir.path(), &model).expect("loads");
+        assert_eq!(adapter, Adapter { lora: lora.clone(), flat, base: Some("base".into()) });
+        assert_eq!(read_config(dir.path()).expect("reads"), lora);
+    }
+    let flat = vec![0.5; lora.parameters(&model)];
+    assert_eq!(weights_file(&lora, &model, &flat).expect("a"), weights_file(&lora, &model, &flat).expect("b"));
+    assert!(weights_file(&lora, &model, &flat[1..]).is_err());
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing_and_depends_on_its_seed() {
+    let (lora, model) = case();
+    let flat = initial(&lora, &model, 1);
+    assert_eq!(flat, initial(&lora, &model, 1));
+    assert_ne!(flat, initial(&lora, &model, 2));
+    for slot in lora.slots(&model) {
+        let (a, bound) = (&flat[slot.a_range()], 1.0 / (slot.k as f32).sqrt());
+        assert!(flat[slot.b_range()].iter().all(|&b| b == 0.0));
+        assert!(a.iter().all(|x| x.abs() <= bound));
+        // Uniform in ±bound has variance bound²/3; of n values it is within 5 standard errors √(4/(5n)) of that.
+        let variance = a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32 / (bound * bound / 3.0);
+        assert!((variance - 1.0).abs() < 5.0 * (0.8 / a.len() as f32).sqrt(), "{variance}");
+    }
+}
+
+#[test]
+fn what_irori_cannot_honour_is_refused_by_name() {
+    let (_, model) = case();
+    for (field, value) in [
+        ("use_dora", json!(true)),
+        ("modules_to_save", json!(["lm_head"])),
+        ("rank_pattern", json!({"q_proj": 8})),
+        ("alpha_pattern", json!({"q_proj": 8})),
+        ("bias", json!("all")),
+        ("layers_to_transform", json!([0])),
+        ("init_lora_weights", json!("pissa")),
+        ("some_future_field", json!(1)),
+        ("peft_type", json!("IA3")),
+        ("r", json!(0)),
+        ("r", json!(257)),
+        ("r", json!("sixteen")),
+        ("lora_dropout", json!(1.0)),
+        ("lora_alpha", json!([1])),
+        ("target_modules", json!(["lm_head"])),
+        ("target_modules", json!(["o_proj"])),
+        ("target_modules", json!(7)),
+    ] {
+        let (dir, _) = saved(|c| c[field] = value.clone());
+        let error = load(dir.path(), &model).expect_err("refused").to_string();
+        assert!(error.contains(&format!("`{field}`")) && error.contains(CONFIG), "{field} {value}: {error}");
+    }
+}
+
+#[test]
+fn broken_files_and_other_models_are_errors_that_name_the_tensor() {
+    let (_, model) = case();
+    let (dir, _) = saved(|_| ());
+    let more = ModelConfig { layers: 3, ..model.clone() };
+    let error = load(dir.path(), &more).expect_err("a layer is missing").to_string();
+    assert!(error.contains("layers.2.self_attn.q_proj.lora_A"), "{error}");
+    let fewer = ModelConfig { layers: 1, ..model.clone() };
+    let error = load(dir.path(), &fewer).expect_err("a layer too many").to_string();
+    assert!(error.contains("layers.1."), "{error}");
+    let wider = ModelConfig { hidden: 256, ..model.clone() };
+    let error = load(dir.path(), &wider).expect_err("another width").to_string();
+    assert!(error.contains("[4, 128]") && error.contains("[4, 256]"), "{error}");
+    let path = dir.path().join(WEIGHTS);
+    let whole = std::fs::read(&path).expect("bytes");
+    for len in (0..whole.len()).step_by(977) {
+        std::fs::write(&path, &whole[..len]).expect("written");
+        assert!(load(dir.path(), &model).expect_err("cut").to_string().contains(WEIGHTS));
+    }
+    let (dir, _) = saved(|c| *c = json!([1]));
+    assert!(load(dir.path(), &model).is_err());
+}
+
+/// Adapters that PEFT itself wrote.
+#[test]
+fn adapters_of_peft_load() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    for name in ["tied", "untied"] {
+        let (model, _) = ModelConfig::read(&root.join("models").join(name).join("config.json")).expect("a model");
+        let adapter = load(&root.join("adapters").join(name), &model).expect("an adapter");
+        assert_eq!((adapter.lora.r, adapter.flat.len()), (8, adapter.lora.parameters(&model)));
+        assert!(adapter.flat.iter().any(|&x| x != 0.0));
+    }
+}

@@ -1,0 +1,77 @@
+//! A checkpoint whose linears come from its packed cache.
+
+use super::{absmax_name, packed_name};
+use crate::{
+    Result,
+    model::{
+        ModelConfig,
+        safetensors::MappedFile,
+        source::{LinearData, WeightSource},
+    },
+    quant::nf4::Nf4,
+    rng::Bell,
+    tensor::{DType, Tensor},
+};
+
+/// The checkpoint, and the cache that has its linears.
+pub(super) struct Reader<'a> {
+    inner: &'a dyn WeightSource,
+    file: MappedFile,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(inner: &'a dyn WeightSource, file: MappedFile) -> Self {
+        Self { inner, file }
+    }
+}
+
+impl WeightSource for Reader<'_> {
+    fn config(&self) -> &ModelConfig {
+        self.inner.config()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        self.inner.tensor(name, shape)
+    }
+
+    fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
+        let bytes = |name: String| self.file.entry(&name).map(|e| self.file.bytes(e));
+        match (bytes(packed_name(path)), bytes(absmax_name(path))) {
+            (Some(packed), Some(absmax)) => {
+                Ok(LinearData::Nf4(Nf4 { packed: packed.into(), absmax: bytemuck::pod_collect_to_vec(absmax) }))
+            }
+            // Not a linear of the layers: the head.
+            _ => self.inner.linear(path, n, k),
+        }
+    }
+
+    fn dense_dtype(&self) -> DType {
+        self.inner.dense_dtype()
+    }
+
+    fn recipe(&self, name: &str) -> Option<Bell> {
+        self.inner.recipe(name)
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.inner.is_quantized()
+    }
+
+    fn fingerprint(&self) -> Result<String> {
+        self.inner.fingerprint()
+    }
+
+    fn release(&self, name: &str) {
+        match name.strip_suffix(".weight") {
+            Some(path) if self.file.entry(&packed_name(path)).is_some() => {
+                self.file.release(&packed_name(path));
+                self.file.release(&absmax_name(path));
+            }
+            _ => self.inner.release(name),
+        }
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
