@@ -259,7 +259,7 @@ fn a_head_in_nf4_is_the_head_quantised_by_hand() {
     }
     let narrow = EngineSpec { model: ModelConfig { hidden: 96, ..model() }, head: HeadStore::Nf4, ..base };
     let error = arrange(&narrow, &crate::backend::cpu::CpuSizes).expect_err("96 is no multiple of 64").to_string();
-    assert!(error.contains("--head-4bit"), "{error}");
+    assert!(error.contains("`head-4bit = true`"), "{error}");
 }
 
 /// What the layout says is what there is: its last bytes can be read, and not one behind them.
