@@ -1,8 +1,8 @@
 //! `irori score`: log-probability of each token of given texts.
 
 use super::{
-    common::note,
-    infer::{self, Layout, ModelArgs, Progress},
+    common::{Progress, note},
+    flags::ModelArgs,
     output::OutputFile,
     print,
 };
@@ -66,11 +66,7 @@ fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
 pub fn run(args: Args) -> Result<()> {
     let output = args.output.as_deref().map(|path| OutputFile::new(path, args.force)).transpose()?;
     let lines = read(&args.input)?;
-    let max_len = args.model.max_seq_length as usize;
-    let mut session = infer::open(
-        &args.model,
-        Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0, style: TextStyle::Chat },
-    )?;
+    let mut session = args.model.open(TextStyle::Chat, None)?;
     let vocab = session.engine.spec().model.vocab;
     let mut texts = Vec::with_capacity(lines.len());
     for (number, line) in &lines {

@@ -16,15 +16,11 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::questions::{LetterCounts, kind},
+    data::questions::{LetterCounts, kind, unsaid_choices},
     stats::Proportion,
 };
 use serde_json::{Map, Value, json};
 use std::path::Path;
-
-/// How many choices an entry is taken to have that does not say it, unless the right letter of such an entry in the same
-/// file lies beyond.
-const UNSAID: usize = 4;
 
 /// A result file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -134,8 +130,7 @@ impl EvalResult {
         if results.is_empty() {
             return Err(Error::content(path, "field `results`", "is empty: there is nothing to compare or to score"));
         }
-        let silent = results.iter().filter(|r| r.choice_count == 0);
-        let unsaid = silent.map(Item::least_choices).max().unwrap_or(UNSAID).max(UNSAID);
+        let unsaid = unsaid_choices(results.iter().filter(|r| r.choice_count == 0).map(Item::least_choices));
         for (i, item) in results.iter_mut().enumerate() {
             item.settle(path, i, unsaid)?;
         }

@@ -12,7 +12,7 @@ use irori::{
     backend::{
         AdamW, Backend, DType, Heads, Space,
         cpu::CpuBackend,
-        cuda::{CudaBackend, CudaSizes, driver::Driver},
+        cuda::{CudaBackend, CudaSizes, Nf4Path, driver::Driver},
     },
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
@@ -79,23 +79,7 @@ pub fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
 }
 
 pub fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
-    let model = model(false);
-    EngineSpec {
-        lora,
-        training,
-        max_rows: 200,
-        max_len: 160,
-        logit_rows: 48,
-        saved: vec![Saved::All; model.layers],
-        residency: vec![Residency::Nf4; model.layers],
-        model,
-        compute: DType::Bf16,
-        dense: DType::Bf16,
-        embedding: Space::Device,
-        head: HeadStore::Dense,
-        kv_slots: 0,
-        kv_capacity: 0,
-    }
+    EngineSpec { lora, training, logit_rows: 48, ..EngineSpec::new(model(false), 200, 160) }
 }
 
 const KEY: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -123,11 +107,15 @@ fn device(seed: u64) -> (Box<dyn Driver>, Arc<Mutex<Ledger>>) {
 
 /// On the virtual machine, with what it keeps of the calls; `None`, aloud, in a build without kernels.
 fn cuda(spec: EngineSpec, seed: u64) -> Option<(Engine, Arc<Mutex<Ledger>>)> {
+    cuda_by(Nf4Path::Fused, spec, seed)
+}
+
+fn cuda_by(nf4: Nf4Path, spec: EngineSpec, seed: u64) -> Option<(Engine, Arc<Mutex<Ledger>>)> {
     if !there_are_kernels() {
         return None;
     }
     let (driver, ledger) = device(seed);
-    let backend = CudaBackend::new(driver, CudaSizes).unwrap();
+    let backend = CudaBackend::new(driver, CudaSizes { nf4 }).unwrap();
     Some((engine(Box::new(backend), spec), ledger))
 }
 
@@ -306,6 +294,20 @@ fn plans_and_schedules_change_no_bit() {
     }
 }
 
+/// Packed weights that are dequantised to scratch first, layers' and head's: the same bits.
+#[test]
+fn the_way_of_packed_weights_changes_no_bit() {
+    let spec = EngineSpec {
+        model: ModelConfig { vocab: 576, ..model(true) },
+        head: HeadStore::Nf4,
+        ..spec(Some(lora(0.1, &Module::ALL)), true)
+    };
+    let run = |nf4, seed| cuda_by(nf4, spec.clone(), seed).map(|(mut e, _)| train(&mut e, &[documents(&[29, 1, 66])]));
+    let Some(want) = run(Nf4Path::Fused, 0) else { return };
+    assert!(want.losses[0] > 0.0 && want.gradients.iter().any(|&g| g != 0.0));
+    assert!(run(Nf4Path::Scratch, 1).unwrap() == want);
+}
+
 /// A head in NF4 under every schedule; beside its copy a tied embedding is free to leave the device.
 #[test]
 fn a_head_in_nf4_has_the_same_bits_wherever_the_embedding_lies() {
@@ -442,7 +444,7 @@ fn the_self_test_passes() {
     if !there_are_kernels() {
         return;
     }
-    let backend = CudaBackend::new(device(0).0, CudaSizes).unwrap();
+    let backend = CudaBackend::new(device(0).0, CudaSizes::FUSED).unwrap();
     irori::model::selftest::run(Box::new(backend)).unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -452,7 +454,7 @@ fn what_does_not_fit_the_kernels_is_refused() {
     let refusal = |change: &dyn Fn(&mut EngineSpec)| {
         let mut spec = spec(Some(lora(0.0, &Module::ALL)), true);
         change(&mut spec);
-        irori::model::engine::arrange(&spec, &CudaSizes).expect_err("refused").to_string()
+        irori::model::engine::arrange(&spec, &CudaSizes::FUSED).expect_err("refused").to_string()
     };
     for (change, words) in [
         (&(|s: &mut EngineSpec| s.lora.as_mut().unwrap().r = 12) as &dyn Fn(&mut EngineSpec), "`lora-r = 12`"),
