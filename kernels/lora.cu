@@ -79,20 +79,12 @@ OFFSET(Lora, parts, 56);
 OFFSET(Lora, part, 64);
 SIZE(Lora, 208);
 
-// Selected, not indexed: an indexed parameter would be copied to local memory.
 __device__ __forceinline__ LoraPart pick(const Lora& p, int i) {
-    LoraPart a = p.part[0];
-#define TAKE(field) a.field = i == 0 ? p.part[0].field : i == 1 ? p.part[1].field : p.part[2].field
-    TAKE(narrow);
-    TAKE(wide);
-    TAKE(partial);
-    TAKE(column);
-    TAKE(depth);
-    TAKE(rank);
-    TAKE(module);
-    TAKE(scale);
-#undef TAKE
-    return a;
+    return {select(p.part, i, &LoraPart::narrow),  select(p.part, i, &LoraPart::wide),
+            select(p.part, i, &LoraPart::partial), select(p.part, i, &LoraPart::column),
+            select(p.part, i, &LoraPart::depth),   select(p.part, i, &LoraPart::rank),
+            select(p.part, i, &LoraPart::module),  select(p.part, i, &LoraPart::scale),
+            0};
 }
 
 // The columns of eight consecutive elements.
