@@ -6,11 +6,11 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use irori::{
-    backend::{AdamW, DType, Heads, Space, cpu::CpuBackend},
+    backend::{AdamW, Heads, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, ModelConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        engine::{EngineSpec, Residency, Saved},
         peft,
         source::Synthetic,
     },
@@ -58,20 +58,11 @@ fn step(c: &mut Criterion) {
         let lora = LoraConfig { r: 16, alpha: 32.0, dropout, rslora: false, targets: Module::ALL.to_vec() };
         let adapter = peft::initial(&lora, &model, 1);
         let spec = EngineSpec {
-            model: model.clone(),
             lora: Some(lora),
             training: true,
-            max_rows: batch.rows(),
-            max_len: batch.max_len(),
-            logit_rows: 128,
             saved: vec![saved; model.layers],
             residency: vec![residency; model.layers],
-            compute: DType::Bf16,
-            dense: DType::Bf16,
-            head: HeadStore::Dense,
-            embedding: Space::Device,
-            kv_slots: 0,
-            kv_capacity: 0,
+            ..EngineSpec::new(model.clone(), batch.rows(), batch.max_len())
         };
         let source = Synthetic::new("bench", model.clone(), 1);
         let backend = Box::new(CpuBackend::new(None).expect("threads start"));

@@ -33,6 +33,8 @@ pub mod plan;
 pub mod quant;
 pub mod report;
 pub mod rng;
+pub mod run;
+pub mod settings;
 pub mod simd;
 pub mod stats;
 pub mod tensor;

@@ -43,7 +43,7 @@ print(f"| {card} | `--gpu {flags}` | {model} | " + (f"`{more}`" if more else "")
 20 GB, MIG 2g (19.5)|a100-2g.20gb|qwen3-8b|--batch-size 1 --max-seq-length 4096
 20 GB, MIG 2g (19.5)|a100-2g.20gb|qwen3-8b|--batch-size 1 --max-seq-length 8192
 20 GB, MIG 2g (19.5)|a100-2g.20gb|qwen3-14b|
-20 GB, MIG 2g (19.5)|a100-2g.20gb|qwen3-32b|--lora-r 8 --head-4bit --micro-batch-rows 1024
+20 GB, MIG 2g (19.5)|a100-2g.20gb|qwen3-32b|--lora-r 8 --head-4bit --micro-batch-rows 896 --max-seq-length 896
 24 GB (23)|rtx3080-10gb --memory-limit 23GiB|qwen3-8b|
 24 GB (23)|rtx3080-10gb --memory-limit 23GiB|qwen3-14b|
 24 GB (23)|rtx3080-10gb --memory-limit 23GiB|qwen3-32b|

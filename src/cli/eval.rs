@@ -1,8 +1,9 @@
 //! `irori eval`: answers multiple-choice questions, or reads stored answers again.
 
 use super::{
-    common::note,
-    infer::{self, Layout, ModelArgs, Progress, Session},
+    common::{Progress, note},
+    flags::ModelArgs,
+    output::OutputFile,
     print,
 };
 use crate::{
@@ -12,13 +13,11 @@ use crate::{
         prompt::Context,
         questions::{self, LetterCounts, Question, records},
     },
-    eval::{
-        ask::Wording,
-        generate, label, letters, loglik,
-        result::{EvalResult, check_output},
-    },
-    model::engine::HeadStore,
+    eval::{ask::Wording, generate, label, letters, loglik, result::EvalResult},
+    files,
+    plan::settings::Base,
     report::compare::columns,
+    run::inference::{Generation, Session, adapter_fingerprint},
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -74,9 +73,9 @@ pub struct Args {
     /// What statutes the prompt shows
     #[arg(long, value_enum, default_value = "none")]
     context: Context,
-    /// Conversation format around the prompt
-    #[arg(long, value_enum, default_value = "chat")]
-    style: TextStyle,
+    /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
+    text_style: TextStyle,
     /// Most tokens of a response (generate) [default: 32; 1024 with reasoning]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: Option<u32>,
@@ -103,17 +102,17 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    check_output(&args.output, args.force)?;
+    let output = OutputFile::new(&args.output, args.force)?;
     let result = match &args.rescore {
         Some(old) => rescore(&args, old)?,
         None => answer(&args)?,
     };
-    result.write(&args.output, args.force)?;
+    output.write(&files::json(&result.to_json())?)?;
     if args.json {
         return print(&format!("{:#}\n", Value::Object(result.summary())));
     }
     print(&summary(&result))?;
-    print(&format!("written to {}\n", args.output.display()))
+    print(&format!("written to {}\n", output.path().display()))
 }
 
 /// Reads the stored responses of `old` again.
@@ -135,7 +134,7 @@ fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
 
 /// How the questions are asked.
 struct Asking {
-    model: String,
+    base: Base,
     data: PathBuf,
     method: Method,
     wording: Wording,
@@ -147,7 +146,7 @@ struct Asking {
 impl Asking {
     /// What the arguments and the data say together.
     fn of(args: &Args) -> Result<Self> {
-        let model = args.model.name()?.to_owned();
+        let base = args.model.base()?;
         let data = args.data.clone().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
         let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
         let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
@@ -157,7 +156,7 @@ impl Asking {
         }
         let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
         let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
-        Ok(Self { model, data, method, wording, permute, max_new })
+        Ok(Self { base, data, method, wording, permute, max_new })
     }
 
     /// What flags of earlier command lines mean here, and a method that does not do what the prompt asks for.
@@ -194,15 +193,15 @@ impl Asking {
         let sizes = questions.iter().map(|q| q.choices.len());
         let runs = sizes.clone().min().filter(|_| self.permute && sizes.clone().min() == sizes.max());
         let config = json!({
-            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.model,
+            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.base.model,
             "few_shot_enabled": self.wording.few_shot, "cot_enabled": self.wording.prompt == "cot", "reranker_enabled": false,
             "reranker_model": null, "rerank_top_n": null, "ensemble_runs": runs,
             "top_k": args.top_k, "total_samples": questions.len(), "method": if generated { "generate" } else { "loglik" },
             "permute": self.permute, "prompt": self.wording.prompt,
-            "style": if args.style == TextStyle::Raw { "raw" } else { "chat" },
+            "style": if args.text_style == TextStyle::Raw { "raw" } else { "chat" },
             "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()),
-            "adapter_sha256": args.model.adapter_fingerprint()?, "four_bit": !args.model.no_4bit,
-            "head_four_bit": args.model.head()? == HeadStore::Nf4, "device": session.description,
+            "adapter_sha256": args.model.adapter.as_deref().map(adapter_fingerprint).transpose()?,
+            "four_bit": self.base.use_4bit, "head_four_bit": self.base.head_4bit, "device": session.description,
             "data": self.data.display().to_string(), "max_new_tokens": generated.then_some(self.max_new),
             "irori_version": env!("CARGO_PKG_VERSION"),
         });
@@ -240,15 +239,11 @@ fn answer(args: &Args) -> Result<EvalResult> {
         asking.notes(args);
     }
     let questions = asking.questions(args.samples)?;
-    let max_len = args.model.max_seq_length as usize;
-    let plain = Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0, style: args.style };
-    let layout = match asking.method {
-        Method::Loglik => plain,
-        Method::Generate => Layout { kv_slots: args.batch_size as usize, max_new: asking.max_new, ..plain },
-    };
-    let mut session = infer::open(&args.model, layout)?;
+    let generation = Generation { sequences: args.batch_size as usize, new_tokens: asking.max_new };
+    let generation = (asking.method == Method::Generate).then_some(generation);
+    let mut session = args.model.open(args.text_style, generation)?;
     let config = asking.config(args, &session, &questions)?;
-    let prompter = infer::prompter(&session, &asking.wording)?;
+    let prompter = session.prompter(&asking.wording)?;
     let (total, what) = match asking.method {
         Method::Loglik => (loglik::prompt_count(&questions, asking.permute), "prompts"),
         Method::Generate => (questions.len(), "questions"),
@@ -257,8 +252,8 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let mut done = |n| progress.set(n);
     let engine = &mut session.engine;
     let results = match asking.method {
-        Method::Loglik => loglik::evaluate(engine, &*prompter, &questions, asking.permute, &mut done)?,
-        Method::Generate => generate::evaluate(engine, &*prompter, &questions, asking.max_new, &mut done)?,
+        Method::Loglik => loglik::evaluate(engine, &prompter, &questions, asking.permute, &mut done)?,
+        Method::Generate => generate::evaluate(engine, &prompter, &questions, asking.max_new, &mut done)?,
     };
     let seconds = progress.finish();
     let mut timing = Map::new();

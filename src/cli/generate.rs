@@ -1,12 +1,10 @@
 //! `irori generate`: continues prompts, greedily.
 
-use super::{
-    infer::{self, Layout, ModelArgs},
-    print,
-};
+use super::{flags::ModelArgs, print};
 use crate::{
     Error, Result,
     data::{chat::Message, encode::TextStyle},
+    run::inference::Generation,
 };
 use serde_json::json;
 use std::{io::Read, path::PathBuf, time::Instant};
@@ -23,8 +21,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
     /// Continue the text as it is, without the chat template
-    #[arg(long)]
+    #[arg(long, conflicts_with = "text_style")]
     raw: bool,
+    /// How the prompt becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
+    text_style: TextStyle,
     /// Most tokens to write
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: u32,
@@ -35,7 +36,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    args.model.name()?;
+    args.model.base()?;
     let prompt = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
@@ -50,8 +51,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let max_len = args.model.max_seq_length as usize;
     let max_new = args.max_new_tokens as usize;
-    let mut session =
-        infer::open(&args.model, Layout { max_len, max_rows: max_len, kv_slots: 1, max_new, style: TextStyle::Chat })?;
+    let generation = Generation { sequences: 1, new_tokens: max_new };
+    let mut session = args.model.open(args.text_style, Some(generation))?;
     let encoder = session.encoder()?.clone();
     let tokens =
         if args.raw { encoder.tokenizer.encode(&prompt)? } else { encoder.prompt(&[Message::new("user", prompt)])? };

@@ -4,7 +4,7 @@
 //! the result computes what training saw, up to one rounding. `--base original` merges into the weights as they were before
 //! quantising, usually the better model, but not the one that was trained. The two differ by the quantisation error.
 
-use super::{common::note, infer::trained_with_head_4bit};
+use super::common::note;
 use crate::{
     Error, Result,
     files::RealDisk,
@@ -15,6 +15,7 @@ use crate::{
         sink::{HfOptions, HfSink, WeightSink, copy_text_files, json_file},
         source::open,
     },
+    run::inference::trained_with_head_4bit,
 };
 use std::path::{Path, PathBuf};
 

@@ -3,23 +3,25 @@
 pub mod bench;
 pub mod common;
 pub mod compare;
+pub mod completions;
 pub mod dataset;
 pub mod demo;
 pub mod doctor;
+mod errors;
 pub mod eval;
+pub mod flags;
 pub mod generate;
-pub mod infer;
 pub mod merge;
+pub mod output;
 pub mod plan;
 pub mod quantize;
 pub mod score;
 pub mod synth;
 pub mod train;
-pub mod training;
 
 use crate::{Error, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::{error::Error as _, io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 /// Fine-tunes Qwen3 with QLoRA on one small GPU, or on a CPU.
 #[derive(Debug, Parser)]
@@ -57,6 +59,10 @@ enum Command {
     Bench(bench::Args),
     /// Check this machine: processor, memory, driver, GPU, and a self-test
     Doctor(doctor::Args),
+    /// Print the script that lets a shell complete commands and flags
+    Completions(completions::Completions),
+    /// Print the manual page, or write one for every command
+    Man(completions::Pages),
 }
 
 /// Lets every flag with a value take a negative number, so that `--threads -1` is refused by the name of its flag and not
@@ -101,6 +107,8 @@ fn run(command: Command) -> Result<()> {
         Command::Synth(a) => synth::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Doctor(a) => doctor::run(a),
+        Command::Completions(a) => completions::completions(&a),
+        Command::Man(a) => completions::man(&a),
     }
 }
 
@@ -121,13 +129,7 @@ fn report(e: &Error) -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    let mut text = format!("error: {e}\n");
-    let mut cause = e.source();
-    while let Some(c) = cause {
-        text.push_str(&format!("  because: {c}\n"));
-        cause = c.source();
-    }
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(errors::render(e).as_bytes());
     ExitCode::from(e.exit_code())
 }
 
@@ -136,3 +138,6 @@ pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("write to", "standard output"))
 }
+
+#[cfg(test)]
+mod tests;

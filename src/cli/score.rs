@@ -1,18 +1,12 @@
 //! `irori score`: log-probability of each token of given texts.
 
 use super::{
-    common::note,
-    infer::{self, Layout, ModelArgs, Progress},
+    common::{Progress, note},
+    flags::ModelArgs,
+    output::OutputFile,
     print,
 };
-use crate::{
-    Error, Result,
-    data::encode::TextStyle,
-    eval::{
-        result::{check_output, write_atomic},
-        score,
-    },
-};
+use crate::{Error, Result, data::encode::TextStyle, eval::score};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -70,15 +64,9 @@ fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    if let Some(path) = &args.output {
-        check_output(path, args.force)?;
-    }
+    let output = args.output.as_deref().map(|path| OutputFile::new(path, args.force)).transpose()?;
     let lines = read(&args.input)?;
-    let max_len = args.model.max_seq_length as usize;
-    let mut session = infer::open(
-        &args.model,
-        Layout { max_len, max_rows: max_len, kv_slots: 0, max_new: 0, style: TextStyle::Chat },
-    )?;
+    let mut session = args.model.open(TextStyle::Chat, None)?;
     let vocab = session.engine.spec().model.vocab;
     let mut texts = Vec::with_capacity(lines.len());
     for (number, line) in &lines {
@@ -105,11 +93,11 @@ pub fn run(args: Args) -> Result<()> {
         out.push_str(&json!({"tokens": tokens, "logprobs": logprobs}).to_string());
         out.push('\n');
     }
-    match &args.output {
+    match output {
         None => print(&out),
-        Some(path) => {
-            write_atomic(path, out.as_bytes(), args.force)?;
-            note(&format!("{} texts in {seconds:.1} s, written to {}", texts.len(), path.display()));
+        Some(file) => {
+            file.write(out.as_bytes())?;
+            note(&format!("{} texts in {seconds:.1} s, written to {}", texts.len(), file.path().display()));
             Ok(())
         }
     }

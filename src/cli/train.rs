@@ -4,17 +4,20 @@
 //! whole on disk, but it is not done, and a script must not go on to evaluate it.
 
 use super::{
-    common::{PackedCache, note},
-    training::{self, Prepared},
+    common::{Terminal, note},
+    flags::Flags,
 };
 use crate::{
-    Result,
+    Error, Result,
     data::balance,
     eval::accuracy::accuracy,
     files::RealDisk,
+    plan::Plan,
     report,
+    run::training::{self, Prepared},
+    settings::Group,
     train::{
-        Run, Settings, TrainConfig,
+        Run, Settings, TrainConfig, checkpoint,
         evaluate::AccuracyHook,
         learner::EngineLearner,
         metrics::EndReason,
@@ -23,7 +26,7 @@ use crate::{
         steps::StepPlan,
         stop::Stop,
         train,
-        trainer::interrupted,
+        trainer::Outcome,
     },
 };
 use std::path::PathBuf;
@@ -32,7 +35,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    settings: Settings,
+    settings: Flags<Settings>,
     /// Read settings from this TOML file; keys are the names of the flags, and flags win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,9 +45,6 @@ pub struct Args {
     /// The same, even if settings, data or base model have changed
     #[arg(long)]
     resume_anyway: bool,
-    /// Keep the quantised weights beside the model, for the next start
-    #[arg(long, value_enum, default_value_t = PackedCache::Auto)]
-    packed_cache: PackedCache,
     /// Accepted and ignored: `irori train` always trains
     #[arg(long, hide = true)]
     do_train: bool,
@@ -53,20 +53,21 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-    let config = args.settings.or(file).resolve()?;
+    let config = args.settings.0.over(file).decide()?;
     let resume = match (args.resume, args.resume_anyway) {
         (_, true) => Resume::Anyway,
         (true, false) => Resume::Yes,
         (false, false) => Resume::No,
     };
-    let prepared = training::prepare(&config, args.packed_cache)?;
+    let mut terminal = Terminal::default();
+    let prepared = training::prepare(&config, &mut terminal)?;
     let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(text))?;
     for line in summary(&config, &prepared) {
         note(&line);
     }
     let total = StepPlan::new(&config, prepared.inputs.train.samples.len())?.total();
     let stop = Stop::install()?;
-    let (inputs, mut learner) = prepared.load()?;
+    let (inputs, mut learner) = prepared.load(&mut terminal)?;
     let accuracy: Option<AccuracyHook<EngineLearner>> = match inputs.questions.as_slice() {
         [] => None,
         questions => Some(Box::new(move |learner| accuracy(learner.engine(), questions))),
@@ -88,6 +89,20 @@ pub fn run(args: Args) -> Result<()> {
     }
     report::run_report(&output.path)?;
     super::print(&format!("{}\n", output.path.display()))
+}
+
+/// The error of a run that a signal ended.
+fn interrupted(outcome: &Outcome, output: &OutputDir) -> Error {
+    let signal = outcome.signal.unwrap_or("a signal");
+    let place = checkpoint::directory(&output.path, outcome.step);
+    Error::failed(match outcome.step {
+        0 => format!("interrupted by {signal} before the first step"),
+        step => format!(
+            "interrupted by {signal} after step {step} of {}; {} is written: the same command with --resume goes on",
+            outcome.total,
+            place.display()
+        ),
+    })
 }
 
 /// What is trained on, for the user to look at before it starts.
@@ -118,12 +133,34 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
     lines.extend(balance::warning(&report.answers).map(|text| {
         format!("warning: the answers are unbalanced: {text}; `irori dataset --permute-choices cyclic` balances them")
     }));
-    lines.extend(prepared.plan_lines());
+    lines.extend(plan_lines(&prepared.plan));
     lines.push(format!(
         "{} parameters are trained: {}",
         prepared.inputs.adapter.len(),
         config.target_modules.join(", ")
     ));
+    lines
+}
+
+/// A plan in lines to print.
+fn plan_lines(plan: &Plan) -> Vec<String> {
+    let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
+    let items: Vec<String> = plan
+        .items
+        .iter()
+        .filter(|(_, bytes)| *bytes >= 1 << 20)
+        .map(|(kind, bytes)| format!("{} {:.2}", kind.label(), gib(*bytes)))
+        .collect();
+    let [all, no_gate_up, input_only] = plan.saved_counts();
+    let mut lines = vec![format!("memory: {:.2} GiB ({})", gib(plan.bytes), items.join(", "))];
+    if plan.host_bytes > 0 {
+        lines.push(format!("the embedding lies in host memory: {:.2} GiB", gib(plan.host_bytes)));
+    }
+    if no_gate_up + input_only > 0 {
+        lines.push(format!(
+            "to fit, {input_only} layers are recomputed in the backward pass and {no_gate_up} in part; {all} are kept whole"
+        ));
+    }
     lines
 }
 

@@ -34,7 +34,8 @@ pub enum TextStyle {
 }
 
 /// Where loss falls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LossOn {
     /// The model's last turn and the token that ends it.
     #[default]

@@ -4,13 +4,13 @@
 
 use super::{
     Engine, LoraConfig, ModelConfig, Module,
-    engine::{EngineSpec, HeadStore, Residency, Saved},
+    engine::{EngineSpec, Saved},
     peft,
     source::Synthetic,
 };
 use crate::{
     Error, Result,
-    backend::{AdamW, Backend, DType, Heads, Space, cpu::CpuBackend},
+    backend::{AdamW, Backend, DType, Heads, cpu::CpuBackend},
     data::{MicroBatch, Sample},
     digest,
     quant::nested,
@@ -120,18 +120,9 @@ fn engine(backend: Box<dyn Backend>, model: &ModelConfig) -> Result<Engine> {
     let spec = EngineSpec {
         lora: Some(lora),
         training: true,
-        max_rows: 64,
-        max_len: 48,
         logit_rows: 16,
         saved: vec![Saved::NoGateUp; model.layers],
-        residency: vec![Residency::Nf4; model.layers],
-        compute: DType::Bf16,
-        dense: DType::Bf16,
-        head: HeadStore::Dense,
-        embedding: Space::Device,
-        kv_slots: 0,
-        kv_capacity: 0,
-        model: model.clone(),
+        ..EngineSpec::new(model.clone(), 64, 48)
     };
     Engine::new(backend, spec, &Synthetic::new("tiny", model.clone(), 1), &mut |_, _| {})
 }

@@ -7,57 +7,23 @@
 pub mod cost;
 pub mod device;
 pub mod outlook;
+pub mod settings;
 
 use crate::{
     Error, Result,
-    backend::{DType, Kind, Sizes, Space},
-    model::{
-        LoraConfig, ModelConfig,
-        engine::{EngineSpec, HeadStore, Residency, Saved, arrange},
-    },
+    backend::{Kind, Sizes, Space},
+    error::Setting,
+    model::engine::{EngineSpec, HeadStore, Residency, Saved, arrange},
 };
 pub use cost::{Speed, StepTime, Work};
 
-/// What a run asks of the planner.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The model.
-    pub model: ModelConfig,
-    /// The adapter, if any.
-    pub lora: Option<LoraConfig>,
-    /// Whether a backward pass runs.
-    pub training: bool,
-    /// Most rows of a micro-batch.
-    pub rows: usize,
-    /// Longest document.
-    pub max_len: usize,
-    /// Rows of a logits chunk.
-    pub logit_rows: usize,
-    /// False: the base is not quantised.
-    pub four_bit: bool,
-    /// Type that quantised weights are rounded to.
-    pub compute: DType,
-    /// Storage of embedding, head and unquantised linears.
-    pub dense: DType,
-    /// How the head is held.
-    pub head: HeadStore,
-    /// Sequences generated at once.
-    pub kv_slots: usize,
-    /// Most positions of a generated sequence.
-    pub kv_capacity: usize,
-    /// Whether weights may stay unpacked.
-    pub unpack: Unpack,
-}
-
 /// Whether NF4 weights may be held unpacked to save their dequantisation at each use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unpack {
     /// Never.
     Never,
-    /// As many layers as fit.
+    /// In as many layers as fit.
     WhereItFits,
-    /// All layers, or the plan is refused.
-    Always,
 }
 
 /// A plan that fits.
@@ -110,50 +76,38 @@ struct Upgrades {
     embedding: bool,
 }
 
+/// The plan that needs the least memory.
+const LEANEST: Upgrades = Upgrades { attention: 0, gate_up: 0, unpacked: 0, embedding: false };
+
 /// Whether the embedding may lie in host memory, and there is something to gain by it.
-fn embedding_may_leave(r: &Request, sizes: &dyn Sizes) -> bool {
-    sizes.own_memory() && (!r.model.tied || r.head == HeadStore::Nf4)
+fn embedding_may_leave(asked: &EngineSpec, sizes: &dyn Sizes) -> bool {
+    sizes.own_memory() && (!asked.model.tied || asked.head == HeadStore::Nf4)
 }
 
-fn spec_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
-    let layers = r.model.layers;
+/// `asked` with the choices that are the planner's made as `u` says.
+fn spec_of(asked: &EngineSpec, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
+    let layers = asked.model.layers;
     // The last layers run backward first, when the most is saved; which layers are chosen does not change the total.
     let saved = |i: usize| match i {
-        _ if !r.training || i < u.gate_up => Saved::All,
+        _ if !asked.training || i < u.gate_up => Saved::All,
         _ if i < u.attention => Saved::NoGateUp,
         _ => Saved::InputOnly,
     };
-    let residency = |i: usize| match r.four_bit {
+    let residency = |i: usize| match asked.four_bit() {
         false => Residency::Dense,
         true if i < u.unpacked => Residency::Unpacked,
         true => Residency::Nf4,
     };
     EngineSpec {
-        model: r.model.clone(),
-        lora: r.lora.clone(),
-        training: r.training,
-        max_rows: r.rows,
-        max_len: r.max_len,
-        logit_rows: r.logit_rows,
         saved: (0..layers).map(saved).collect(),
         residency: (0..layers).map(residency).collect(),
-        compute: r.compute,
-        dense: r.dense,
-        head: r.head,
-        embedding: if u.embedding || !embedding_may_leave(r, sizes) { Space::Device } else { Space::Host },
-        kv_slots: r.kv_slots,
-        kv_capacity: r.kv_capacity,
+        embedding: if u.embedding || !embedding_may_leave(asked, sizes) { Space::Device } else { Space::Host },
+        ..asked.clone()
     }
 }
 
-/// The plan that needs the least memory, of those that `r` allows.
-fn leanest(r: &Request) -> Upgrades {
-    let unpacked = if r.unpack == Unpack::Always && r.four_bit { r.model.layers } else { 0 };
-    Upgrades { unpacked, ..Upgrades::default() }
-}
-
-fn bytes_of(r: &Request, sizes: &dyn Sizes, u: Upgrades) -> Result<usize> {
-    Ok(arrange(&spec_of(r, sizes, u), sizes)?.layout.bytes())
+fn bytes_of(asked: &EngineSpec, sizes: &dyn Sizes, u: Upgrades) -> Result<usize> {
+    Ok(arrange(&spec_of(asked, sizes, u), sizes)?.layout.bytes())
 }
 
 /// The largest n in 0..=most for which `fits`, which holds for 0 and stops holding once.
@@ -166,88 +120,95 @@ fn largest(most: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<u
     Ok(low)
 }
 
-/// The fastest plan that fits `limit` bytes on a device of this `speed`.
+/// The fastest plan that fits `limit` bytes on a device of this `speed`. Of `asked`, what is saved of each layer, which
+/// NF4 weights are unpacked and where the embedding lies are the planner's to choose; the rest stays.
 ///
 /// # Errors
-/// If no plan fits; the message names the nearest settings that do.
-pub fn plan(r: &Request, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -> Result<Plan> {
-    let layers = r.model.layers;
+/// [`Error::DoesNotFit`] if no plan fits; its advice is the nearest settings that do.
+pub fn plan(asked: &EngineSpec, unpack: Unpack, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -> Result<Plan> {
+    let layers = asked.model.layers;
     let fits = |u: Upgrades| -> Result<bool> {
-        Ok(limit.is_none_or(|limit| bytes_of(r, sizes, u).is_ok_and(|b| b as u64 <= limit)))
+        Ok(limit.is_none_or(|limit| bytes_of(asked, sizes, u).is_ok_and(|b| b as u64 <= limit)))
     };
-    let mut u = leanest(r);
-    arrange(&spec_of(r, sizes, u), sizes)?;
+    let mut u = LEANEST;
+    arrange(&spec_of(asked, sizes, u), sizes)?;
     if !fits(u)? {
-        return Err(refuse(r, sizes, u, limit.unwrap_or(0)));
+        return Err(does_not_fit(asked, sizes, limit.unwrap_or(0)));
     }
     // Upgrades in the order of seconds saved per byte.
-    for knob in cost::knobs_by_worth(&spec_of(r, sizes, u), sizes, speed)? {
+    for knob in cost::knobs_by_worth(&spec_of(asked, sizes, u), sizes, speed)? {
         match knob {
-            cost::Knob::SaveAttention if r.training => {
+            cost::Knob::SaveAttention if asked.training => {
                 u.attention = largest(layers, |n| fits(Upgrades { attention: n, ..u }))?;
             }
-            cost::Knob::SaveGateUp if r.training => {
+            cost::Knob::SaveGateUp if asked.training => {
                 u.gate_up = largest(u.attention, |n| fits(Upgrades { gate_up: n, ..u }))?;
             }
-            cost::Knob::Unpack if r.four_bit && r.unpack == Unpack::WhereItFits => {
+            cost::Knob::Unpack if asked.four_bit() && unpack == Unpack::WhereItFits => {
                 u.unpacked = largest(layers, |n| fits(Upgrades { unpacked: n, ..u }))?;
             }
             cost::Knob::Embedding => u.embedding = fits(Upgrades { embedding: true, ..u })?,
             _ => {}
         }
     }
-    Plan::of(spec_of(r, sizes, u), sizes, limit)
+    Plan::of(spec_of(asked, sizes, u), sizes, limit)
 }
 
-/// Why nothing fits, and the nearest settings with which something does.
-fn refuse(r: &Request, sizes: &dyn Sizes, least: Upgrades, limit: u64) -> Error {
-    let gib = |b: usize| b as f64 / (1u64 << 30) as f64;
-    let need = bytes_of(r, sizes, least).unwrap_or(0);
-    let fits = |r: &Request| bytes_of(r, sizes, least).is_ok_and(|b| b as u64 <= limit);
-    let most_rows = |r: &Request| {
-        let with = |rows: usize| Request { rows, max_len: r.max_len.min(rows), ..r.clone() };
-        largest(r.rows, |n| Ok(n == 0 || fits(&with(n)))).unwrap_or(0)
+/// What `asked` needs, and the nearest settings with which it fits.
+fn does_not_fit(asked: &EngineSpec, sizes: &dyn Sizes, limit: u64) -> Error {
+    let need = bytes_of(asked, sizes, LEANEST).unwrap_or(0) as u64;
+    Error::DoesNotFit { what: "this run", need, have: limit, advice: what_would_fit(asked, sizes, limit) }
+}
+
+/// Settings that change the least, from those that change nothing but speed to those that change most: fewer rows, the
+/// head, the rank. Empty if none of them is enough.
+fn what_would_fit(asked: &EngineSpec, sizes: &dyn Sizes, limit: u64) -> Vec<Setting> {
+    let fits = |spec: &EngineSpec| bytes_of(spec, sizes, LEANEST).is_ok_and(|b| b as u64 <= limit);
+    let most_rows = |spec: &EngineSpec| {
+        let with = |rows: usize| EngineSpec { max_rows: rows, max_len: spec.max_len.min(rows), ..spec.clone() };
+        largest(spec.max_rows, |n| Ok(n == 0 || fits(&with(n)))).unwrap_or(0)
     };
-    let of_rows = |rows: usize| match (r.training, rows >= r.max_len) {
-        (true, true) if rows >= r.rows => String::new(),
-        (true, true) => format!(" --micro-batch-rows {rows} (with a --max-seq-length of no more)"),
-        (true, false) => format!(" --micro-batch-rows {rows} --max-seq-length {rows}"),
-        (false, _) => format!(" --max-seq-length {rows}"),
-    };
-    // From the settings that change least to those that change most: fewer rows, the head, the rank.
-    let rank = r.lora.as_ref().filter(|_| r.training).map_or(0, |l| l.r);
+    let rank = asked.lora.as_ref().filter(|_| asked.training).map_or(0, |l| l.r);
     let ranks = std::iter::successors(Some(rank), |r| Some(r / 2).filter(|r| *r >= 8));
-    let heads =
-        if r.four_bit && r.head == HeadStore::Dense { &[HeadStore::Dense, HeadStore::Nf4][..] } else { &[r.head] };
-    let candidates = ranks.flat_map(|rank| heads.iter().map(move |&head| (rank, head)));
-    let mut tried = candidates.map(|(rank_tried, head)| {
-        let mut other = Request { head, ..r.clone() };
-        let mut flags = if head == r.head { String::new() } else { " --head-4bit".to_owned() };
-        if let (Some(lora), true) = (&mut other.lora, rank_tried != rank) {
-            lora.r = rank_tried;
-            flags += &format!(" --lora-r {rank_tried}");
-        }
-        (most_rows(&other), flags)
-    });
-    let found = tried.clone().find(|(rows, _)| *rows >= r.max_len).or_else(|| tried.find(|(rows, _)| *rows >= 16));
-    let advice = if let Some((rows, flags)) = found {
-        let other = if flags.is_empty() { "" } else { ", with other results" };
-        format!("{}{} would fit{other}", flags.trim_start(), of_rows(rows)).trim_start().to_owned()
-    } else if !r.four_bit {
-        "the weights alone are too large: use --use-4bit".to_owned()
-    } else if r.unpack == Unpack::Always {
-        "leave the weights packed".to_owned()
-    } else {
-        format!(
-            "the quantised weights alone leave no room: raise --memory-limit to {:.2} GiB, or use a smaller model",
-            gib(need)
-        )
+    let heads: &[HeadStore] = match asked.head {
+        HeadStore::Dense if asked.four_bit() => &[HeadStore::Dense, HeadStore::Nf4],
+        head => &[head],
     };
-    Error::failed(format!(
-        "this run needs at least {:.2} GiB and {:.2} GiB are available; {advice}",
-        gib(need),
-        limit as f64 / (1u64 << 30) as f64
-    ))
+    let candidates = ranks.flat_map(|r| heads.iter().map(move |&head| (r, head)));
+    let mut tried = candidates.map(|(r, head)| {
+        let mut other = EngineSpec { head, ..asked.clone() };
+        let mut settings = Vec::new();
+        if head != asked.head {
+            settings.push(Setting::new("head-4bit", true));
+        }
+        if let (Some(lora), true) = (&mut other.lora, r != rank) {
+            lora.r = r;
+            settings.push(Setting::new("lora-r", r));
+        }
+        (most_rows(&other), settings)
+    });
+    let found = tried.clone().find(|(rows, _)| *rows >= asked.max_len).or_else(|| tried.find(|(rows, _)| *rows >= 16));
+    match found {
+        Some((rows, settings)) => settings.into_iter().chain(fewer_rows(asked, rows)).collect(),
+        None if asked.four_bit() => Vec::new(),
+        None => {
+            let packed = EngineSpec { residency: vec![Residency::Nf4; asked.model.layers], ..asked.clone() };
+            let more = if fits(&packed) { Vec::new() } else { what_would_fit(&packed, sizes, limit) };
+            let enough = fits(&packed) || !more.is_empty();
+            enough.then(|| Setting::new("use-4bit", true)).into_iter().chain(more).collect()
+        }
+    }
+}
+
+/// The settings that keep a pass to `rows` rows; none if it needs no more anyway.
+fn fewer_rows(asked: &EngineSpec, rows: usize) -> Vec<Setting> {
+    let shorter = Setting::new("max-seq-length", rows);
+    match (asked.training, rows >= asked.max_len) {
+        (false, _) => vec![shorter],
+        (true, true) if rows >= asked.max_rows => Vec::new(),
+        (true, true) => vec![Setting::new("micro-batch-rows", rows)],
+        (true, false) => vec![Setting::new("micro-batch-rows", rows), shorter],
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What would be otherwise: a plan with each of its knobs turned, and the largest job of its kind that fits.
+//! What would be otherwise: a plan with one thing of it changed at a time, and the largest job of its kind that fits.
 
 use super::{
-    Plan, Request, bytes_of,
+    LEANEST, Plan, bytes_of,
     cost::{Speed, Work, step_time},
-    embedding_may_leave, largest, leanest,
+    embedding_may_leave, largest,
 };
 use crate::{
     Result,
@@ -15,11 +15,11 @@ use crate::{
     },
 };
 
-/// A plan with one knob turned.
+/// A plan with one thing changed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alternative {
-    /// The knob.
-    pub knob: Knob,
+    /// What is changed.
+    pub change: Change,
     /// Bytes of the arena.
     pub bytes: usize,
     /// Bytes in host memory.
@@ -30,9 +30,9 @@ pub struct Alternative {
     pub fits: bool,
 }
 
-/// A knob and what it is turned to.
+/// A part of a plan and what it is changed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Knob {
+pub enum Change {
     /// What every layer keeps for the backward pass.
     Saved(Saved),
     /// How the linears of every layer are held.
@@ -47,8 +47,8 @@ pub enum Knob {
     LogitRows(usize),
 }
 
-impl Knob {
-    /// The knob's name, for JSON.
+impl Change {
+    /// The part's name, for JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Saved(_) => "saved_activations",
@@ -60,7 +60,7 @@ impl Knob {
         }
     }
 
-    /// What it is turned to, for JSON.
+    /// What it is changed to, for JSON.
     pub fn setting(self) -> serde_json::Value {
         let named = |value: Result<serde_json::Value, _>| value.unwrap_or_default();
         match self {
@@ -89,8 +89,8 @@ impl Knob {
         }
     }
 
-    /// `spec` with this knob turned.
-    fn turn(self, spec: &EngineSpec) -> EngineSpec {
+    /// `spec` with this changed.
+    fn apply(self, spec: &EngineSpec) -> EngineSpec {
         let mut spec = spec.clone();
         match self {
             Self::Saved(saved) => spec.saved.fill(saved),
@@ -109,34 +109,35 @@ impl Knob {
     }
 }
 
-/// The plan of `r` with each of its knobs turned to what it is not, and what a step of `work` would take then. What cannot
-/// be laid out is left out.
-pub fn alternatives(r: &Request, plan: &Plan, sizes: &dyn Sizes, speed: &Speed, work: &Work) -> Vec<Alternative> {
+/// The plan with each part of it changed to what it is not, and what a step of `work` would take then. What cannot be laid
+/// out is left out.
+pub fn alternatives(plan: &Plan, sizes: &dyn Sizes, speed: &Speed, work: &Work) -> Vec<Alternative> {
     let spec = &plan.spec;
-    let mut knobs = Vec::new();
+    let mut changes = Vec::new();
     if spec.training {
-        knobs.extend([Saved::All, Saved::NoGateUp, Saved::InputOnly].map(Knob::Saved));
+        changes.extend([Saved::All, Saved::NoGateUp, Saved::InputOnly].map(Change::Saved));
     }
-    if r.four_bit {
-        knobs.extend([Residency::Nf4, Residency::Unpacked].map(Knob::Weights));
-        knobs.extend([HeadStore::Dense, HeadStore::Nf4].map(Knob::Head));
+    if spec.four_bit() {
+        changes.extend([Residency::Nf4, Residency::Unpacked].map(Change::Weights));
+        changes.extend([HeadStore::Dense, HeadStore::Nf4].map(Change::Head));
     }
-    if embedding_may_leave(r, sizes) {
-        knobs.extend([Space::Device, Space::Host].map(Knob::Embedding));
+    if embedding_may_leave(spec, sizes) {
+        changes.extend([Space::Device, Space::Host].map(Change::Embedding));
     }
     if spec.training {
         let rows = [spec.max_rows / 2, spec.max_rows * 2];
-        knobs.extend(rows.into_iter().filter(|&n| n >= spec.max_len).map(Knob::Rows));
+        changes.extend(rows.into_iter().filter(|&n| n >= spec.max_len).map(Change::Rows));
     }
     let chunk = spec.logit_rows.min(spec.max_rows);
-    knobs.extend([chunk / 2, chunk * 2].into_iter().filter(|n| (1..=spec.max_rows).contains(n)).map(Knob::LogitRows));
-    let turned = knobs.into_iter().map(|knob| (knob, knob.turn(spec))).filter(|(_, other)| other != spec);
-    turned
-        .filter_map(|(knob, other)| {
+    let chunks = [chunk / 2, chunk * 2].into_iter().filter(|n| (1..=spec.max_rows).contains(n));
+    changes.extend(chunks.map(Change::LogitRows));
+    let changed = changes.into_iter().map(|change| (change, change.apply(spec))).filter(|(_, other)| other != spec);
+    changed
+        .filter_map(|(change, other)| {
             let seconds = step_time(&other, sizes, speed, work).ok()?.total();
             let other = Plan::of(other, sizes, plan.limit).ok()?;
             let fits = plan.limit.is_none_or(|limit| other.bytes as u64 <= limit);
-            Some(Alternative { knob, bytes: other.bytes, host_bytes: other.host_bytes, seconds, fits })
+            Some(Alternative { change, bytes: other.bytes, host_bytes: other.host_bytes, seconds, fits })
         })
         .collect()
 }
@@ -152,18 +153,18 @@ pub struct Largest {
     pub model: Option<&'static str>,
 }
 
-/// What fits `limit` under the leanest plan, where samples have at most `len` tokens.
+/// What fits `limit` under the leanest plan of `asked`, where samples have at most `len` tokens.
 ///
 /// # Errors
 /// If a job cannot be laid out at any size.
-pub fn largest_that_fit(r: &Request, len: usize, sizes: &dyn Sizes, limit: u64) -> Result<Largest> {
+pub fn largest_that_fit(asked: &EngineSpec, len: usize, sizes: &dyn Sizes, limit: u64) -> Result<Largest> {
     const MOST_ROWS: usize = 1 << 26;
-    let fits = |other: &Request| bytes_of(other, sizes, leanest(other)).is_ok_and(|b| b as u64 <= limit);
-    bytes_of(r, sizes, leanest(r))?;
-    let of = |rows: usize, max_len: usize| Request { rows, max_len, ..r.clone() };
+    let fits = |other: &EngineSpec| bytes_of(other, sizes, LEANEST).is_ok_and(|b| b as u64 <= limit);
+    bytes_of(asked, sizes, LEANEST)?;
+    let of = |max_rows: usize, max_len: usize| EngineSpec { max_rows, max_len, ..asked.clone() };
     let batch = largest(MOST_ROWS / len.max(1), |n| Ok(n == 0 || fits(&of(n * len, len))))?;
-    let length = largest(r.model.max_positions, |n| Ok(n == 0 || fits(&of(n, n))))?;
-    let preset = |name: &str| ModelConfig::preset(name).map(|model| Request { model, ..r.clone() });
+    let length = largest(asked.model.max_positions, |n| Ok(n == 0 || fits(&of(n, n))))?;
+    let preset = |name: &str| ModelConfig::preset(name).map(|model| EngineSpec { model, ..asked.clone() });
     let mut published = PRESETS.into_iter().filter(|name| name.starts_with("qwen3"));
     let model = published.rfind(|name| preset(name).is_some_and(|other| fits(&other)));
     Ok(Largest { batch, length, model })

@@ -1,51 +1,22 @@
-//! The resolved configuration of a run: every value decided, checked and written beside the result.
+//! The configuration of a run, every value decided: checked, written beside the result, and compared when a run is resumed.
 //!
-//! `run.toml` in the output directory holds it under the names of the flags, so that `--config O/run.toml` repeats the
-//! run. What decides the course of training is also compared when a run is resumed ([`TrainConfig::trajectory`]).
+//! `run.toml` in the output directory holds it under the names of the settings, so that the file repeats the run. What
+//! decides the course of training is also compared when a run is resumed ([`TrainConfig::trajectory`]).
 
-use super::schedule::{Schedule, Shape, warmup_steps};
+pub use super::settings::TrainConfig;
+use super::{
+    schedule::{Schedule, warmup_steps},
+    settings::Settings,
+};
 use crate::{
     Error, Result,
-    backend::DType,
-    data::{encode::TextStyle, order::DataOrder},
-    model::{LoraConfig, Module},
+    error::Setting,
+    model::{LoraConfig, Module, peft::MAX_RANK},
+    settings::{Group, to_toml},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
-
-/// Type that a quantised weight is rounded to when it is used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputeDtype {
-    /// bf16.
-    #[default]
-    #[value(name = "bfloat16", alias = "bf16")]
-    #[serde(alias = "bf16")]
-    Bfloat16,
-    /// f32: not rounded.
-    #[value(name = "float32", alias = "fp32", alias = "f32")]
-    #[serde(alias = "fp32", alias = "f32")]
-    Float32,
-}
-
-impl ComputeDtype {
-    /// The type itself.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::Bfloat16 => DType::Bf16,
-            Self::Float32 => DType::F32,
-        }
-    }
-}
-
-/// The 4-bit type. There is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum QuantType {
-    /// bitsandbytes' NormalFloat 4.
-    Nf4,
-}
 
 /// What kind of answer the records hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -81,132 +52,15 @@ impl BestBy {
     }
 }
 
-/// Everything that a run is told. Field names, in kebab case, are the names of the flags.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)] // each is documented where it is set: `Settings`
-pub struct TrainConfig {
-    pub model: String,
-    pub train_file: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_file: Option<PathBuf>,
-    pub output_dir: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init_adapter: Option<PathBuf>,
-
-    pub num_epochs: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_steps: Option<u64>,
-    pub batch_size: usize,
-    pub gradient_accumulation_steps: usize,
-    pub max_seq_length: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch_rows: Option<usize>,
-    pub data_order: DataOrder,
-    pub seed: u64,
-
-    pub learning_rate: f64,
-    pub lr_scheduler: Shape,
-    pub warmup_ratio: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_steps: Option<u64>,
-    pub weight_decay: f64,
-    pub adam_beta1: f64,
-    pub adam_beta2: f64,
-    pub adam_epsilon: f64,
-    pub max_grad_norm: f64,
-
-    pub lora_r: usize,
-    pub lora_alpha: f64,
-    pub lora_dropout: f64,
-    pub rslora: bool,
-    pub target_modules: Vec<String>,
-
-    pub use_4bit: bool,
-    pub head_4bit: bool,
-    pub bnb_4bit_quant_type: QuantType,
-    pub bnb_4bit_compute_dtype: ComputeDtype,
-
-    pub train_mode: TrainMode,
-    pub loss_on_output_only: bool,
-    pub text_style: TextStyle,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-
-    pub logging_steps: u64,
-    pub save_steps: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub save_total_limit: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_steps: Option<u64>,
-    pub metric_for_best_model: BestBy,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub early_stopping_patience: Option<u64>,
-    pub load_best_model_at_end: bool,
-
-    pub device: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_limit: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-}
-
-/// Settings that change neither a weight nor the order of anything: a resumed run may have others. Paths are here
-/// because contents are compared instead: the tokens of the data set and the fingerprint of the base.
-const FREE: [&str; 17] = [
-    "model",
-    "train-file",
-    "eval-file",
-    "output-dir",
-    "init-adapter",
-    "logging-steps",
-    "save-steps",
-    "save-total-limit",
-    "eval-steps",
-    "metric-for-best-model",
-    "early-stopping-patience",
-    "load-best-model-at-end",
-    "device",
-    "memory-limit",
-    "threads",
-    "tokenizer",
-    "train-mode",
-];
-
 impl TrainConfig {
     /// Checks every value.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the flag, the value and what is allowed.
+    /// [`Error::Setting`] with the value and what is allowed.
     pub fn validate(&self) -> Result<()> {
-        real("num-epochs", self.num_epochs, "above 0 and at most 100000", |v| v > 0.0 && v <= 1e5)?;
-        whole("batch-size", self.batch_size as u64, 1, 65_536)?;
-        whole("gradient-accumulation-steps", self.gradient_accumulation_steps as u64, 1, 65_536)?;
-        if let Some(n) = self.threads {
-            whole("threads", n as u64, 1, 1024)?;
-        }
-        whole("max-seq-length", self.max_seq_length as u64, 2, 1 << 20)?;
-        if self.batch_size * self.max_seq_length > 1 << 26 {
-            return Err(Error::usage(format!(
-                "--batch-size {} times --max-seq-length {} is {} rows in one micro-batch: lower one of them",
-                self.batch_size,
-                self.max_seq_length,
-                self.batch_size * self.max_seq_length
-            )));
-        }
-        if let Some(n) = self.micro_batch_rows {
-            whole("micro-batch-rows", n as u64, 1, 1 << 26)?;
-            if n < self.max_seq_length {
-                return Err(Error::usage(format!(
-                    "--micro-batch-rows {n} is less than --max-seq-length {}: a sample is never cut in two, so lower the \
-                     second or raise the first",
-                    self.max_seq_length
-                )));
-            }
-        }
-        if let Some(n) = self.max_steps {
-            whole("max-steps", n, 1, 1 << 40)?;
-        }
+        self.base.validate()?;
+        self.machine.validate()?;
+        self.validate_steps()?;
         real("learning-rate", self.learning_rate, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?;
         real("warmup-ratio", self.warmup_ratio, "from 0 to 1", |v| (0.0..=1.0).contains(&v))?;
         real("weight-decay", self.weight_decay, "from 0 to 1", |v| (0.0..=1.0).contains(&v))?;
@@ -214,37 +68,62 @@ impl TrainConfig {
         real("adam-beta2", self.adam_beta2, "from 0 to below 1", |v| (0.0..1.0).contains(&v))?;
         real("adam-epsilon", self.adam_epsilon, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?;
         real("max-grad-norm", self.max_grad_norm, "0 (no clipping) or more", |v| v >= 0.0)?;
-        whole("lora-r", self.lora_r as u64, 1, 256)?;
+        whole("lora-r", self.lora_r as u64, 1, MAX_RANK as u64)?;
         real("lora-alpha", self.lora_alpha, "above 0 and at most 65536", |v| v > 0.0 && v <= 65_536.0)?;
         real("lora-dropout", self.lora_dropout, "from 0 to below 1", |v| (0.0..1.0).contains(&v))?;
         self.targets()?;
-        if self.head_4bit && !self.use_4bit {
-            return Err(Error::usage("--head-4bit is for a base in 4 bits: leave out --no-4bit"));
-        }
-        whole("seed", self.seed, 0, ANY)?;
         whole("logging-steps", self.logging_steps, 1, ANY)?;
         whole("save-steps", self.save_steps, 1, ANY)?;
-        if let Some(n) = self.save_total_limit {
-            whole("save-total-limit", n as u64, 1, ANY)?;
+        for (name, given) in [
+            ("save-total-limit", self.save_total_limit.map(|n| n as u64)),
+            ("eval-steps", self.eval_steps),
+            ("early-stopping-patience", self.early_stopping_patience),
+        ] {
+            given.map_or(Ok(()), |n| whole(name, n, 1, ANY))?;
         }
-        if let Some(n) = self.eval_steps {
-            whole("eval-steps", n, 1, ANY)?;
+        self.validate_evaluation()
+    }
+
+    /// How long, how many samples, how many rows.
+    fn validate_steps(&self) -> Result<()> {
+        real("num-epochs", self.num_epochs, "above 0 and at most 100000", |v| v > 0.0 && v <= 1e5)?;
+        whole("batch-size", self.batch_size as u64, 1, 65_536)?;
+        whole("gradient-accumulation-steps", self.gradient_accumulation_steps as u64, 1, 65_536)?;
+        whole("max-seq-length", self.max_seq_length as u64, 2, 1 << 20)?;
+        whole("seed", self.seed, 0, ANY)?;
+        let length = Setting::new("max-seq-length", self.max_seq_length);
+        let rows = self.batch_size * self.max_seq_length;
+        if rows > 1 << 26 {
+            let message = format!("times {length} is {rows} rows in one micro-batch: lower one of them");
+            return Err(Error::setting(Setting::new("batch-size", self.batch_size), message));
         }
-        if let Some(n) = self.early_stopping_patience {
-            whole("early-stopping-patience", n, 1, ANY)?;
+        if let Some(n) = self.max_steps {
+            whole("max-steps", n, 1, 1 << 40)?;
         }
-        if self.eval_file.is_none() {
-            let needs = [
-                ("eval-steps", self.eval_steps.is_some()),
-                ("early-stopping-patience", self.early_stopping_patience.is_some()),
-                ("load-best-model-at-end", self.load_best_model_at_end),
-                ("metric-for-best-model accuracy", self.metric_for_best_model == BestBy::Accuracy),
-            ];
-            if let Some((flag, _)) = needs.iter().find(|(_, set)| *set) {
-                return Err(Error::usage(format!("--{flag} needs --eval-file: there is nothing to evaluate on")));
-            }
+        let Some(n) = self.micro_batch_rows else { return Ok(()) };
+        whole("micro-batch-rows", n as u64, 1, 1 << 26)?;
+        if n < self.max_seq_length {
+            let message = format!("is less than {length}: a sample is never cut in two, so lower that or raise this");
+            return Err(Error::setting(Setting::new("micro-batch-rows", n), message));
         }
         Ok(())
+    }
+
+    /// What asks for evaluation needs something to evaluate on.
+    fn validate_evaluation(&self) -> Result<()> {
+        if self.eval_file.is_some() {
+            return Ok(());
+        }
+        let asked = [
+            self.eval_steps.map(|n| Setting::new("eval-steps", n)),
+            self.early_stopping_patience.map(|n| Setting::new("early-stopping-patience", n)),
+            self.load_best_model_at_end.then(|| Setting::new("load-best-model-at-end", true)),
+            (self.metric_for_best_model == BestBy::Accuracy).then(|| Setting::new("metric-for-best-model", "accuracy")),
+        ];
+        match asked.into_iter().flatten().next() {
+            Some(setting) => Err(Error::setting(setting, "needs `eval-file`: there is nothing to evaluate on")),
+            None => Ok(()),
+        }
     }
 
     /// The modules that carry an adapter, ascending.
@@ -257,13 +136,15 @@ impl TrainConfig {
             }
             targets.push(Module::from_name(name).ok_or_else(|| {
                 let known: Vec<_> = Module::ALL.iter().map(|m| m.name()).collect();
-                Error::usage(format!("--target-modules: no module `{name}`; there are {} and all", known.join(", ")))
+                let message = format!("there is no such module; there are {} and all", known.join(", "));
+                Error::setting(Setting::new("target-modules", name), message)
             })?);
         }
         targets.sort_unstable();
         targets.dedup();
         if targets.is_empty() {
-            return Err(Error::usage("--target-modules names no module: nothing would be trained"));
+            let setting = Setting::named("target-modules");
+            return Err(Error::setting(setting, "names no module: nothing would be trained"));
         }
         Ok(targets)
     }
@@ -303,21 +184,17 @@ impl TrainConfig {
         }
     }
 
-    /// The settings that decide the course of training, by flag name: what a resume must find unchanged.
-    pub fn trajectory(&self) -> serde_json::Map<String, serde_json::Value> {
-        let serde_json::Value::Object(mut all) = serde_json::to_value(self).unwrap_or_default() else {
-            return serde_json::Map::new();
-        };
-        all.retain(|key, _| !FREE.contains(&key.as_str()));
+    /// The settings that decide the course of training, by name: what a resume must find unchanged.
+    pub fn trajectory(&self) -> Map<String, Value> {
+        let entries = Settings::entries(self).unwrap_or_default();
+        let deciding = entries.into_iter().filter(|(d, _)| d.decides);
+        let mut all: Map<_, _> = deciding.map(|(d, value)| (d.name.to_owned(), json(&value))).collect();
         if let Ok(targets) = self.targets() {
             let names: Vec<_> = targets.iter().map(|m| m.name()).collect();
             all.insert("target-modules".into(), names.into());
         }
-        if !self.use_4bit {
+        if !self.base.use_4bit {
             all.retain(|key, _| !key.starts_with("bnb-4bit"));
-        }
-        if !self.head_4bit {
-            all.remove("head-4bit"); // as in checkpoints of versions without this setting
         }
         all
     }
@@ -333,23 +210,23 @@ impl TrainConfig {
         crate::digest::hex(&hash.finalize())
     }
 
-    /// The configuration as a file that `--config` takes.
+    /// The configuration as a file that [`Group::from_file`] reads.
     ///
     /// # Errors
     /// If a path is not UTF-8.
     pub fn to_toml(&self) -> Result<String> {
-        let body = toml::to_string(self)
-            .map_err(|e| Error::usage(format!("the configuration cannot be written as TOML: {e}")))?;
-        Ok(format!("# The resolved configuration of this run; `irori train --config` takes it.\n{body}"))
+        let body = to_toml(&Settings::entries(self)?);
+        Ok(format!(
+            "# The settings of this run, all of them: given as a configuration file, it repeats the run.\n{body}"
+        ))
     }
 }
 
-/// What differs between two sets of settings, in words: "learning-rate was 0.0002, is 0.0003".
-pub fn differences(
-    old: &serde_json::Map<String, serde_json::Value>,
-    new: &serde_json::Map<String, serde_json::Value>,
-) -> Vec<String> {
-    let show = |v: Option<&serde_json::Value>| v.map_or_else(|| "not set".to_string(), ToString::to_string);
+/// What differs between two trajectories, in words: "learning-rate was 0.0002, is 0.0003". Either may be of an earlier
+/// version.
+pub fn differences(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<String> {
+    let show = |v: Option<&Value>| v.map_or_else(|| "not set".to_string(), ToString::to_string);
+    let (old, new) = (of_this_version(old), of_this_version(new));
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
     keys.sort();
     keys.dedup();
@@ -359,17 +236,38 @@ pub fn differences(
         .collect()
 }
 
+/// A trajectory as this version would have written it: older spellings translated, and settings that an earlier version did
+/// not have at their defaults, which are what it did.
+fn of_this_version(trajectory: &Map<String, Value>) -> Map<String, Value> {
+    let mut all = trajectory.clone();
+    if let Some(only) = all.remove("loss-on-output-only") {
+        all.insert("loss-on".into(), if only == Value::Bool(false) { "everything" } else { "answer" }.into());
+    }
+    let four_bit = all.get("use-4bit") != Some(&Value::Bool(false));
+    for d in Settings::definitions().into_iter().filter(|d| d.decides) {
+        let of_no_use = !four_bit && d.name.starts_with("bnb-4bit");
+        if let Some(default) = (d.default)().filter(|_| !of_no_use && !all.contains_key(d.name)) {
+            all.insert(d.name.into(), json(&default));
+        }
+    }
+    all
+}
+
+fn json(value: &toml::Value) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
 /// The largest integer of TOML: as good as no bound.
 const ANY: u64 = i64::MAX as u64;
 
-fn real(flag: &str, value: f64, allowed: &str, ok: impl Fn(f64) -> bool) -> Result<()> {
+fn real(name: &'static str, value: f64, allowed: &str, ok: impl Fn(f64) -> bool) -> Result<()> {
     if value.is_finite() && ok(value) {
         return Ok(());
     }
-    Err(Error::usage(format!("--{flag} must be {allowed}, not {value}")))
+    Err(Error::setting(Setting::new(name, value), format!("must be {allowed}")))
 }
 
-fn whole(flag: &str, value: u64, least: u64, most: u64) -> Result<()> {
+fn whole(name: &'static str, value: u64, least: u64, most: u64) -> Result<()> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
@@ -378,5 +276,5 @@ fn whole(flag: &str, value: u64, least: u64, most: u64) -> Result<()> {
         ANY => format!("at most {most} (the largest integer of TOML)"),
         _ => format!("from {least} to {most}"),
     };
-    Err(Error::usage(format!("--{flag} must be {allowed}, not {value}")))
+    Err(Error::setting(Setting::new(name, value), format!("must be {allowed}")))
 }

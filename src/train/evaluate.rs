@@ -33,8 +33,8 @@ impl EvalSet {
         let batches = micro_batches(samples, &numbers, config.token_budget())?;
         let targets = batches.iter().map(|b| b.target_ids.len() as u64).sum();
         if targets == 0 {
-            let file = config.eval_file.as_deref().unwrap_or(std::path::Path::new("--eval-file"));
-            return Err(Error::content(file, "", "no sample has a token that carries loss"));
+            let file = config.eval_file.as_deref().unwrap_or(std::path::Path::new(""));
+            return Err(Error::content(file, "", "no sample to evaluate on has a token that carries loss"));
         }
         Ok(Self { batches, targets })
     }

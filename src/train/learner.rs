@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     backend::AdamW,
     data::MicroBatch,
-    model::{Engine, engine::StepStats},
+    model::{Engine, LoraConfig, engine::StepStats, peft},
     plan::device,
 };
 use std::path::Path;
@@ -51,7 +51,7 @@ pub trait Learner {
     /// Sets the moments.
     fn set_moments(&mut self, m: &[f32], v: &[f32]) -> Result<()>;
 
-    /// The adapter as [`ADAPTER_CONFIG`] and [`ADAPTER_WEIGHTS`], exact (f32).
+    /// The adapter as [`peft::CONFIG`] and [`peft::WEIGHTS`], exact (f32).
     ///
     /// # Errors
     /// Also if a weight is not finite: a broken adapter is never passed off as a result.
@@ -70,43 +70,23 @@ pub trait Learner {
     fn device(&self) -> String;
 }
 
-/// PEFT's configuration of an adapter.
-pub const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// PEFT's weights of an adapter.
-pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-
-/// How an adapter lies in files: PEFT's format, bound to one model and one configuration.
-pub trait AdapterFormat {
-    /// [`ADAPTER_CONFIG`] and [`ADAPTER_WEIGHTS`] (f32) of a flat adapter.
-    ///
-    /// # Errors
-    /// None that a user could cause.
-    fn encode(&self, flat: &[f32]) -> Result<Vec<NamedFile>>;
-
-    /// The flat adapter in `dir`.
-    ///
-    /// # Errors
-    /// If the files are missing, broken or of another shape.
-    fn decode(&self, dir: &Path) -> Result<Vec<f32>>;
-}
-
-/// The real thing: an [`Engine`] laid out for training.
+/// The real thing: an [`Engine`] laid out for training, whose adapter is read and written in PEFT's format.
 pub struct EngineLearner {
     engine: Engine,
-    format: Box<dyn AdapterFormat>,
-    parameters: usize,
+    lora: LoraConfig,
+    /// What the adapter's `base_model_name_or_path` shall say.
+    base: String,
 }
 
 impl EngineLearner {
-    /// Wraps `engine`, whose adapter is read and written as `format`.
+    /// Wraps `engine`, whose adapter is one for the model called `base`.
     ///
     /// # Errors
     /// If the engine has no adapter.
-    pub fn new(engine: Engine, format: Box<dyn AdapterFormat>) -> Result<Self> {
-        let spec = engine.spec();
-        let lora = spec.lora.as_ref().ok_or_else(|| Error::failed("an engine without an adapter cannot train"))?;
-        let parameters = lora.parameters(&spec.model);
-        Ok(Self { engine, format, parameters })
+    pub fn new(engine: Engine, base: String) -> Result<Self> {
+        let lora = engine.spec().lora.clone();
+        let lora = lora.ok_or_else(|| Error::internal("an engine without an adapter was given to train"))?;
+        Ok(Self { engine, lora, base })
     }
 
     /// The engine, for evaluation between steps.
@@ -136,7 +116,7 @@ impl Learner for EngineLearner {
     }
 
     fn parameters(&self) -> usize {
-        self.parameters
+        self.lora.parameters(&self.engine.spec().model)
     }
 
     fn moments(&mut self) -> Result<(Vec<f32>, Vec<f32>)> {
@@ -152,12 +132,19 @@ impl Learner for EngineLearner {
         if let Some(i) = flat.iter().position(|x| !x.is_finite()) {
             return Err(Error::failed(format!("weight {i} of the adapter is {}: it is not written", flat[i])));
         }
-        self.format.encode(&flat)
+        let weights = peft::weights_file(&self.lora, &self.engine.spec().model, &flat)?;
+        Ok(vec![
+            NamedFile::new(peft::CONFIG, peft::config_file(&self.lora, &self.base)),
+            NamedFile::new(peft::WEIGHTS, weights),
+        ])
     }
 
     fn load_adapter(&mut self, dir: &Path) -> Result<()> {
-        let flat = self.format.decode(dir)?;
-        self.engine.set_adapter(&flat)
+        let found = peft::load(dir, &self.engine.spec().model)?;
+        if found.lora.targets != self.lora.targets || found.lora.r != self.lora.r {
+            return Err(Error::content(dir, "", "holds an adapter of another rank or other modules than this run"));
+        }
+        self.engine.set_adapter(&found.flat)
     }
 
     fn peak_memory_bytes(&self) -> u64 {

@@ -6,12 +6,13 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | [`settings`] | what a user may set, by flag or by file, unresolved |
-//! | [`config`] | the resolved configuration, checked, and what of it a resume must find unchanged |
+//! | [`settings`] | what a user can set, each setting defined once |
+//! | [`config`] | the values decided: checked, written, and what of them a resume must find unchanged |
 //! | [`steps`] | which samples make up which step, and how they are packed |
 //! | [`schedule`] | the learning rate of each step |
 //! | [`learner`] | what the loop needs of a model |
 //! | [`trainer`] | the loop |
+//! | [`resume`] | how it goes on from a checkpoint |
 //! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
 //! | [`state`] | what a checkpoint remembers beside the tensors; `trainer_state.json` |
 //! | [`checkpoint`] | directories that are written whole, verified and found again |
@@ -27,6 +28,7 @@ pub mod learner;
 pub mod metrics;
 pub mod output;
 pub mod progress;
+mod resume;
 pub mod schedule;
 pub mod settings;
 pub mod state;

@@ -1,9 +1,11 @@
 //! The output directory of a run: who may write into it, and what is there already.
 
-use super::checkpoint;
+use super::{checkpoint, state::TRAINER_STATE};
 use crate::{
     Error, Result,
+    error::Setting,
     files::{self, Disk},
+    model::peft,
 };
 use std::{
     fs::{self, File, TryLockError},
@@ -11,14 +13,13 @@ use std::{
 };
 
 /// Files that a run writes at the top of its output directory.
-pub const OWN: [&str; 6] =
-    ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "report.html", METRICS, RUN_CONFIG];
+pub const OWN: [&str; 6] = [peft::CONFIG, peft::WEIGHTS, TRAINER_STATE, "report.html", METRICS, RUN_CONFIG];
 /// The log.
 pub const METRICS: &str = "metrics.jsonl";
 /// The resolved configuration.
 pub const RUN_CONFIG: &str = "run.toml";
 
-/// What `--resume` and `--resume-anyway` ask for.
+/// Whether a run goes on from what an earlier one left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
     /// A new run in an empty directory.
@@ -62,22 +63,23 @@ impl OutputDir {
         let shown = path.display();
         if resume == Resume::No {
             if let Some(name) = names.first() {
-                return Err(Error::usage(format!(
-                    "--output-dir {shown} is not empty (it has {}): add --resume to go on with the run in it, or choose \
-                     another directory",
+                let message = format!(
+                    "is not empty (it has {}): resume the run in it, or choose another directory",
                     name.to_string_lossy()
-                )));
+                );
+                let setting = Setting::new("output-dir", &shown);
+                return Err(Error::setting(setting, message).advise([Setting::named("resume")]));
             }
             return Ok(Self { path: path.into(), checkpoint: None, resume, _lock: lock });
         }
         checkpoint::sweep(disk, path, note)?;
         let checkpoint = checkpoint::newest(path, note)?;
         if checkpoint.is_none() {
-            if names.iter().any(|n| n == "adapter_model.safetensors") {
-                return Err(Error::usage(format!(
-                    "cannot resume: {shown} has an adapter but no checkpoint; to train it further, give \
-                     --init-adapter {shown} and another --output-dir"
-                )));
+            if names.iter().any(|n| n == peft::WEIGHTS) {
+                let message =
+                    "has an adapter but no checkpoint to resume from; to train it further, choose another directory";
+                return Err(Error::setting(Setting::new("output-dir", &shown), message)
+                    .advise([Setting::new("init-adapter", &shown)]));
             }
             note(&format!("nothing to resume in {shown}: starting from the beginning"));
         }

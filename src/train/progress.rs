@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Hears what happens in a run.
+/// Receives each logged record, and what the user should read.
 pub trait Observer {
     /// A record that was just logged.
     fn record(&mut self, record: &Record);

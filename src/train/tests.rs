@@ -4,7 +4,7 @@
 use super::{
     checkpoint::{self, MANIFEST},
     config::TrainConfig,
-    learner::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Learner, NamedFile},
+    learner::{Learner, NamedFile},
     metrics::{EndReason, Record},
     output::{METRICS, OutputDir, Resume},
     progress::Observer,
@@ -22,8 +22,9 @@ use crate::{
         Disk, RealDisk,
         faulty::{Fault, Faulty},
     },
-    model::engine::StepStats,
+    model::{engine::StepStats, peft},
     rng::philox4x32,
+    settings::Group,
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -115,11 +116,11 @@ impl Learner for Parabola {
 
     fn adapter_files(&mut self) -> Result<Vec<NamedFile>> {
         let weights = bytemuck::cast_slice::<f32, u8>(&self.w).to_vec();
-        Ok(vec![NamedFile::new(ADAPTER_CONFIG, "{}"), NamedFile::new(ADAPTER_WEIGHTS, weights)])
+        Ok(vec![NamedFile::new(peft::CONFIG, "{}"), NamedFile::new(peft::WEIGHTS, weights)])
     }
 
     fn load_adapter(&mut self, dir: &Path) -> Result<()> {
-        let bytes = fs::read(dir.join(ADAPTER_WEIGHTS)).map_err(Error::io("read", dir))?;
+        let bytes = fs::read(dir.join(peft::WEIGHTS)).map_err(Error::io("read", dir))?;
         self.w.copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes));
         Ok(())
     }
@@ -172,25 +173,19 @@ fn sample(tokens: &[u32]) -> Sample {
 
 impl Case {
     /// Eleven samples of unequal length in steps of four: three steps an epoch, nine in all.
-    fn new(args: &str) -> Self {
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            settings: Settings,
-        }
+    fn new(text: &str) -> Self {
         // In memory where there is such a place: thousands of syncs, and no power cut to fear.
         let memory = Path::new("/dev/shm");
         let tmp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let out = tmp.path().join("out");
-        let line = format!(
-            "irori --model m --train-file t --batch-size 2 --gradient-accumulation-steps 2 --max-seq-length 16 \
-             --learning-rate 0.05 --output-dir {} {args}",
-            out.display()
-        );
-        let settings = <Line as clap::Parser>::try_parse_from(line.split_whitespace()).unwrap().settings;
+        let settings = Settings::from_toml(&format!(
+            "model = \"m\"\ntrain-file = \"t\"\nbatch-size = 2\ngradient-accumulation-steps = 2\nmax-seq-length = 16\n\
+             learning-rate = 0.05\noutput-dir = {out:?}\n{text}"
+        ))
+        .unwrap();
         let samples = (0..11u32).map(|i| sample(&(0..3 + i % 5).map(|j| 1 + i * 7 + j).collect::<Vec<_>>())).collect();
         let eval = settings.eval_file.is_some().then(|| vec![sample(&[1, 2, 3, 4]), sample(&[5, 6, 7])]);
-        let config = settings.resolve().unwrap();
+        let config = settings.decide().unwrap();
         let (learner, ears) = (Parabola::default(), Ears::default());
         Self { _tmp: tmp, config, samples, eval, base: "base".into(), learner, ears }
     }
@@ -230,7 +225,7 @@ impl Case {
 
     /// What a run leaves, without what tells the time: results, and the log's steps.
     fn traces(&self) -> BTreeMap<String, Vec<u8>> {
-        let mut traces: BTreeMap<String, Vec<u8>> = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, TRAINER_STATE]
+        let mut traces: BTreeMap<String, Vec<u8>> = [peft::WEIGHTS, peft::CONFIG, TRAINER_STATE]
             .map(|name| (name.into(), fs::read(self.out().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))))
             .into();
         let state = traces.get_mut(TRAINER_STATE).unwrap();
@@ -270,8 +265,8 @@ fn log(out: &Path) -> Vec<Record> {
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
-fn undisturbed(args: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut case = Case::new(args);
+fn undisturbed(text: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut case = Case::new(text);
     let outcome = case.go(&RealDisk, Resume::No).unwrap();
     assert_eq!((outcome.reason, outcome.step, outcome.total), (EndReason::Finished, 9, 9));
     case.traces()
@@ -279,11 +274,11 @@ fn undisturbed(args: &str) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn it_learns_and_leaves_what_it_should() {
-    let mut case = Case::new("--save-total-limit 2");
+    let mut case = Case::new("save-total-limit = 2");
     case.go(&RealDisk, Resume::No).unwrap();
     assert_eq!(
         case.names(),
-        [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "checkpoint-6", "checkpoint-9", METRICS, "run.toml", TRAINER_STATE]
+        [peft::CONFIG, peft::WEIGHTS, "checkpoint-6", "checkpoint-9", METRICS, "run.toml", TRAINER_STATE]
     );
     let steps: Vec<_> =
         log(case.out()).into_iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
@@ -308,26 +303,28 @@ fn it_learns_and_leaves_what_it_should() {
 
 #[test]
 fn a_signal_ends_after_the_step_and_resume_is_bit_identical() {
-    for args in ["", "--logging-steps 1 --eval-file e --eval-steps 2 --data-order sequential --weight-decay 0.1"] {
-        let want = undisturbed(args);
+    for text in
+        ["", "logging-steps = 1\neval-file = \"e\"\neval-steps = 2\ndata-order = \"sequential\"\nweight-decay = 0.1"]
+    {
+        let want = undisturbed(text);
         for k in 1..9 {
-            let mut case = Case::new(args);
+            let mut case = Case::new(text);
             case.ears.stop_after = Some(k);
             let outcome = case.go(&RealDisk, Resume::No).unwrap();
             assert_eq!((outcome.reason, outcome.step, outcome.signal), (EndReason::Interrupted, k, Some("SIGTERM")));
             assert_eq!(case.checkpoints().last(), Some(&k));
-            assert!(!case.out().join(ADAPTER_WEIGHTS).exists());
+            assert!(!case.out().join(peft::WEIGHTS).exists());
             assert_eq!(case.resume().unwrap().step, 9);
             assert_eq!(case.learner.finished, 9 - k);
-            assert!(case.traces() == want, "{args}: stopped after {k}");
+            assert!(case.traces() == want, "{text}: stopped after {k}");
         }
     }
 }
 
 #[test]
 fn a_log_interval_cut_in_two_is_one_interval() {
-    let want = undisturbed("--logging-steps 4 --save-steps 1");
-    let mut case = Case::new("--logging-steps 4 --save-steps 1");
+    let want = undisturbed("logging-steps = 4\nsave-steps = 1");
+    let mut case = Case::new("logging-steps = 4\nsave-steps = 1");
     let _ = case.go(&Faulty::new(80, Fault::Kill), Resume::No).unwrap_err();
     let last = *case.checkpoints().last().unwrap();
     assert!(!last.is_multiple_of(4), "the kill must fall inside an interval, not after {last}");
@@ -336,20 +333,20 @@ fn a_log_interval_cut_in_two_is_one_interval() {
 }
 
 /// Operations that a whole run makes.
-fn operations(args: &str) -> u64 {
+fn operations(text: &str) -> u64 {
     let disk = Faulty::new(u64::MAX, Fault::Kill);
-    Case::new(args).go(&disk, Resume::No).unwrap();
+    Case::new(text).go(&disk, Resume::No).unwrap();
     disk.count()
 }
 
 #[test]
 fn killed_at_any_file_operation_nothing_is_lost() {
-    let args = "--save-steps 2 --save-total-limit 2 --eval-file e";
-    let want = undisturbed(args);
-    let n = operations(args);
+    let text = "save-steps = 2\nsave-total-limit = 2\neval-file = \"e\"";
+    let want = undisturbed(text);
+    let n = operations(text);
     assert!(n > 60, "{n}");
     for at in 0..n {
-        let mut case = Case::new(args);
+        let mut case = Case::new(text);
         case.go(&Faulty::new(at, Fault::Kill), Resume::No).unwrap_err();
         case.all_whole();
         let before = case.checkpoints().last().copied().unwrap_or(0);
@@ -362,10 +359,10 @@ fn killed_at_any_file_operation_nothing_is_lost() {
 
 #[test]
 fn a_full_disk_at_any_file_operation_stops_the_run_and_loses_nothing() {
-    let args = "--save-steps 2 --save-total-limit 2 --eval-file e";
-    let want = undisturbed(args);
-    for at in 0..operations(args) {
-        let mut case = Case::new(args);
+    let text = "save-steps = 2\nsave-total-limit = 2\neval-file = \"e\"";
+    let want = undisturbed(text);
+    for at in 0..operations(text) {
+        let mut case = Case::new(text);
         let e = case.go(&Faulty::new(at, Fault::Full), Resume::No).unwrap_err();
         assert_eq!(e.exit_code(), 1);
         let mut text = String::new();
@@ -394,7 +391,7 @@ fn a_full_disk_at_any_file_operation_stops_the_run_and_loses_nothing() {
 fn cut_off() -> Case {
     let mut case = Case::new("");
     case.go(&RealDisk, Resume::No).unwrap();
-    for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE] {
+    for name in [peft::CONFIG, peft::WEIGHTS, TRAINER_STATE] {
         fs::remove_file(case.out().join(name)).unwrap();
     }
     case
@@ -403,7 +400,7 @@ fn cut_off() -> Case {
 #[test]
 fn broken_checkpoints_are_passed_over_aloud() {
     let want = undisturbed("");
-    let files = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE, "optimizer.safetensors", "irori_state.json", MANIFEST];
+    let files = [peft::CONFIG, peft::WEIGHTS, TRAINER_STATE, "optimizer.safetensors", "irori_state.json", MANIFEST];
     type Harm = fn(&Path);
     let damage: [(&str, Harm); 4] = [
         ("cut short", |p| fs::write(p, &fs::read(p).unwrap()[..1]).unwrap()),
@@ -472,7 +469,7 @@ fn a_changed_run_is_refused_by_name_unless_told() {
     let e = case.resume().unwrap_err();
     assert_eq!(e.exit_code(), 2);
     let text = format!("{}: {}", e, std::error::Error::source(&e).unwrap());
-    for want in ["learning-rate was 0.05, is 0.5", "training samples", "base model", "--resume-anyway", "checkpoint-9"]
+    for want in ["learning-rate was 0.05, is 0.5", "training samples", "base model", "`resume-anyway`", "checkpoint-9"]
     {
         assert!(text.contains(want), "{text}");
     }
@@ -502,16 +499,16 @@ fn an_output_directory_with_anything_in_it_is_refused() {
     fs::create_dir_all(case.out()).unwrap();
     fs::write(case.out().join("thesis.txt"), "years of work").unwrap();
     let e = case.go(&RealDisk, Resume::No).unwrap_err();
-    assert!(e.exit_code() == 2 && e.to_string().contains("thesis.txt") && e.to_string().contains("--resume"), "{e}");
+    assert!(e.exit_code() == 2 && e.to_string().contains("thesis.txt") && e.to_string().contains("`resume`"), "{e}");
     case.resume().unwrap();
     assert!(case.ears.notes[0].contains("nothing to resume"));
     assert_eq!(fs::read_to_string(case.out().join("thesis.txt")).unwrap(), "years of work");
 
     let mut case = Case::new("");
     fs::create_dir_all(case.out()).unwrap();
-    fs::write(case.out().join(ADAPTER_WEIGHTS), "someone's adapter").unwrap();
+    fs::write(case.out().join(peft::WEIGHTS), "someone's adapter").unwrap();
     let e = case.resume().unwrap_err();
-    assert!(e.to_string().contains("--init-adapter"), "{e}");
+    assert!(e.to_string().contains("`init-adapter = "), "{e}");
 }
 
 #[test]
@@ -532,26 +529,26 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint() 
     let text = format!("{e}: {}", std::error::Error::source(&e).unwrap());
     assert!(text.contains("checkpoint-3") && text.contains("step 5") && text.contains("NaN"), "{text}");
     assert_eq!(case.checkpoints(), [3]);
-    assert!(!case.out().join(ADAPTER_WEIGHTS).exists());
+    assert!(!case.out().join(peft::WEIGHTS).exists());
 }
 
 #[test]
 fn the_best_is_kept_and_patience_ends_the_run() {
-    let args = "--eval-file e --eval-steps 1 --save-total-limit 1 --early-stopping-patience 3 --load-best-model-at-end";
-    let mut case = Case::new(args);
+    let text = "eval-file = \"e\"\neval-steps = 1\nsave-total-limit = 1\nearly-stopping-patience = 3\nload-best-model-at-end = true";
+    let mut case = Case::new(text);
     case.learner.scripted = vec![5.0, 4.0, 4.5, 4.0, 4.2, 1.0];
     let outcome = case.go(&RealDisk, Resume::No).unwrap();
     assert_eq!((outcome.reason, outcome.step), (EndReason::EarlyStopped, 5));
     assert_eq!(outcome.best.map(|b| (b.step, b.value)), Some((2, 4.0)));
     assert_eq!(case.checkpoints(), [2, 5]);
-    let best = fs::read(case.out().join("checkpoint-2").join(ADAPTER_WEIGHTS)).unwrap();
-    assert_eq!(fs::read(case.out().join(ADAPTER_WEIGHTS)).unwrap(), best);
+    let best = fs::read(case.out().join("checkpoint-2").join(peft::WEIGHTS)).unwrap();
+    assert_eq!(fs::read(case.out().join(peft::WEIGHTS)).unwrap(), best);
     let state = RunState::read(&case.out().join("checkpoint-5")).unwrap();
     assert_eq!((state.stale_evals, state.best.unwrap().step), (3, 2));
     // Resumed, it knows that it had given up.
     let again = case.resume().unwrap();
     assert_eq!((again.reason, again.step, case.learner.finished), (EndReason::EarlyStopped, 5, 0));
-    assert_eq!(fs::read(case.out().join(ADAPTER_WEIGHTS)).unwrap(), best);
+    assert_eq!(fs::read(case.out().join(peft::WEIGHTS)).unwrap(), best);
 }
 
 #[test]
@@ -604,7 +601,7 @@ fn fewer_rows_a_pass_give_the_same_steps_but_for_rounding() {
         (case.config.token_budget(), case.learner.w)
     };
     let (whole, of_whole) = losses("");
-    let (part, of_part) = losses("--micro-batch-rows 16");
+    let (part, of_part) = losses("micro-batch-rows = 16");
     assert!(part < whole);
     for (a, b) in of_whole.iter().zip(of_part) {
         assert!((a - b).abs() < 1e-5, "{of_whole:?} and {of_part:?}");

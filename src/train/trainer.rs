@@ -1,4 +1,5 @@
-//! The loop: step, log, evaluate, checkpoint; and its beginning (fresh or resumed) and end.
+//! The loop: step, log, evaluate, checkpoint; and its beginning and end. How it goes on from a checkpoint is in
+//! [`resume`](super::resume).
 //!
 //! What a step does depends on the adapter, the two moments, the step number and the run's identity, all of which a
 //! checkpoint holds. That is the whole argument for why a resumed run is bit for bit the undisturbed one, and the tests
@@ -12,10 +13,9 @@ use super::{
     metrics::{EndReason, Eval, MetricsLog, Record, Start, Step},
     output::{METRICS, OutputDir, RUN_CONFIG, Resume},
     progress::Observer,
+    resume::{identity_of, restore},
     schedule::Schedule,
-    state::{
-        Best, Identity, RunState, TRAINER_STATE, TrainerState, eval_entry, optimizer_file, read_optimizer, step_entry,
-    },
+    state::{Best, RunState, TRAINER_STATE, TrainerState, eval_entry, optimizer_file, step_entry},
     steps::{StepPlan, micro_batches},
     stop::Stop,
 };
@@ -23,12 +23,11 @@ use crate::{
     Error, Result,
     backend::AdamW,
     data::Sample,
-    error::ResultExt,
+    error::{ResultExt, Setting},
     files::{self, Disk, replace},
     rng::Dropout,
 };
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 
 /// All that a run is made of.
@@ -49,9 +48,9 @@ pub struct Run<'a, L: Learner> {
     pub base: String,
     /// File operations.
     pub disk: &'a dyn Disk,
-    /// Asks the run to end.
+    /// Whether the run was asked to end.
     pub stop: &'a Stop,
-    /// Hears what happens.
+    /// Receives each logged record, and what the user should read.
     pub observer: &'a mut dyn Observer,
 }
 
@@ -73,7 +72,7 @@ pub struct Outcome {
 /// Trains: from the first step, or from the checkpoint that `run.output` found.
 ///
 /// # Errors
-/// - [`Error::Usage`] if configuration, data or base are not those of the checkpoint;
+/// - [`Error::Setting`] if configuration, data or base are not those of the checkpoint;
 /// - if loss or gradient norm is not finite, a checkpoint cannot be written, or the device fails. The message names the
 ///   last whole checkpoint.
 pub fn train<L: Learner>(run: Run<'_, L>) -> Result<Outcome> {
@@ -107,13 +106,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
             return Err(Error::content(&config.train_file, at, "no token of it carries loss"));
         }
         let eval = run.eval_samples.map(|s| EvalSet::new(config, s)).transpose()?;
-        let identity = Identity {
-            config: config.trajectory(),
-            config_hash: config.hash(),
-            data: data_digest(run.samples),
-            base: run.base.clone(),
-            device: run.learner.device(),
-        };
+        let identity = identity_of(&run);
         let (state, history) = match &run.output.checkpoint {
             None => (RunState::new(identity), Vec::new()),
             Some((step, dir)) => {
@@ -181,15 +174,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         let targets: u64 = batches.iter().map(|b| b.target_ids.len() as u64).sum();
         let tokens: u64 = batches.iter().map(|b| b.rows() as u64).sum();
         let rate = self.schedule.rate(step);
-        let adamw = AdamW {
-            lr: rate,
-            beta1: config.adam_beta1,
-            beta2: config.adam_beta2,
-            eps: config.adam_epsilon,
-            weight_decay: config.weight_decay,
-            step,
-            max_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm as f32),
-        };
+        let adamw = adamw(config, rate, step);
         let key = Dropout::key(config.seed, step);
         let learner = &mut *self.run.learner;
         learner.begin_step()?;
@@ -200,7 +185,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         if !stats.loss_sum.is_finite() || !stats.grad_norm.is_finite() {
             return Err(Error::failed(format!(
                 "step {step}: loss {}, gradient norm {}: not finite, so nothing of this step was kept. A lower \
-                 --learning-rate may help",
+                 `learning-rate` may help",
                 stats.loss_sum / targets as f64,
                 stats.grad_norm
             )));
@@ -212,9 +197,15 @@ impl<'a, L: Learner> Trainer<'a, L> {
         self.state.since_log.loss_sum += stats.loss_sum;
         self.state.since_log.targets += targets;
         self.state.since_log.tokens += tokens;
+        self.after_step(step, rate, stats.grad_norm)
+    }
+
+    /// What is due after a step: the log, an evaluation, a checkpoint.
+    fn after_step(&mut self, step: u64, rate: f64, grad_norm: f64) -> Result<()> {
+        let config = self.run.config;
         let last = step == self.plan.total();
         if last || step.is_multiple_of(config.logging_steps) {
-            self.log_step(rate, stats.grad_norm)?;
+            self.log_step(rate, grad_norm)?;
         }
         let ends_epoch = self.plan.ends_epoch(step);
         let eval_due = config.eval_steps.map_or(ends_epoch, |n| step.is_multiple_of(n));
@@ -261,9 +252,8 @@ impl<'a, L: Learner> Trainer<'a, L> {
             (BestBy::Loss, _) => loss,
             (BestBy::Accuracy, Some(accuracy)) => accuracy,
             (BestBy::Accuracy, None) => {
-                return Err(Error::usage(
-                    "--metric-for-best-model accuracy needs an --eval-file of multiple-choice questions",
-                ));
+                let setting = Setting::new("metric-for-best-model", "accuracy");
+                return Err(Error::setting(setting, "needs an `eval-file` of multiple-choice questions"));
             }
         };
         let best = judge(&mut self.state, by, value);
@@ -320,7 +310,8 @@ impl<'a, L: Learner> Trainer<'a, L> {
         {
             let dir = checkpoint::directory(out, best.step);
             let loaded = checkpoint::verify(&dir).and_then(|_| self.run.learner.load_adapter(&dir));
-            loaded.with_context(|| format!("--load-best-model-at-end: {}", dir.display()))?;
+            let setting = Setting::new("load-best-model-at-end", true);
+            loaded.with_context(|| format!("{setting}: {}", dir.display()))?;
             self.run.observer.note(&format!("the final adapter is that of the best step, {}", best.step));
         }
         for file in self.run.learner.adapter_files()? {
@@ -347,72 +338,25 @@ impl<'a, L: Learner> Trainer<'a, L> {
         match self.saved {
             Some(step) => {
                 let dir = checkpoint::directory(&self.run.output.path, step);
-                format!("; the last whole checkpoint is {} (go on with --resume)", dir.display())
+                format!("; the last whole checkpoint is {} (`resume = true` goes on from it)", dir.display())
             }
             None => "; there is no checkpoint yet".into(),
         }
     }
 }
 
-/// Sets the learner to the checkpoint and returns the state and the log history in it.
-fn restore<L: Learner>(
-    run: &mut Run<'_, L>,
-    identity: Identity,
-    step: u64,
-    dir: &std::path::Path,
-) -> Result<(RunState, Vec<Map<String, Value>>)> {
-    let mut state = RunState::read(dir)?;
-    if state.step != step {
-        return Err(Error::content(dir, "irori_state.json, field `step`", format!("is {}", state.step)));
-    }
-    let changes = identity.changes_from(&state.identity);
-    if !changes.is_empty() {
-        let changes = changes.join("; ");
-        if run.output.resume != Resume::Anyway {
-            return Err(Error::usage(format!(
-                "this is not the run that was cut off: {changes}. Set it back, or give --resume-anyway"
-            )));
-        }
-        run.observer.note(&format!("warning: resuming although {changes}"));
-    }
-    if identity.device != state.identity.device {
-        run.observer.note(&format!(
-            "warning: the device was {}, is {}: results may differ in the last bits",
-            state.identity.device, identity.device
-        ));
-    }
-    state.identity = identity;
-    let (m, v) = read_optimizer(dir, run.learner.parameters(), step)?;
-    run.learner.load_adapter(dir)?;
-    run.learner.set_moments(&m, &v)?;
-    Ok((state, TrainerState::read(dir)?.log_history))
-}
-
-/// SHA-256 of all tokens and labels in order, hexadecimal.
-pub fn data_digest(samples: &[Sample]) -> String {
-    let mut hash = Sha256::new();
-    for sample in samples {
-        hash.update((sample.tokens.len() as u64).to_le_bytes());
-        hash.update(bytemuck::cast_slice::<u32, u8>(&sample.tokens));
-        hash.update(bytemuck::cast_slice::<i32, u8>(&sample.labels));
-    }
-    crate::digest::hex(&hash.finalize())
-}
-
 fn name(dir: &std::path::Path) -> String {
     dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The sentence for a run that a signal ended.
-pub fn interrupted(outcome: &Outcome, output: &OutputDir) -> Error {
-    let signal = outcome.signal.unwrap_or("a signal");
-    let place = checkpoint::directory(&output.path, outcome.step);
-    Error::failed(match outcome.step {
-        0 => format!("interrupted by {signal} before the first step"),
-        step => format!(
-            "interrupted by {signal} after step {step} of {}; {} is written: the same command with --resume goes on",
-            outcome.total,
-            place.display()
-        ),
-    })
+fn adamw(config: &TrainConfig, rate: f64, step: u64) -> AdamW {
+    AdamW {
+        lr: rate,
+        beta1: config.adam_beta1,
+        beta2: config.adam_beta2,
+        eps: config.adam_epsilon,
+        weight_decay: config.weight_decay,
+        step,
+        max_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm as f32),
+    }
 }

@@ -82,7 +82,7 @@ fn hostile_results_are_errors() {
     assert!(
         failure(&["eval", "--output", "x.json", "--data", "good.json", "--samples", "0"], at, 2).contains("samples")
     );
-    assert!(failure(&["eval", "--output", "x.json", "--data", "good.json"], at, 2).contains("--model is missing"));
+    assert!(failure(&["eval", "--output", "x.json", "--data", "good.json"], at, 2).contains("--model: is missing"));
     assert!(failure(&["generate", "--prompt", " ", "--model", "x"], at, 2).contains("the prompt is empty"));
 }
 

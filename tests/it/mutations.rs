@@ -13,6 +13,7 @@ use irori::{
     eval::result::EvalResult,
     model::{ModelConfig, catalogue, peft, source::open},
     rng::Rng,
+    settings::Group,
     train::{
         checkpoint,
         settings::Settings,
@@ -136,9 +137,9 @@ fn readers_of_text() {
         "run.toml",
         "lora-r = 8\nlearning-rate = 1e-3\ntarget-modules = [\"q_proj\"]\nmodel = \"m\"\ntrain-file = \"t\"\noutput-dir = \"o\"\nseed = 1\n",
     );
-    // A value that is out of range names its flag, not the file.
-    let toml = || match Settings::from_file(&at.join("run.toml")).map(Settings::resolve) {
-        Ok(Err(e)) if e.to_string().contains("--") => Ok(()),
+    // A value that is out of range names its setting, not the file.
+    let toml = || match Settings::from_file(&at.join("run.toml")).map(Settings::decide) {
+        Ok(Err(Error::Setting { .. })) => Ok(()),
         Ok(other) => other.map(drop),
         Err(e) => Err(e),
     };

@@ -2,11 +2,11 @@
 //! recomputation, gives the same loss and gradients but for the rounding of f32 sums.
 
 use irori::{
-    backend::{AdamW, DType, Space, cpu::CpuBackend},
+    backend::{AdamW, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        engine::{EngineSpec, Saved},
         source::open,
     },
     rng::{Dropout, Rng},
@@ -30,20 +30,11 @@ fn engine(saved: [Saved; 2], dropout: f32) -> Engine {
     let mut rng = Rng::new(5, 5);
     let flat: Vec<f32> = (0..lora.parameters(&model)).map(|_| 0.1 * rng.normal()).collect();
     let spec = EngineSpec {
-        model,
         lora: Some(lora),
         training: true,
-        max_rows: MAX_LEN * MAX_SAMPLES,
-        max_len: MAX_LEN,
         logit_rows: 16,
         saved: saved.to_vec(),
-        residency: vec![Residency::Nf4; 2],
-        compute: DType::Bf16,
-        dense: DType::Bf16,
-        head: HeadStore::Dense,
-        embedding: Space::Device,
-        kv_slots: 0,
-        kv_capacity: 0,
+        ..EngineSpec::new(model, MAX_LEN * MAX_SAMPLES, MAX_LEN)
     };
     let backend = Box::new(CpuBackend::new(Some(2)).expect("a backend"));
     let mut engine = Engine::new(backend, spec, source.as_ref(), &mut |_, _| {}).expect("an engine");

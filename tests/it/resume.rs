@@ -4,6 +4,7 @@
 use crate::program::{Ended, IRORI, command, done, finish, irori, last_step, samples, signal, steps, wait_for_step};
 use irori::{rng::mix64, train::checkpoint};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -203,7 +204,7 @@ fn another_configuration_or_other_data_is_refused_by_name() {
         (&["--seed", "7"], "seed was 42, is 7"),
         (&["--lora-dropout", "0"], "lora-dropout was 0.1, is 0"),
         (&["--no-4bit"], "use-4bit was true, is false"),
-        (&["--head-4bit"], "head-4bit was not set, is true"),
+        (&["--head-4bit"], "head-4bit was false, is true"),
         (&["--model", "synthetic:tiny@5"], "base model is not the same"),
     ] {
         // A later flag of the same name would be refused by the parser, so the earlier one goes.
@@ -225,6 +226,48 @@ fn another_configuration_or_other_data_is_refused_by_name() {
     fs::write(at.join("train.jsonl"), kept).expect("written");
     let end = again(&["--logging-steps", "2", "--threads", "1"]);
     assert_eq!(end.code, Some(0), "what changes no result may change: {}", end.stderr);
+}
+
+/// Rewrites a file of a checkpoint, and what the manifest says of it.
+fn rewrite(checkpoint: &Path, name: &str, edit: impl Fn(&mut Value)) {
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(checkpoint.join(name)).expect("read")).expect("JSON")
+    };
+    let mut content = read(name);
+    edit(&mut content);
+    let bytes = content.to_string().into_bytes();
+    let mut manifest = read("MANIFEST.json");
+    let sha256: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    manifest["files"][name] = serde_json::json!({"bytes": bytes.len(), "sha256": sha256});
+    fs::write(checkpoint.join(name), bytes).expect("written");
+    fs::write(checkpoint.join("MANIFEST.json"), manifest.to_string()).expect("written");
+}
+
+/// A run that a version cut off which had `loss-on-output-only` and no `loss-on` goes on with this one.
+#[test]
+fn a_run_of_an_earlier_version_is_resumed() {
+    let dir = undisturbed();
+    let at = dir.path();
+    let output = at.join("old");
+    let mut child = start(at, &arguments("old"));
+    wait_for_step(&mut child, &output, 5);
+    signal(&child, "TERM");
+    child.wait().expect("it ends");
+    for dir in checkpoints(&output) {
+        rewrite(&dir, "irori_state.json", |state| {
+            let config = state["identity"]["config"].as_object_mut().expect("an object");
+            assert_eq!(config.remove("loss-on"), Some("answer".into()));
+            config.remove("head-4bit");
+            config.insert("loss-on-output-only".into(), true.into());
+            state["identity"]["config_hash"] = "of another version".into();
+        });
+    }
+    let again = |extra: &[&str]| irori(at, &[&arguments("old")[..], &["--resume"], extra].concat());
+    let end = again(&["--loss-on", "everything"]);
+    assert!(end.code == Some(2) && end.stderr.contains(r#"loss-on was "answer", is "everything""#), "{}", end.stderr);
+    let end = again(&["--loss-on-output-only"]);
+    assert_eq!(end.code, Some(0), "{}", end.stderr);
+    assert_same_run(&at.join("whole"), &output);
 }
 
 /// A run on a disk that fills up in the middle; then the disk grows and the run goes on.

@@ -6,7 +6,7 @@ use irori::{
         AdamW, Buffer, DType, HostTensor, Layout, Op, Sizes, Space, WeightStore,
         check::{Extent, check},
         cuda::{
-            CudaSizes,
+            CudaSizes, Nf4Path,
             command::Command,
             context::{Arena, Context},
             launch::Address,
@@ -34,23 +34,27 @@ fn spec() -> EngineSpec {
 
 /// An engine that is laid out and never runs; its arena begins at addresses that are made up.
 struct Paper {
+    sizes: CudaSizes,
     spec: EngineSpec,
     a: Arrangement,
     arena: Arena,
 }
 
 impl Paper {
-    fn new() -> Self {
-        let spec = spec();
-        let a = arrange(&spec, &CudaSizes).unwrap();
-        Self { spec, a, arena: Arena { device: 0x7f00_0000_0000, host: 0x6f00_0000_0000 } }
+    fn new(nf4: Nf4Path) -> Self {
+        let (sizes, spec) = (CudaSizes { nf4 }, spec());
+        let a = arrange(&spec, &sizes).unwrap();
+        Self { sizes, spec, a, arena: Arena { device: 0x7f00_0000_0000, host: 0x6f00_0000_0000 } }
     }
 
     /// The commands of an operation with this much scratch.
     fn commands<'a>(&self, op: &'a Op<'a>, scratch: Buffer) -> irori::Result<Vec<Command<'a>>> {
         let (device, host) = (self.a.layout.bytes(), self.a.layout.host_bytes());
         let checked = check(op, DType::Bf16, &Extent { device, host, scratch: scratch.range() })?;
-        launches::of(&checked, &Context { chip: SLICE, address: &|b| self.arena.address(b), scratch })
+        launches::of(
+            &checked,
+            &Context { chip: SLICE, address: &|b| self.arena.address(b), scratch, nf4: self.sizes.nf4 },
+        )
     }
 
     /// Every operation of a micro-batch of so many rows, of an update, of generation and of loading.
@@ -93,11 +97,20 @@ impl Paper {
 /// The sizes are exact: a byte less is refused, and what was laid out for the most rows is enough for fewer.
 #[test]
 fn scratch_is_what_the_sizes_say() {
-    let paper = Paper::new();
+    let all = ["attention_backward", "attention_cached", "cross_entropy", "global_norm"];
+    let fused = [&all[..], &["load_dense", "load_nf4", "lora_backward", "make_nf4"]].concat();
+    assert_eq!(asking_for_scratch(Nf4Path::Fused), fused);
+    let products = ["linear", "linear_backward", "load_dense", "load_nf4", "lora_backward", "make_nf4"];
+    assert_eq!(asking_for_scratch(Nf4Path::Scratch), [&all[..], &products].concat());
+}
+
+/// The operations that need scratch, each held to what the sizes say.
+fn asking_for_scratch(nf4: Nf4Path) -> Vec<&'static str> {
+    let paper = Paper::new(nf4);
     let mut asking = std::collections::BTreeSet::new();
     for rows in [1, 2, 8, 9, 17, 511, 512, 513, 1024, 1500, 1600] {
         paper.each(rows, &mut |op| {
-            let need = CudaSizes.scratch(op);
+            let need = paper.sizes.scratch(op);
             let have = paper.a.scratch.bytes();
             assert!(need <= have, "{} of {rows} rows needs {need} bytes of scratch, {have} were laid out", op.name());
             paper.commands(op, paper.a.scratch.prefix(need))?;
@@ -110,20 +123,25 @@ fn scratch_is_what_the_sizes_say() {
             Ok(())
         });
     }
-    let all = ["attention_backward", "attention_cached", "cross_entropy", "global_norm", "load_dense", "load_nf4"];
-    assert_eq!(asking.into_iter().collect::<Vec<_>>(), [&all[..], &["lora_backward", "make_nf4"]].concat());
+    asking.into_iter().collect()
 }
 
 /// Every address in a launch's arguments lies in an operand that the operation has declared, or in scratch.
 #[test]
 fn launches_name_no_memory_but_what_is_declared() {
-    let paper = Paper::new();
+    for nf4 in [Nf4Path::Fused, Nf4Path::Scratch] {
+        let named = addresses_named(&Paper::new(nf4));
+        assert!(named > 1000, "{named} addresses were found");
+    }
+}
+
+fn addresses_named(paper: &Paper) -> usize {
     let mut named = 0;
     for rows in [5, 1600] {
         paper.each(rows, &mut |op| {
             let mut operands = Operands::new(DType::Bf16);
             op.as_operation().operands(&mut operands).unwrap();
-            let scratch = paper.a.scratch.prefix(CudaSizes.scratch(op));
+            let scratch = paper.a.scratch.prefix(paper.sizes.scratch(op));
             let places: Vec<(Address, usize)> = operands
                 .list()
                 .iter()
@@ -143,7 +161,7 @@ fn launches_name_no_memory_but_what_is_declared() {
             Ok(())
         });
     }
-    assert!(named > 1000, "{named} addresses were found");
+    named
 }
 
 impl Paper {

@@ -135,9 +135,9 @@ impl Backend for CudaBackend {
 
     fn run(&mut self, op: &Op) -> Result<()> {
         let checked = check::check(op, DType::Bf16, &self.extent)?;
-        let Self { driver, chip, arena, scratch, times, .. } = self;
+        let Self { driver, chip, arena, scratch, times, sizes, .. } = self;
         let driver = driver.as_mut();
-        let at = Context { chip: *chip, address: &|b| arena.address(b), scratch: *scratch };
+        let at = Context { chip: *chip, address: &|b| arena.address(b), scratch: *scratch, nf4: sizes.nf4 };
         let commands = launches::of(&checked, &at)?;
         let from = Times::begin(times, driver)?;
         commands.iter().try_for_each(|c| queue(driver, c)).map_err(|e| e.context(op.name()))?;

@@ -14,6 +14,16 @@ pub struct Chip {
     pub shared_per_sm: u32,
 }
 
+/// How a product with packed NF4 weights is computed. The bits of the result are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Nf4Path {
+    /// The product's kernel decodes the weights itself.
+    #[default]
+    Fused,
+    /// The weight is dequantised to scratch first, and multiplied by the dense kernels.
+    Scratch,
+}
+
 /// Where the arena begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Arena {
@@ -43,6 +53,8 @@ pub struct Context<'a> {
     pub address: &'a dyn Fn(Buffer) -> Address,
     /// Memory on the device that the operation may use for itself.
     pub scratch: Buffer,
+    /// How packed weights are multiplied.
+    pub nf4: Nf4Path,
 }
 
 impl Context<'_> {

@@ -23,4 +23,5 @@ mod sizes;
 mod times;
 
 pub use backend::CudaBackend;
+pub use context::Nf4Path;
 pub use sizes::CudaSizes;

@@ -1,11 +1,14 @@
 //! Element types, scratch and limits of the CUDA backend, known without a device.
 
-use super::launches::{
-    self,
-    attention::HEAD_DIM,
-    cache::MAX_GROUP,
-    linear::{RANK_MAX, RANK_MULTIPLE},
-    norm::MAX_HIDDEN,
+use super::{
+    context::Nf4Path,
+    launches::{
+        self,
+        attention::HEAD_DIM,
+        cache::MAX_GROUP,
+        linear::{RANK_MAX, RANK_MULTIPLE},
+        norm::MAX_HIDDEN,
+    },
 };
 use crate::{
     Error, Result,
@@ -14,13 +17,17 @@ use crate::{
     quant::nf4,
 };
 
-/// Sizes of the CUDA backend: activations in bf16; scratch for the partial sums of reductions that are split over blocks.
+/// Sizes of the CUDA backend: activations in bf16; scratch for the partial sums of reductions that are split over blocks,
+/// and for one dequantised weight matrix where the path needs it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CudaSizes;
+pub struct CudaSizes {
+    /// How packed weights are multiplied.
+    pub nf4: Nf4Path,
+}
 
 impl CudaSizes {
-    /// The only value.
-    pub const FUSED: Self = Self;
+    /// Packed weights are decoded by the product's kernel.
+    pub const FUSED: Self = Self { nf4: Nf4Path::Fused };
 }
 
 impl Sizes for CudaSizes {
@@ -32,9 +39,12 @@ impl Sizes for CudaSizes {
         true
     }
 
-    /// By counted instructions the dense kernels reach 94–98 % of the tensor cores' bound, those that decode 89–98 %.
     fn unpacking(&self) -> Unpacking {
-        Unpacking::InProduct(0.05)
+        match self.nf4 {
+            // By counted instructions the dense kernels reach 94–98 % of the tensor cores' bound, those that decode 89–98 %.
+            Nf4Path::Fused => Unpacking::InProduct(0.05),
+            Nf4Path::Scratch => Unpacking::ToScratch(self.activation()),
+        }
     }
 
     fn activation(&self) -> DType {
@@ -42,7 +52,7 @@ impl Sizes for CudaSizes {
     }
 
     fn scratch(&self, op: &Op) -> usize {
-        launches::scratch(op)
+        launches::scratch(op, self.nf4)
     }
 
     fn check(&self, s: &Demands) -> Result<()> {

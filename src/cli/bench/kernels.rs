@@ -1,6 +1,6 @@
 //! Single operations on the shapes of a model.
 
-use super::{Args, Figure, Found, job, step::documents};
+use super::{Figure, Found, Job, step::documents};
 use crate::{
     Result,
     backend::{
@@ -9,9 +9,11 @@ use crate::{
             Attention, AttentionBackward, Convert, CrossEntropy, Dequantize, Linear, LinearBackward, LoadNf4, Operation,
         },
     },
+    cli::common::Terminal,
     data::MicroBatch,
     model::{ModelConfig, source::Opened},
     rng::Rng,
+    run::device,
 };
 
 /// Rows of the head that are measured: targets of a micro-batch.
@@ -158,11 +160,11 @@ fn times(be: &mut dyn Backend, repeats: u32, op: &Op) -> Result<Vec<f64>> {
 }
 
 /// GFLOP/s of products and attention, GB/s of quantising.
-pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
+pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
     let c = opened.source.config();
-    let job = job(args, opened);
-    let batch = documents(job.rows, job.max_len, c.vocab);
-    let mut device = args.device.open()?;
+    let asked = job.asked(opened);
+    let batch = documents(asked.max_rows, asked.max_len, c.vocab);
+    let mut device = device::open(&job.machine, &mut Terminal::default())?;
     let be = device.backend.as_mut();
     let gpu = be.sizes().own_memory();
     let peak = gpu.then_some(device.speed.flops * 1e-9);
@@ -181,10 +183,10 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         be.run(&case.op)?;
     }
     let figure = |case: &Case| -> Result<Figure> {
-        let figure = Figure::new(&case.name, case.unit, case.amount, &times(be, args.repeats, &case.op)?);
+        let figure = Figure::new(&case.name, case.unit, case.amount, &times(be, job.args.repeats, &case.op)?);
         Ok(figure.of(peak.filter(|_| case.unit == "GFLOP/s")))
     };
     let figures = cases.iter().map(figure).collect::<Result<_>>()?;
-    let workload = format!("{} rows, documents of {}; weights as {dense:?} and NF4", job.rows, job.max_len);
+    let workload = format!("{} rows, documents of {}; weights as {dense:?} and NF4", asked.max_rows, asked.max_len);
     Ok(Found { workload, device: be.describe(), figures, operations: Vec::new() })
 }

@@ -8,17 +8,18 @@ mod kernels;
 mod load;
 mod step;
 
-use super::{
-    common::{self, DeviceArgs},
-    print,
-};
+use super::{common::Terminal, flags::Flags, print};
 use crate::{
     Error, Result,
-    backend::DType,
     model::{
-        engine::HeadStore,
+        Engine, LoraConfig, Module,
+        engine::EngineSpec,
+        peft::MAX_RANK,
         source::{Opened, open},
     },
+    plan::settings::{Base, BaseSettings, Machine, MachineSettings},
+    run::engine,
+    settings::Group,
 };
 use serde_json::json;
 use std::time::Instant;
@@ -28,9 +29,6 @@ use std::time::Instant;
 pub struct Args {
     /// What to measure
     what: What,
-    /// Model [default: synthetic:tiny; for kernels the shapes of synthetic:qwen3-0.6b]
-    #[arg(long, value_name = "DIR|ID|synthetic:SIZE")]
-    model: Option<String>,
     /// Rows (tokens) of a micro-batch
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     rows: u32,
@@ -38,25 +36,29 @@ pub struct Args {
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1 << 17))]
     length: u32,
     /// Rank of the adapter
-    #[arg(long, default_value_t = 16, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = 16, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=MAX_RANK as i64))]
     lora_r: u32,
     /// Dropout of the adapter
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     lora_dropout: f32,
-    /// Do not quantise the base
-    #[arg(long, conflicts_with = "head_4bit")]
-    no_4bit: bool,
-    /// Quantise the head too
-    #[arg(long)]
-    head_4bit: bool,
     /// Timed repeats, after one that warms up
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeats: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// The model, synthetic:tiny unless named; for kernels the shapes of synthetic:qwen3-0.6b
     #[command(flatten)]
-    device: DeviceArgs,
+    base: Flags<BaseSettings>,
+    #[command(flatten)]
+    machine: Flags<MachineSettings>,
+}
+
+/// What is measured: the arguments, decided.
+struct Job {
+    args: Args,
+    base: Base,
+    machine: Machine,
 }
 
 /// A subject of measurement.
@@ -140,18 +142,16 @@ pub fn run(args: Args) -> Result<()> {
     if !(0.0..1.0).contains(&args.lora_dropout) {
         return Err(Error::usage(format!("--lora-dropout {} is not in 0..1", args.lora_dropout)));
     }
-    let name = args.model.as_deref().unwrap_or(match args.what {
-        What::Step | What::Load | What::Eval => "synthetic:tiny",
-        What::Kernels => "synthetic:qwen3-0.6b",
-    });
+    let job = Job::new(args)?;
     let before = load_average();
-    let opened = open(name)?;
-    let found = match args.what {
-        What::Step => step::measure(&args, &opened)?,
-        What::Load => load::measure(&args, name)?,
-        What::Kernels => kernels::measure(&args, &opened)?,
-        What::Eval => eval::measure(&args, &opened)?,
+    let opened = open(&job.base.model)?;
+    let found = match job.args.what {
+        What::Step => step::measure(&job, &opened)?,
+        What::Load => load::measure(&job)?,
+        What::Kernels => kernels::measure(&job, &opened)?,
+        What::Eval => eval::measure(&job, &opened)?,
     };
+    let args = &job.args;
     if args.json {
         let operations: Vec<_> =
             found.operations.iter().map(|(operation, s)| json!({"operation": operation, "seconds": s})).collect();
@@ -172,6 +172,13 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl What {
+    fn default_model(self) -> &'static str {
+        match self {
+            Self::Step | Self::Load | Self::Eval => "synthetic:tiny",
+            Self::Kernels => "synthetic:qwen3-0.6b",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -215,23 +222,32 @@ fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
-/// What is measured, as the planner is told it.
-fn job(args: &Args, opened: &Opened) -> common::Job {
-    let rows = args.rows as usize;
-    let length = (args.length as usize).min(rows).min(opened.source.config().max_positions.max(2));
-    let four_bit = !args.no_4bit;
-    let unpack = crate::plan::Unpack::Never;
-    common::Job {
-        lora: None,
-        training: false,
-        rows,
-        max_len: length,
-        four_bit,
-        compute: DType::Bf16,
-        head: if args.head_4bit { HeadStore::Nf4 } else { HeadStore::Dense },
-        kv_slots: 0,
-        kv_capacity: 0,
-        unpack,
+impl Job {
+    fn new(args: Args) -> Result<Self> {
+        let mut base = args.base.0.clone();
+        base.model.get_or_insert_with(|| args.what.default_model().to_owned());
+        let base = base.resolve()?;
+        base.validate()?;
+        let machine = args.machine.0.clone().resolve()?;
+        Ok(Self { args, base, machine })
+    }
+
+    /// Inference on the micro-batches that the arguments describe.
+    fn asked(&self, opened: &Opened) -> EngineSpec {
+        let model = opened.source.config().clone();
+        let rows = self.args.rows as usize;
+        let length = (self.args.length as usize).min(rows).min(model.max_positions.max(2));
+        engine::asked(&self.base, model, rows, length)
+    }
+
+    /// An adapter on all linears.
+    fn lora(&self, dropout: f32) -> LoraConfig {
+        let r = self.args.lora_r;
+        LoraConfig { r: r as usize, alpha: 2.0 * r as f32, dropout, rslora: false, targets: Module::ALL.to_vec() }
+    }
+
+    fn engine(&self, opened: &Opened, asked: EngineSpec) -> Result<Engine> {
+        engine::engine(opened, asked, &self.machine, &mut Terminal::default())
     }
 }
 
@@ -239,20 +255,20 @@ fn job(args: &Args, opened: &Opened) -> common::Job {
 mod tests {
     use super::*;
 
-    fn args(what: What, rows: u32) -> Args {
-        Args {
+    fn job(what: What, rows: u32, lora_dropout: f32) -> Job {
+        let model = Some("synthetic:tiny".into());
+        Job::new(Args {
             what,
-            model: Some("synthetic:tiny".into()),
             rows,
             length: 24,
             lora_r: 4,
-            lora_dropout: 0.1,
-            no_4bit: false,
-            head_4bit: false,
+            lora_dropout,
             repeats: 2,
             json: true,
-            device: DeviceArgs { threads: Some(2), ..DeviceArgs::default() },
-        }
+            base: Flags(BaseSettings { model, ..BaseSettings::default() }),
+            machine: Flags(MachineSettings { threads: Some(2), ..MachineSettings::default() }),
+        })
+        .expect("settings")
     }
 
     #[test]
@@ -266,13 +282,13 @@ mod tests {
     fn every_subject_gives_figures() {
         for (what, operations) in [(What::Step, true), (What::Load, false), (What::Kernels, false), (What::Eval, false)]
         {
-            let args = args(what, 40);
+            let job = job(what, 40, 0.1);
             let opened = open("synthetic:tiny").expect("opens");
             let found = match what {
-                What::Step => step::measure(&args, &opened),
-                What::Load => load::measure(&args, "synthetic:tiny"),
-                What::Kernels => kernels::measure(&args, &opened),
-                What::Eval => eval::measure(&args, &opened),
+                What::Step => step::measure(&job, &opened),
+                What::Load => load::measure(&job),
+                What::Kernels => kernels::measure(&job, &opened),
+                What::Eval => eval::measure(&job, &opened),
             }
             .expect("measured");
             assert!(!found.figures.is_empty(), "{what:?}");
@@ -285,8 +301,7 @@ mod tests {
     #[test]
     fn a_document_is_never_longer_than_the_micro_batch() {
         let opened = open("synthetic:tiny").expect("opens");
-        let mut args = args(What::Step, 3);
-        args.lora_dropout = 0.0;
-        assert_eq!(step::measure(&args, &opened).expect("measured").figures[0].repeats, 2);
+        let job = job(What::Step, 3, 0.0);
+        assert_eq!(step::measure(&job, &opened).expect("measured").figures[0].repeats, 2);
     }
 }

@@ -1,14 +1,15 @@
 //! Training steps: one micro-batch of synthetic documents, forward, backward and update.
 
-use super::{Args, Figure, Found, job, time};
+use super::{Figure, Found, Job, time};
 use crate::{
     Result,
     backend::AdamW,
-    cli::common,
+    cli::common::Terminal,
     data::{MicroBatch, Sample, batch::NO_LOSS},
-    model::{Engine, LoraConfig, Module, engine::HeadStore, peft, source::Opened},
+    model::{Engine, engine::EngineSpec, peft, source::Opened},
     plan::cost::{Work, step_flops},
     rng::{Dropout, Rng},
+    run::{device, engine},
 };
 
 /// Tokens of a document that carry loss: a letter and the end of the turn.
@@ -28,23 +29,19 @@ pub(super) fn documents(rows: usize, length: usize, vocab: usize) -> MicroBatch 
 }
 
 /// Tokens per second of whole steps, and seconds of a step by operation.
-pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
+pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
+    let (args, base) = (&job.args, &job.base);
     let model = opened.source.config().clone();
-    let lora = LoraConfig {
-        r: args.lora_r as usize,
-        alpha: 2.0 * args.lora_r as f32,
-        dropout: args.lora_dropout,
-        rslora: false,
-        targets: Module::ALL.to_vec(),
-    };
+    let lora = job.lora(args.lora_dropout);
     let adapter = peft::initial(&lora, &model, 1);
-    let job = common::Job { lora: Some(lora), training: true, ..job(args, opened) };
-    let device = args.device.open()?;
+    let asked = EngineSpec { lora: Some(lora), training: true, ..job.asked(opened) };
+    let device = device::open(&job.machine, &mut Terminal::default())?;
     let peak = device.backend.sizes().own_memory().then_some(device.speed.flops * 1e-12);
-    let plan = common::plan(opened, &job, &device)?;
-    let mut engine = common::load(opened, plan, device)?;
+    let (rows, length) = (asked.max_rows, asked.max_len);
+    let plan = engine::plan(opened, asked, &device)?;
+    let mut engine = engine::load(opened, plan, device, &mut Terminal::default())?;
     engine.set_adapter(&adapter)?;
-    let batch = documents(job.rows, job.max_len, model.vocab);
+    let batch = documents(rows, length, model.vocab);
     let scale = 1.0 / batch.target_ids.len().max(1) as f32;
     let mut step = 0;
     let mut run = |engine: &mut Engine| {
@@ -73,9 +70,9 @@ pub(super) fn measure(args: &Args, opened: &Opened) -> Result<Found> {
         batch.rows(),
         batch.docs(),
         batch.target_ids.len(),
-        match (job.four_bit, job.head) {
-            (true, HeadStore::Nf4) => "NF4, the head too",
-            (true, HeadStore::Dense) => "NF4",
+        match (base.use_4bit, base.head_4bit) {
+            (true, true) => "NF4, the head too",
+            (true, false) => "NF4",
             (false, _) => "unquantised",
         },
         args.lora_r,

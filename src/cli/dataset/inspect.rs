@@ -26,9 +26,9 @@ pub(super) struct Args {
     /// How many samples to print
     #[arg(long, default_value_t = 2)]
     samples: usize,
-    /// The model's chat template, or `<USER>…<ASSISTANT>…`
-    #[arg(long, default_value = "chat")]
-    style: TextStyle,
+    /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
+    text_style: TextStyle,
     /// Where loss falls
     #[arg(long, default_value = "answer")]
     loss_on: LossOn,
@@ -39,7 +39,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let encoder = Encoder::load(&args.model, args.style)?;
+    let encoder = Encoder::load(&args.model, args.text_style)?;
     let records = record::read(&args.file)?;
     let vocab = encoder.tokenizer.vocab_size();
     let encoded =

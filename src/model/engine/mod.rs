@@ -91,6 +91,34 @@ pub struct EngineSpec {
     pub kv_capacity: usize,
 }
 
+impl EngineSpec {
+    /// The base of every specification: `model` for inference on micro-batches of `max_rows` rows with documents of
+    /// `max_len`, its linears in NF4 rounded to bf16, all on the device, no adapter, no generation.
+    pub fn new(model: ModelConfig, max_rows: usize, max_len: usize) -> Self {
+        Self {
+            saved: vec![Saved::All; model.layers],
+            residency: vec![Residency::Nf4; model.layers],
+            model,
+            lora: None,
+            training: false,
+            max_rows,
+            max_len,
+            logit_rows: 128,
+            compute: DType::Bf16,
+            dense: DType::Bf16,
+            head: HeadStore::Dense,
+            embedding: Space::Device,
+            kv_slots: 0,
+            kv_capacity: 0,
+        }
+    }
+
+    /// Whether the linears are quantised, packed or not.
+    pub fn four_bit(&self) -> bool {
+        !self.residency.contains(&Residency::Dense)
+    }
+}
+
 /// What a step must know.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepStats {

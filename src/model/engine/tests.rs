@@ -66,18 +66,10 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
     EngineSpec {
         lora,
         training,
-        max_rows: 96,
-        max_len: 64,
         logit_rows: 7,
-        saved: vec![Saved::All; model.layers],
         residency: vec![Residency::Dense; model.layers],
-        model,
-        compute: DType::Bf16,
         dense: DType::F32,
-        head: HeadStore::Dense,
-        embedding: Space::Device,
-        kv_slots: 0,
-        kv_capacity: 0,
+        ..EngineSpec::new(model, 96, 64)
     }
 }
 
@@ -267,7 +259,7 @@ fn a_head_in_nf4_is_the_head_quantised_by_hand() {
     }
     let narrow = EngineSpec { model: ModelConfig { hidden: 96, ..model() }, head: HeadStore::Nf4, ..base };
     let error = arrange(&narrow, &crate::backend::cpu::CpuSizes).expect_err("96 is no multiple of 64").to_string();
-    assert!(error.contains("--head-4bit"), "{error}");
+    assert!(error.contains("`head-4bit = true`"), "{error}");
 }
 
 /// What the layout says is what there is: its last bytes can be read, and not one behind them.

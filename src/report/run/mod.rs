@@ -72,7 +72,7 @@ fn summary(log: &Log) -> &'static str {
     match log.end() {
         Some(EndReason::Finished) => "All steps are done.",
         Some(EndReason::EarlyStopped) => "Stopped early: the evaluation no longer improved.",
-        Some(EndReason::Interrupted) => "Interrupted; --resume goes on from the last checkpoint.",
+        Some(EndReason::Interrupted) => "Interrupted; resumed, it goes on from the last checkpoint.",
         None if log.steps().next().is_some() => "This run has not ended: the page shows it up to its last logged step.",
         None => "No step is logged yet.",
     }

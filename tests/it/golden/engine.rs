@@ -6,11 +6,11 @@
 
 use super::{Tensors, assert_close, assert_same, f32s, ids, json, numbers, path};
 use irori::{
-    backend::{AdamW, Backend, DType, Space, cpu::CpuBackend},
+    backend::{AdamW, Backend, DType, cpu::CpuBackend},
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
         Engine, LoraConfig, Module,
-        engine::{EngineSpec, HeadStore, Residency, Saved},
+        engine::{EngineSpec, Residency, Saved},
         peft,
         source::{HfDirectory, WeightSource},
     },
@@ -51,18 +51,15 @@ fn engine(source: &dyn WeightSource, lora: Option<LoraConfig>, training: bool, p
     let spec = EngineSpec {
         saved: vec![plan.saved; model.layers],
         residency: vec![plan.residency; model.layers],
-        model,
         lora,
         training,
-        max_rows: 320, // as many as the vocabulary has: all columns are asked for at once
-        max_len: 64,
         logit_rows: 16,
         compute: plan.compute,
         dense: DType::F32,
-        head: HeadStore::Dense,
-        embedding: Space::Device,
         kv_slots: 3,
         kv_capacity: 64,
+        // As many rows as the vocabulary has: all columns are asked for at once.
+        ..EngineSpec::new(model, 320, 64)
     };
     Engine::new(backend(), spec, source, &mut |_, _| ()).expect("engine")
 }

@@ -13,7 +13,7 @@ use irori::{
         AdamW, DType, LoraPart, Op, Rows, Space,
         check::{Extent, check},
         cuda::{
-            CudaSizes,
+            CudaSizes, Nf4Path,
             command::Command,
             context::{Arena, Context},
             launch::Launch,
@@ -60,14 +60,14 @@ pub struct Step {
 /// A micro-batch, forward and backward.
 pub fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Step {
     let spec = spec(dropout);
-    let a = arrange(&spec, &CudaSizes).unwrap();
+    let a = arrange(&spec, &CudaSizes::FUSED).unwrap();
     let shape = BatchShape { rows: ROWS, docs: ROWS / DOCUMENT, max_len: DOCUMENT, targets };
     record(counts, &a, |run| operations::micro_batch(&spec, &a, shape, run))
 }
 
 /// What the optimizer does once a step, however many micro-batches it has.
 pub fn update(counts: &Counts) -> Step {
-    let a = arrange(&spec(true), &CudaSizes).unwrap();
+    let a = arrange(&spec(true), &CudaSizes::FUSED).unwrap();
     let adapter = a.adapter.expect("it is trained");
     record(counts, &a, |run| operations::update(&a, &adapter, AdamW::default(), run))
 }
@@ -79,7 +79,7 @@ fn record(counts: &Counts, a: &Arrangement, stream: impl FnOnce(Run) -> irori::R
     let (device, host) = (a.layout.bytes(), a.layout.host_bytes());
     let extent = Extent { device, host, scratch: a.scratch.range() };
     let arena = Arena::default();
-    let at = Context { chip: SLICE, address: &|b| arena.address(b), scratch: a.scratch };
+    let at = Context { chip: SLICE, address: &|b| arena.address(b), scratch: a.scratch, nf4: Nf4Path::Fused };
     let mut step = Step { rows: Vec::new(), flops: 0.0 };
     stream(&mut |op| {
         let commands = launches::of(&check(op, DType::Bf16, &extent)?, &at)?;

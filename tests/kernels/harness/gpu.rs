@@ -5,7 +5,7 @@ use irori::backend::{
     Buffer, DType, Kind, Layout, Op, Sizes,
     check::{Extent, check},
     cuda::{
-        CudaSizes,
+        CudaSizes, Nf4Path,
         command::Command,
         context::{Chip, Context},
         driver::{CudaDriver, Driver},
@@ -136,13 +136,13 @@ impl Gpu {
 
     /// What launches are made from here.
     pub fn with_context<T>(&self, scratch: Buffer, f: impl FnOnce(&Context) -> T) -> T {
-        f(&Context { chip: self.chip, address: &|b| self.address(b), scratch })
+        f(&Context { chip: self.chip, address: &|b| self.address(b), scratch, nf4: Nf4Path::Fused })
     }
 
     /// The commands of an operation, with as much scratch as the backend's sizes say.
     #[track_caller]
     fn commands<'a>(&mut self, op: &'a Op<'a>) -> Vec<Command<'a>> {
-        let scratch = self.out(DType::U8, CudaSizes.scratch(op));
+        let scratch = self.out(DType::U8, CudaSizes::FUSED.scratch(op));
         let (device, host) = (self.layout.bytes(), self.layout.host_bytes());
         let checked = check(op, DType::Bf16, &Extent { device, host, scratch: scratch.range() });
         let commands = checked.and_then(|op| self.with_context(scratch, |at| launches::of(&op, at)));

@@ -15,7 +15,7 @@ use irori::{
     backend::{
         AdamW, Backend, DType, Heads, Space,
         cpu::CpuBackend,
-        cuda::{CudaBackend, CudaSizes, driver::Driver},
+        cuda::{CudaBackend, CudaSizes, Nf4Path, driver::Driver},
     },
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
@@ -82,23 +82,7 @@ pub fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
 }
 
 pub fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
-    let model = model(false);
-    EngineSpec {
-        lora,
-        training,
-        max_rows: 200,
-        max_len: 160,
-        logit_rows: 48,
-        saved: vec![Saved::All; model.layers],
-        residency: vec![Residency::Nf4; model.layers],
-        model,
-        compute: DType::Bf16,
-        dense: DType::Bf16,
-        embedding: Space::Device,
-        head: HeadStore::Dense,
-        kv_slots: 0,
-        kv_capacity: 0,
-    }
+    EngineSpec { lora, training, logit_rows: 48, ..EngineSpec::new(model(false), 200, 160) }
 }
 
 const KEY: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -126,11 +110,15 @@ fn device(seed: u64) -> (Box<dyn Driver>, Arc<Mutex<Ledger>>) {
 
 /// On the virtual machine, with what it keeps of the calls; `None`, aloud, in a build without kernels.
 fn cuda(spec: EngineSpec, seed: u64) -> Option<(Engine, Arc<Mutex<Ledger>>)> {
+    cuda_by(Nf4Path::Fused, spec, seed)
+}
+
+fn cuda_by(nf4: Nf4Path, spec: EngineSpec, seed: u64) -> Option<(Engine, Arc<Mutex<Ledger>>)> {
     if !there_are_kernels() {
         return None;
     }
     let (driver, ledger) = device(seed);
-    let backend = CudaBackend::new(driver, CudaSizes).unwrap();
+    let backend = CudaBackend::new(driver, CudaSizes { nf4 }).unwrap();
     Some((engine(Box::new(backend), spec), ledger))
 }
 
@@ -169,7 +157,7 @@ fn the_self_test_passes() {
     if !there_are_kernels() {
         return;
     }
-    let backend = CudaBackend::new(device(0).0, CudaSizes).unwrap();
+    let backend = CudaBackend::new(device(0).0, CudaSizes::FUSED).unwrap();
     irori::model::selftest::run(Box::new(backend)).unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -179,7 +167,7 @@ fn what_does_not_fit_the_kernels_is_refused() {
     let refusal = |change: &dyn Fn(&mut EngineSpec)| {
         let mut spec = spec(Some(lora(0.0, &Module::ALL)), true);
         change(&mut spec);
-        irori::model::engine::arrange(&spec, &CudaSizes).expect_err("refused").to_string()
+        irori::model::engine::arrange(&spec, &CudaSizes::FUSED).expect_err("refused").to_string()
     };
     for (change, words) in [
         (&(|s: &mut EngineSpec| s.lora.as_mut().unwrap().r = 12) as &dyn Fn(&mut EngineSpec), "`lora-r = 12`"),

@@ -148,6 +148,20 @@ fn plans_and_schedules_change_no_bit() {
     }
 }
 
+/// Packed weights that are dequantised to scratch first, layers' and head's: the same bits.
+#[test]
+fn the_way_of_packed_weights_changes_no_bit() {
+    let spec = EngineSpec {
+        model: ModelConfig { vocab: 576, ..model(true) },
+        head: HeadStore::Nf4,
+        ..spec(Some(lora(0.1, &Module::ALL)), true)
+    };
+    let run = |nf4, seed| cuda_by(nf4, spec.clone(), seed).map(|(mut e, _)| train(&mut e, &[documents(&[29, 1, 66])]));
+    let Some(want) = run(Nf4Path::Fused, 0) else { return };
+    assert!(want.losses[0] > 0.0 && want.gradients.iter().any(|&g| g != 0.0));
+    assert!(run(Nf4Path::Scratch, 1).unwrap() == want);
+}
+
 /// A head in NF4 under every schedule; beside its copy a tied embedding is free to leave the device.
 #[test]
 fn a_head_in_nf4_has_the_same_bits_wherever_the_embedding_lies() {

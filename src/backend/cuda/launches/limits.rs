@@ -44,7 +44,7 @@ impl Place {
         let extent = Extent { device: self.0.bytes(), host: self.0.host_bytes(), scratch: scratch.range() };
         let checked = check::check(&op, DType::Bf16, &extent).expect("the operation itself is right");
         let (chip, arena) = (Chip { sms: 28, shared_per_block: 163 << 10, shared_per_sm: 164 << 10 }, Arena::default());
-        let at = Context { chip, address: &|b| arena.address(b), scratch };
+        let at = Context { chip, address: &|b| arena.address(b), scratch, nf4: Nf4Path::Fused };
         of(&checked, &at).map_or_else(|e| e.to_string(), |_| String::new())
     }
 }

@@ -29,7 +29,11 @@ mod rope;
 mod rows;
 mod swiglu;
 
-use super::{command::Command, context::Context, launch::Launch};
+use super::{
+    command::Command,
+    context::{Context, Nf4Path},
+    launch::Launch,
+};
 use crate::{
     Result,
     backend::{
@@ -86,8 +90,10 @@ fn commands<'a>(op: &Op<'a>, at: &Context) -> Result<Vec<Command<'a>>, String> {
 }
 
 /// Bytes of scratch that an operation's launches use, or the same operation's with fewer rows.
-pub fn scratch(op: &Op) -> usize {
+pub fn scratch(op: &Op, nf4: Nf4Path) -> usize {
     match op {
+        Op::Linear(op) if op.rows() > linear::GEMV_ROWS => linear::scratch(&op.w, nf4),
+        Op::LinearBackward(op) => linear::scratch(&op.w, nf4),
         Op::LoadDense(_) | Op::LoadNf4(_) | Op::MakeNf4(_) => memory::CHUNK,
         Op::LoraBackward(op) => lora::backward_scratch(op),
         Op::AttentionBackward(op) => attention::backward_scratch(op),

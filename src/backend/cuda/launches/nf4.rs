@@ -47,9 +47,13 @@ pub fn dequantize<'a>(op: &Dequantize, at: &Context) -> Result<Vec<Command<'a>>,
         _ => bf16("dst", dst)?,
     }
     let (packed, absmax, _) = weight(&op.w, at)?;
-    let args = Args::new().with(packed).with(absmax).with(count as u64).with(at.of(dst));
-    let grid = [blocks(count, PER_BLOCK), 1, 1];
-    Ok(vec![Command::Launch(Launch::new("nf4", "nf4_dequantize", grid, THREADS, args))])
+    Ok(vec![Command::Launch(unpack(count, packed, absmax, at.of(dst)))])
+}
+
+/// Unpacks `count` elements to bf16.
+pub(super) fn unpack(count: usize, packed: Address, absmax: Address, dst: Address) -> Launch {
+    let args = Args::new().with(packed).with(absmax).with(count as u64).with(dst);
+    Launch::new("nf4", "nf4_dequantize", [blocks(count, PER_BLOCK), 1, 1], THREADS, args)
 }
 
 /// Quantises a chunk of whole blocks into its place in the tensor's `packed` and `absmax`.

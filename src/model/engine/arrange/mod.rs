@@ -9,6 +9,7 @@ use super::{EngineSpec, HeadStore, Residency, graph::operations};
 use crate::{
     Error, Result,
     backend::{Buffer, DType, Demands, Kind, KvCache, Layout, Rows, Sizes, Space},
+    error::Setting,
     model::Module,
     quant::nf4,
 };
@@ -182,12 +183,11 @@ impl EngineSpec {
         if self.residency.iter().any(|r| *r != Residency::Dense)
             && let Some(m) = Module::ALL.iter().find(|m| m.shape(c).1 % nf4::BLOCK != 0)
         {
-            return Err(Error::failed(format!(
-                "{} has {} input features; NF4 needs a multiple of {}: use --no-4bit",
-                m.name(),
-                m.shape(c).1,
-                nf4::BLOCK
-            )));
+            let (name, inputs) = (m.name(), m.shape(c).1);
+            let message = format!("{name} has {inputs} input features; NF4 needs a multiple of {}", nf4::BLOCK);
+            return Err(
+                Error::setting(Setting::new("use-4bit", true), message).advise([Setting::new("use-4bit", false)])
+            );
         }
         if self.kv_slots > self.max_rows {
             return Err(Error::failed(format!(
@@ -196,11 +196,10 @@ impl EngineSpec {
             )));
         }
         if self.head == HeadStore::Nf4 && !c.hidden.is_multiple_of(nf4::BLOCK) {
-            return Err(Error::failed(format!(
-                "the head has {} input features; NF4 needs a multiple of {}: leave out --head-4bit",
-                c.hidden,
-                nf4::BLOCK
-            )));
+            let message = format!("the head has {} input features; NF4 needs a multiple of {}", c.hidden, nf4::BLOCK);
+            return Err(
+                Error::setting(Setting::new("head-4bit", true), message).advise([Setting::new("head-4bit", false)])
+            );
         }
         if self.embedding == Space::Host && c.tied && self.head == HeadStore::Dense {
             return Err(Error::failed("the embedding is the head too: it cannot lie in host memory"));

@@ -5,11 +5,14 @@ pub mod tiles;
 use super::{
     Context, Launches, bf16,
     dropout::{DropoutArgs, masked},
-    vectors,
+    nf4, vectors,
 };
 use crate::backend::{
     DType, LoraPart, Weight, WeightStore,
-    cuda::launch::{Address, Args, Launch, blocks, int},
+    cuda::{
+        context::Nf4Path,
+        launch::{Address, Args, Launch, blocks, int},
+    },
     ops,
 };
 use bytemuck::{Pod, Zeroable};
@@ -97,15 +100,23 @@ pub struct Product {
     pub args: LinearArgs,
 }
 
+/// Bytes of scratch of a product of many rows with `w`: the dequantised weight, on the path that takes it.
+pub(super) fn scratch(w: &Weight, nf4: Nf4Path) -> usize {
+    match nf4 {
+        Nf4Path::Scratch if w.is_packed() => w.n * w.k * DType::Bf16.size(),
+        _ => 0,
+    }
+}
+
 /// See [`ops::Linear`].
 pub fn forward(op: &ops::Linear, at: &Context) -> Launches {
     let product = Product::forward(op, at)?;
-    if op.rows() <= GEMV_ROWS { Ok(vec![product.gemv()]) } else { product.tiled(at) }
+    if op.rows() <= GEMV_ROWS { Ok(vec![product.gemv()]) } else { product.of_tiles(&op.w, at) }
 }
 
 /// See [`ops::LinearBackward`].
 pub fn backward(op: &ops::LinearBackward, at: &Context) -> Launches {
-    Product::backward(op, at)?.tiled(at)
+    Product::backward(op, at)?.of_tiles(&op.w, at)
 }
 
 impl Product {
@@ -174,6 +185,18 @@ impl Product {
             ..LinearArgs::zeroed()
         };
         Ok(Self { stored, direction: Direction::Backward, args })
+    }
+
+    /// The launches for many rows of `w`: where the path says so its packed elements are dequantised first.
+    fn of_tiles(mut self, w: &Weight, at: &Context) -> Launches {
+        let bytes = scratch(w, at.nf4);
+        if bytes == 0 {
+            return self.tiled(at);
+        }
+        let dense = at.scratch(bytes)?;
+        let unpack = nf4::unpack(w.n * w.k, self.args.w, self.args.absmax, dense);
+        (self.stored, self.args.w, self.args.absmax) = (Stored::Dense, dense, 0);
+        Ok(std::iter::once(unpack).chain(self.tiled(at)?).collect())
     }
 
     /// The quickest launches, by estimate.

@@ -1,0 +1,107 @@
+//! An engine: planned for a device, then loaded onto it.
+
+use super::{
+    Listener,
+    device::{OpenDevice, open, open_unmeasured},
+};
+use crate::{
+    Result,
+    backend::{DType, Sizes},
+    model::{
+        Engine, ModelConfig,
+        engine::{EngineSpec, Residency},
+        source::{
+            Opened,
+            packed::{self, Kept},
+        },
+    },
+    plan::{
+        self, Plan, Unpack,
+        settings::{Base, CachePolicy, Machine},
+    },
+};
+
+/// Parameters from which on a packed cache saves time.
+const CACHE_FROM: usize = 400_000_000;
+
+/// Rows of a logits chunk on the CPU: enough to share one pass over the head, few enough to stay small.
+const CPU_LOGIT_ROWS: usize = 128;
+/// Rows of a logits chunk on a GPU: the head's product fills the chip.
+const CUDA_LOGIT_ROWS: usize = 512;
+
+/// What is asked for with the weights held as `base` says: inference, without an adapter, on micro-batches of `rows` rows
+/// with documents of `max_len`.
+pub fn asked(base: &Base, model: ModelConfig, rows: usize, max_len: usize) -> EngineSpec {
+    let residency = if base.use_4bit { Residency::Nf4 } else { Residency::Dense };
+    EngineSpec {
+        residency: vec![residency; model.layers],
+        compute: base.bnb_4bit_compute_dtype.dtype(),
+        head: base.head(),
+        ..EngineSpec::new(model, rows, max_len)
+    }
+}
+
+/// `asked` with what the kind of device decides, and whether weights may be unpacked on it.
+pub fn for_device(asked: EngineSpec, opened: &Opened, sizes: &dyn Sizes) -> (EngineSpec, Unpack) {
+    let gpu = sizes.own_memory();
+    // Generation reads every weight for a few rows: packed ones are the quicker, however much room there is.
+    let unpack = if gpu && asked.kv_slots == 0 { Unpack::WhereItFits } else { Unpack::Never };
+    let (logit_rows, dense) =
+        if gpu { (CUDA_LOGIT_ROWS, DType::Bf16) } else { (CPU_LOGIT_ROWS, opened.source.dense_dtype()) };
+    (EngineSpec { logit_rows, dense, ..asked }, unpack)
+}
+
+/// Plans what is asked for on a device.
+///
+/// # Errors
+/// If it does not fit; the advice is the nearest settings that do.
+pub fn plan(opened: &Opened, asked: EngineSpec, device: &OpenDevice) -> Result<Plan> {
+    let sizes = device.backend.sizes();
+    let (asked, unpack) = for_device(asked, opened, sizes);
+    plan::plan(&asked, unpack, sizes, &device.speed, device.limit).map_err(|e| device.advise(e))
+}
+
+/// Opens the device, plans, and loads the model. Where nothing is trained, speed decides next to nothing and is not
+/// measured.
+///
+/// # Errors
+/// As [`open`], [`plan()`] and [`load`].
+pub fn engine(opened: &Opened, asked: EngineSpec, machine: &Machine, listener: &mut dyn Listener) -> Result<Engine> {
+    let device = if asked.training { open(machine, listener)? } else { open_unmeasured(machine, listener)? };
+    let plan = plan(opened, asked, &device)?;
+    load(opened, plan, device, listener)
+}
+
+/// Loads a model under a plan.
+///
+/// # Errors
+/// If the memory cannot be had, or a weight is missing or malformed.
+pub fn load(opened: &Opened, plan: Plan, device: OpenDevice, listener: &mut dyn Listener) -> Result<Engine> {
+    let wanted = match device.cache {
+        CachePolicy::Auto => plan.spec.model.parameters() >= CACHE_FROM,
+        CachePolicy::Never => false,
+        CachePolicy::Always => true,
+    };
+    let from_dense = !opened.source.is_quantized() && plan.spec.four_bit();
+    let mut progress = |done: usize, total: usize| listener.loading(done, total);
+    let Some(dir) = opened.dir.as_deref().filter(|_| wanted && from_dense) else {
+        let engine = Engine::new(device.backend, plan.spec, opened.source.as_ref(), &mut progress);
+        listener.loaded();
+        return engine;
+    };
+    let mut cache = packed::Cache::open(opened.source.as_ref(), dir)?;
+    let (source, sink) = cache.parts();
+    let engine = Engine::keeping(device.backend, plan.spec, source, sink, &mut progress);
+    listener.loaded();
+    match cache.finish() {
+        Kept::Read => {}
+        Kept::Written(path, bytes) => listener.note(&format!(
+            "the packed weights are kept in {} ({:.1} MB) for the next start; `packed-cache = never` leaves that out",
+            path.display(),
+            bytes as f64 / 1e6
+        )),
+        Kept::Not(_) if engine.is_err() => {}
+        Kept::Not(e) => listener.note(&format!("the packed weights could not be kept beside the model: {e}")),
+    }
+    engine
+}

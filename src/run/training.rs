@@ -1,0 +1,202 @@
+//! What a training run needs before its first step: the model opened, the data as tokens, the memory planned, and then the
+//! engine loaded with the adapter that it starts from.
+
+use super::{
+    Listener,
+    device::{self, OpenDevice},
+    engine,
+};
+use crate::{
+    Error, Result,
+    data::{
+        encode::{self, Encoded, Encoder, Limits},
+        record::{self, Content, Record},
+    },
+    error::Setting,
+    eval::accuracy::{ChoicePrompt, choice_prompts},
+    model::{
+        LoraConfig, ModelConfig,
+        engine::EngineSpec,
+        peft,
+        source::{Opened, open},
+    },
+    plan::Plan,
+    train::{TrainConfig, config::TrainMode, learner::EngineLearner},
+};
+use std::path::Path;
+
+/// A training configuration with everything it names opened and read, and nothing loaded yet.
+pub struct Inputs {
+    /// The model.
+    pub opened: Opened,
+    /// The adapter's shape.
+    pub lora: LoraConfig,
+    /// The adapter that training starts from, fresh or that of `init-adapter`: flat, in the order of
+    /// [`LoraConfig::slots`].
+    pub adapter: Vec<f32>,
+    /// Samples to train on, and what became of the records.
+    pub train: Encoded,
+    /// Samples to evaluate on.
+    pub eval: Option<Encoded>,
+    /// Multiple-choice questions among the records to evaluate on.
+    pub questions: Vec<ChoicePrompt>,
+}
+
+/// Inputs and the plan to run them.
+pub struct Prepared {
+    /// What was opened and read.
+    pub inputs: Inputs,
+    /// What the run will take.
+    pub plan: Plan,
+    device: OpenDevice,
+}
+
+/// Opens the model, reads and tokenises the data, and plans the memory.
+///
+/// # Errors
+/// What is missing, malformed or does not fit: all of it before a weight is loaded.
+pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prepared> {
+    let inputs = read(config)?;
+    let asked = inputs.asked(config);
+    let device = device::open(&config.machine, listener)?;
+    let plan = engine::plan(&inputs.opened, asked, &device).map_err(|e| with_length(e, config))?;
+    Ok(Prepared { inputs, plan, device })
+}
+
+/// Fewer rows of a pass are advised together with a shorter sample where the setting for its length would forbid them.
+pub(super) fn with_length(e: Error, config: &TrainConfig) -> Error {
+    let Error::DoesNotFit { advice, .. } = &e else { return e };
+    let number = |name: &str| advice.iter().find(|s| s.name == name)?.value.as_deref()?.parse::<usize>().ok();
+    match (number("micro-batch-rows"), number("max-seq-length")) {
+        (Some(rows), None) if rows < config.max_seq_length => e.advise([Setting::new("max-seq-length", rows)]),
+        _ => e,
+    }
+}
+
+/// Opens the model, and reads and tokenises the data.
+///
+/// # Errors
+/// What is missing or malformed.
+pub fn read(config: &TrainConfig) -> Result<Inputs> {
+    let opened = open(&config.base.model)?;
+    let model = opened.source.config().clone();
+    let encoder = encoder_of(config, &opened)?;
+    let limits = Limits { vocab: model.vocab, max_len: config.max_seq_length };
+    let read = |path: &Path| -> Result<(Vec<Record>, Encoded)> {
+        let records = record::read(path)?;
+        check_mode(path, &records, config.train_mode)?;
+        let encoded = encode::encode(encoder.as_ref(), path, &records, limits, config.loss_on)?;
+        Ok((records, encoded))
+    };
+    let (_, train) = read(&config.train_file)?;
+    let (eval_records, eval) = match &config.eval_file {
+        Some(path) => read(path).map(|(r, e)| (r, Some(e)))?,
+        None => (Vec::new(), None),
+    };
+    let questions = match (&encoder, &config.eval_file) {
+        (Some(encoder), Some(path)) => choice_prompts(encoder, path, &eval_records, limits)?,
+        _ => Vec::new(),
+    };
+    let (lora, adapter) = adapter_of(config, &model)?;
+    Ok(Inputs { opened, lora, adapter, train, eval, questions })
+}
+
+/// The tokenizer that is named, else the model's own if it has one: records of token ids need none.
+fn encoder_of(config: &TrainConfig, opened: &Opened) -> Result<Option<Encoder>> {
+    let own = opened.dir.as_deref().filter(|dir| dir.join("tokenizer.json").exists());
+    let place = config.base.tokenizer.as_deref().or(own);
+    place.map(|place| Encoder::load(place, config.text_style)).transpose()
+}
+
+impl Inputs {
+    /// What the planner is asked: micro-batches no larger than the largest that can occur.
+    pub fn asked(&self, config: &TrainConfig) -> EngineSpec {
+        let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
+        let longest = lengths.chain(self.questions.iter().map(ChoicePrompt::rows)).max().unwrap_or(1);
+        let rows = rows_needed(config, &self.train, self.eval.as_ref()).max(longest);
+        asked(config, self.opened.source.config().clone(), self.lora.clone(), rows, longest)
+    }
+}
+
+/// Training in micro-batches of at most `rows` rows, of documents of at most `longest`.
+pub(super) fn asked(
+    config: &TrainConfig,
+    model: ModelConfig,
+    lora: LoraConfig,
+    rows: usize,
+    longest: usize,
+) -> EngineSpec {
+    EngineSpec { lora: Some(lora), training: true, ..engine::asked(&config.base, model, rows, longest) }
+}
+
+impl Prepared {
+    /// Loads the model onto its device and sets the adapter.
+    ///
+    /// # Errors
+    /// As [`engine::load`].
+    pub fn load(self, listener: &mut dyn Listener) -> Result<(Inputs, EngineLearner)> {
+        let Inputs { opened, adapter, .. } = &self.inputs;
+        let mut engine = engine::load(opened, self.plan, self.device, listener)?;
+        engine.set_adapter(adapter)?;
+        let base = opened.dir.as_ref().map_or(opened.source.describe(), |d| d.display().to_string());
+        let learner = EngineLearner::new(engine, base)?;
+        Ok((self.inputs, learner))
+    }
+}
+
+/// Refuses records that do not hold what `train-mode` says, with the line of the first.
+fn check_mode(path: &Path, records: &[Record], mode: TrainMode) -> Result<()> {
+    let reasons = |r: &Record| match &r.content {
+        Content::Messages(m) => m.last().is_some_and(|turn| turn.content.trim().lines().count() > 1),
+        Content::Tokens { .. } => mode == TrainMode::Cot,
+    };
+    let (wrong, message) = match mode {
+        TrainMode::Auto => return Ok(()),
+        TrainMode::Direct => (
+            records.iter().find(|r| reasons(r)),
+            "has reasoning in its answer, and `train-mode` is direct: use cot or auto",
+        ),
+        TrainMode::Cot => (
+            records.iter().find(|r| !reasons(r)),
+            "has no reasoning in its answer, and `train-mode` is cot: use direct or auto",
+        ),
+    };
+    match wrong {
+        Some(r) => Err(Error::content(path, format!("line {}", r.line), message)),
+        None => Ok(()),
+    }
+}
+
+/// The adapter that training starts from.
+fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, Vec<f32>)> {
+    let lora = config.lora()?;
+    let Some(dir) = &config.init_adapter else {
+        let flat = peft::initial(&lora, model, config.seed);
+        return Ok((lora, flat));
+    };
+    let found = peft::load(dir, model)?;
+    let describe = |l: &LoraConfig| {
+        let targets: Vec<&str> = l.targets.iter().map(|m| m.name()).collect();
+        format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, targets.join(" "))
+    };
+    if (LoraConfig { dropout: lora.dropout, ..found.lora.clone() }) == lora {
+        return Ok((lora, found.flat));
+    }
+    let message = format!("has {}; this run asks for {}", describe(&found.lora), describe(&lora));
+    let targets: Vec<&str> = found.lora.targets.iter().map(|m| m.name()).collect();
+    Err(Error::setting(Setting::new("init-adapter", dir.display()), message).advise([
+        Setting::new("lora-r", found.lora.r),
+        Setting::new("lora-alpha", found.lora.alpha),
+        Setting::new("rslora", found.lora.rslora),
+        Setting::new("target-modules", targets.join(",")),
+    ]))
+}
+
+/// Rows of the largest micro-batch that can occur: the token budget, or less if a whole step or the whole evaluation set
+/// is smaller.
+fn rows_needed(config: &TrainConfig, train: &Encoded, eval: Option<&Encoded>) -> usize {
+    let mut lengths = train.report.lengths.clone();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let step: usize = lengths.iter().take(config.samples_per_step()).sum();
+    step.max(eval.map_or(0, |e| e.report.tokens)).min(config.token_budget())
+}
