@@ -23,7 +23,7 @@ use irori::{
         engine::{EngineSpec, HeadStore, Residency, Saved},
         source::{LinearData, Synthetic, WeightSource},
     },
-    rng::{Bell, Dropout, Rng},
+    rng::{Dropout, NearNormal, Rng},
     tensor::Tensor,
 };
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ impl WeightSource for Toy {
         }
         Ok(t)
     }
-    fn recipe(&self, name: &str) -> Option<Bell> {
+    fn recipe(&self, name: &str) -> Option<NearNormal> {
         self.0.recipe(name)
     }
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
