@@ -43,7 +43,6 @@ fn linear(c: &mut Criterion) {
     let absmax = layout.take(Kind::QuantizedWeights, DType::F32, n * k / 64);
     let z = layout.take(Kind::Workspace, DType::F32, 512 * k);
     let y = layout.take(Kind::Workspace, DType::F32, 512 * n);
-    let tokens = layout.take(Kind::Batch, DType::U32, 512);
     let mut be = backend(layout, &[dense, z]);
     let values = random(n * k);
     let host = HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&values) };
@@ -58,15 +57,6 @@ fn linear(c: &mut Criterion) {
             group.bench_function(format!("{rows} rows"), |b| {
                 b.iter(|| be.run(&Linear { z, w, parts: Vec::new(), add: None, y }.into()).expect("runs"))
             });
-            let r = Rows {
-                count: rows,
-                docs: 1,
-                max_len: rows,
-                tokens,
-                positions: tokens,
-                samples: tokens,
-                cu_seqlens: tokens,
-            };
             group.bench_function(format!("{rows} rows backward"), |b| {
                 b.iter(|| {
                     be.run(&LinearBackward { dy: y, w, parts: Vec::new(), mask: None, dz: z }.into()).expect("runs")

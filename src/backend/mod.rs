@@ -8,7 +8,6 @@
 //!   works from this alone.
 
 pub mod arena;
-pub mod calls;
 pub mod check;
 pub mod cpu;
 pub mod cuda;

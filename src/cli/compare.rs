@@ -1,12 +1,9 @@
 //! `irori compare`.
 
-use super::print;
+use super::{output::OutputFile, print};
 use crate::{
     Error, Result,
-    eval::{
-        compare::compare,
-        result::{EvalResult, check_output, write_atomic},
-    },
+    eval::{compare::compare, result::EvalResult},
     report,
 };
 use std::path::{Path, PathBuf};
@@ -58,10 +55,10 @@ fn names(a: &Path, b: &Path) -> [String; 2] {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let output = args.output.map(|path| format_of(&path).map(|format| (path, format))).transpose()?;
-    if let Some((path, _)) = &output {
-        check_output(path, args.force)?;
-    }
+    let output = match &args.output {
+        Some(path) => Some((format_of(path)?, OutputFile::new(path, args.force)?)),
+        None => None,
+    };
     let (baseline, candidate) = (EvalResult::read(&args.baseline)?, EvalResult::read(&args.candidate)?);
     let [name_b, name_c] = names(&args.baseline, &args.candidate);
     let c = compare([&name_b, &name_c], &baseline, &candidate);
@@ -77,21 +74,21 @@ pub fn run(args: Args) -> Result<()> {
     let mut json = serde_json::to_value(&c).map_err(|e| Error::failed(format!("cannot write JSON: {e}")))?;
     json["verdict"] = c.verdict().into();
     let json = format!("{json:#}\n");
-    if let Some((path, format)) = &output {
+    if let Some((format, file)) = &output {
         let text = match format {
             Format::Html => report::compare_html(&c)?,
             Format::Markdown => report::compare_markdown(&c),
             Format::Json => json.clone(),
             Format::Text => report::compare_text(&c),
         };
-        write_atomic(path, text.as_bytes(), args.force)?;
+        file.write(text.as_bytes())?;
     }
     if args.json {
         return print(&json);
     }
     print(&report::compare_text(&c))?;
     match output {
-        Some((path, _)) => print(&format!("\nwritten to {}\n", path.display())),
+        Some((_, file)) => print(&format!("\nwritten to {}\n", file.path().display())),
         None => Ok(()),
     }
 }

@@ -1,11 +1,7 @@
 //! `irori completions` and `irori man`: what a shell and a manual need to know of the command line, made from it.
 
-use super::{Cli, print};
-use crate::{
-    Error, Result,
-    eval::result::{check_output, write_atomic},
-    files,
-};
+use super::{Cli, output::OutputFile, print};
+use crate::{Error, Result, files};
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -44,11 +40,11 @@ pub fn man(args: &Pages) -> Result<()> {
         return print(&String::from_utf8_lossy(pages.last().map(|(_, page)| page.as_slice()).unwrap_or_default()));
     };
     files::create_dirs(dir)?;
-    let places: Vec<PathBuf> = pages.iter().map(|(name, _)| dir.join(name)).collect();
     // All or none: what exists is found before anything is written.
-    places.iter().try_for_each(|place| check_output(place, args.force))?;
+    let places =
+        pages.iter().map(|(name, _)| OutputFile::new(&dir.join(name), args.force)).collect::<Result<Vec<_>>>()?;
     for (place, (_, page)) in places.iter().zip(&pages) {
-        write_atomic(place, page, args.force)?;
+        place.write(page)?;
     }
     print(&format!("{} pages are written to {}\n", pages.len(), dir.display()))
 }

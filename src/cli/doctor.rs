@@ -7,10 +7,12 @@ use crate::{
         cpu::CpuBackend,
         cuda::{
             CudaBackend, CudaSizes,
-            cudarc_driver::{CudaDriver, hint},
+            driver::{
+                CudaDriver, hint,
+                probe::{self, Probe, probe},
+            },
             measure::Peaks,
             modules,
-            probe::{self, Probe, probe},
         },
     },
     model::selftest,

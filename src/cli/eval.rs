@@ -3,6 +3,7 @@
 use super::{
     common::{Progress, note},
     flags::ModelArgs,
+    output::OutputFile,
     print,
 };
 use crate::{
@@ -12,11 +13,8 @@ use crate::{
         prompt::Context,
         questions::{self, LetterCounts, Question, records},
     },
-    eval::{
-        ask::Wording,
-        generate, label, letters, loglik,
-        result::{EvalResult, check_output},
-    },
+    eval::{ask::Wording, generate, label, letters, loglik, result::EvalResult},
+    files,
     plan::settings::Base,
     report::compare::columns,
     run::inference::{Generation, Session, adapter_fingerprint},
@@ -104,17 +102,17 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    check_output(&args.output, args.force)?;
+    let output = OutputFile::new(&args.output, args.force)?;
     let result = match &args.rescore {
         Some(old) => rescore(&args, old)?,
         None => answer(&args)?,
     };
-    result.write(&args.output, args.force)?;
+    output.write(&files::json(&result.to_json())?)?;
     if args.json {
         return print(&format!("{:#}\n", Value::Object(result.summary())));
     }
     print(&summary(&result))?;
-    print(&format!("written to {}\n", args.output.display()))
+    print(&format!("written to {}\n", output.path().display()))
 }
 
 /// Reads the stored responses of `old` again.

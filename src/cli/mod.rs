@@ -12,6 +12,7 @@ pub mod eval;
 pub mod flags;
 pub mod generate;
 pub mod merge;
+pub mod output;
 pub mod plan;
 pub mod quantize;
 pub mod score;

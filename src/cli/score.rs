@@ -3,16 +3,10 @@
 use super::{
     common::{Progress, note},
     flags::ModelArgs,
+    output::OutputFile,
     print,
 };
-use crate::{
-    Error, Result,
-    data::encode::TextStyle,
-    eval::{
-        result::{check_output, write_atomic},
-        score,
-    },
-};
+use crate::{Error, Result, data::encode::TextStyle, eval::score};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -70,9 +64,7 @@ fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    if let Some(path) = &args.output {
-        check_output(path, args.force)?;
-    }
+    let output = args.output.as_deref().map(|path| OutputFile::new(path, args.force)).transpose()?;
     let lines = read(&args.input)?;
     let mut session = args.model.open(TextStyle::Chat, None)?;
     let vocab = session.engine.spec().model.vocab;
@@ -101,11 +93,11 @@ pub fn run(args: Args) -> Result<()> {
         out.push_str(&json!({"tokens": tokens, "logprobs": logprobs}).to_string());
         out.push('\n');
     }
-    match &args.output {
+    match output {
         None => print(&out),
-        Some(path) => {
-            write_atomic(path, out.as_bytes(), args.force)?;
-            note(&format!("{} texts in {seconds:.1} s, written to {}", texts.len(), path.display()));
+        Some(file) => {
+            file.write(out.as_bytes())?;
+            note(&format!("{} texts in {seconds:.1} s, written to {}", texts.len(), file.path().display()));
             Ok(())
         }
     }

@@ -16,16 +16,11 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::questions::{LetterCounts, kind},
-    files::{self, Existing, RealDisk},
+    data::questions::{LetterCounts, kind, unsaid_choices},
     stats::Proportion,
 };
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
-
-/// How many choices an entry is taken to have that does not say it, unless the right letter of such an entry in the same
-/// file lies beyond.
-const UNSAID: usize = 4;
+use std::path::Path;
 
 /// A result file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -135,8 +130,7 @@ impl EvalResult {
         if results.is_empty() {
             return Err(Error::content(path, "field `results`", "is empty: there is nothing to compare or to score"));
         }
-        let silent = results.iter().filter(|r| r.choice_count == 0);
-        let unsaid = silent.map(Item::least_choices).max().unwrap_or(UNSAID).max(UNSAID);
+        let unsaid = unsaid_choices(results.iter().filter(|r| r.choice_count == 0).map(Item::least_choices));
         for (i, item) in results.iter_mut().enumerate() {
             item.settle(path, i, unsaid)?;
         }
@@ -157,62 +151,19 @@ impl EvalResult {
         }
         changed
     }
-
-    /// Writes the file: beside its place, synced, renamed. An existing file is kept unless `force`.
-    pub fn write(&self, path: &Path, force: bool) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.to_json())
-            .map_err(|e| Error::internal(format!("cannot write the result as JSON: {e}")))?;
-        write_atomic(path, (text + "\n").as_bytes(), force)
-    }
-}
-
-/// Whether `path` may be written: an error (exit code 2) if it exists and `force` is not set, or if its directory does not
-/// exist. Asked before long work begins.
-pub fn check_output(path: &Path, force: bool) -> Result<()> {
-    if path.is_dir() {
-        return Err(Error::usage(format!("{} is a directory: name a file", path.display())));
-    }
-    if !force && path.exists() {
-        return Err(Error::usage(format!(
-            "{} exists: choose another name, or overwrite it with --force",
-            path.display()
-        )));
-    }
-    let parent = parent_of(path);
-    if !parent.is_dir() {
-        return Err(Error::usage(format!("{} does not exist: create the directory first", parent.display())));
-    }
-    Ok(())
-}
-
-fn parent_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// Writes `bytes` under a temporary name in the same directory, syncs, and renames. Without `force` an existing file
-/// is an error.
-pub fn write_atomic(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
-    check_output(path, force)?;
-    files::write(&RealDisk, path, bytes, if force { Existing::Replace } else { Existing::Refuse })
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::data::questions::{Choice, Question, choices};
+    use crate::data::{
+        questions::{Choice, Question, choices},
+        shared::shared,
+    };
 
     /// Results that an earlier script recorded, if they are at hand.
     pub(crate) fn recorded(name: &str) -> Option<EvalResult> {
-        let base = std::env::var_os("IRORI_SHARED_DATA")
-            .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data")), PathBuf::from);
-        let path = base.join("eval_outputs").join(name);
-        if !path.exists() {
-            eprintln!("SKIP: {} is not there (set IRORI_SHARED_DATA)", path.display());
-            return None;
-        }
+        let path = shared(&format!("eval_outputs/{name}"))?;
         Some(EvalResult::read(&path).expect("a recorded result is read"))
     }
 
@@ -251,12 +202,8 @@ pub(crate) mod tests {
         second.extra.insert("retrieved_docs_count".into(), json!(3));
         second.extra.insert("reasoning".into(), json!("…"));
         let r = EvalResult { results: vec![first, second], ..EvalResult::default() };
-        r.write(&path, false).expect("written");
+        std::fs::write(&path, r.to_json().to_string()).expect("written");
         assert_eq!(EvalResult::read(&path).expect("read"), r);
-        let again = r.write(&path, false).expect_err("nothing is overwritten");
-        assert!(again.to_string().contains("--force") && again.exit_code() == 2, "{again}");
-        r.write(&path, true).expect("forced");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 1, "no temporary file stays");
         let v = r.to_json();
         assert_eq!(v["summary"]["correct_count"], 1);
         assert_eq!(v["summary"]["by_law"]["薬機法"]["total_count"], 1);

@@ -8,8 +8,10 @@ use crate::{
         cpu::CpuBackend,
         cuda::{
             self, CudaBackend, CudaSizes,
-            cudarc_driver::CudaDriver,
-            probe::{Probe, probe},
+            driver::{
+                CudaDriver,
+                probe::{Probe, probe},
+            },
         },
     },
     error::{ResultExt, Setting},

@@ -6,15 +6,13 @@
 //! U·Σ|a|·|b| + U·|result|; the sums of magnitudes are computed beside the reference. dS = P·(dP − Δ) is a difference
 //! of sums of 128 products, each with an f32 error of about 2⁻²²·(Σ|do·v| + |Δ|): that much is added to |dS|·U.
 
-use crate::{
-    harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near, round},
-    launches::{Traffic, U, assert_no_conflicts, assert_traffic, run},
+use crate::harness::{
+    Cpu, Device, Documents, Gpu, Noise, SEEDS, Traffic, U, assert_bits, assert_near, assert_no_conflicts,
+    assert_traffic, round,
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
 use irori::backend::{
-    Backend, DType, Heads,
-    cuda::attention::{self as launches, BackwardBuffers},
+    DType, Heads,
+    ops::{Attention, AttentionBackward},
 };
 use ptxvm::Counters;
 
@@ -36,7 +34,6 @@ struct Case {
 struct Outputs {
     o: Vec<f32>,
     lse: Vec<f32>,
-    /// o and lse that the backward pass was given.
     dqk: Vec<f32>,
     /// Only the v columns count.
     dqkv: Vec<f32>,
@@ -70,53 +67,28 @@ impl Case {
         Self { h, docs, qk, qkv, d_o }
     }
 
-    fn reference(&self) -> Outputs {
-        let (h, t) = (self.h, self.docs.rows());
-        let mut cpu = Cpu::new();
-        let rows = cpu.rows(&self.docs);
-        let (qk, qkv, d_o) = (cpu.f32(&self.qk), cpu.f32(&self.qkv), cpu.f32(&self.d_o));
-        let (o, lse) = (cpu.out(DType::F32, t * h.q_width()), cpu.out(DType::F32, t * h.q));
-        let (dqk, dqkv) = (cpu.out(DType::F32, t * h.qk_width()), cpu.out(DType::F32, t * h.qkv_width()));
-        cpu.start(t * h.q * 4 + 256);
-        cpu.be.attention(qk, qkv, &rows, h, o, lse).unwrap();
-        let (o_out, lse_out) = (cpu.get(o), cpu.get(lse));
-        let rounded: Vec<f32> = o_out.iter().map(|&x| round(x)).collect();
-        cpu.be.write(o, bytemuck::cast_slice(&rounded)).unwrap();
-        cpu.be.attention_backward(qk, qkv, o, lse, d_o, &rows, h, dqk, dqkv).unwrap();
-        Outputs { o: o_out, lse: lse_out, dqk: cpu.get(dqk), dqkv: cpu.get(dqkv) }
+    /// Forward, then backward from `given` o and lse; without them from its own, o rounded to bf16.
+    fn run<D: Device>(&self, d: &mut D, given: Option<&Outputs>) -> (Outputs, Vec<Counters>) {
+        let (heads, t) = (self.h, self.docs.rows());
+        let rows = d.rows(&self.docs);
+        let (qk, qkv, do_) = (d.act(&self.qk), d.act(&self.qkv), d.act(&self.d_o));
+        let (o, lse) = (d.act_out(t * heads.q_width()), d.out(DType::F32, t * heads.q));
+        let mut costs = d.run(Attention { qk, qkv, rows, heads, o, lse });
+        let (o_out, lse_out) = (d.get(o), d.get(lse));
+        let rounded: Vec<f32> = given.map_or(&o_out, |g| &g.o).iter().map(|&x| round(x)).collect();
+        let (o, lse) = (d.act(&rounded), d.f32(given.map_or(&lse_out, |g| &g.lse)));
+        let (dqk, dqkv) = (d.act_out(t * heads.qk_width()), d.act(&vec![7.0; t * heads.qkv_width()]));
+        costs.extend(d.run(AttentionBackward { qk, qkv, o, lse, do_, rows, heads, dqk, dqkv }));
+        (Outputs { o: o_out, lse: lse_out, dqk: d.get(dqk), dqkv: d.get(dqkv) }, costs)
     }
 
-    /// Forward, then backward from the reference's o and lse.
+    fn reference(&self) -> Outputs {
+        self.run(&mut Cpu::new(), None).0
+    }
+
     fn device(&self, reference: &Outputs, seed: u64) -> Option<(Outputs, [Counters; 4])> {
-        let (h, t) = (self.h, self.docs.rows());
-        let mut gpu = Gpu::new("attention", seed)?;
-        let (qk, qkv, d_o) = (gpu.bf16(&self.qk), gpu.bf16(&self.qkv), gpu.bf16(&self.d_o));
-        let docs = launches::Documents {
-            rows: t,
-            count: self.docs.bounds.len() - 1,
-            max_len: self.docs.bounds.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0),
-            cu_seqlens: gpu.u32(&self.docs.bounds),
-        };
-        let (o, lse) = (gpu.fresh(t * h.q_width() * 2), gpu.fresh(t * h.q * 4));
-        let forward = run(&mut gpu, &launches::forward(&docs, h, qk, qkv, o, lse));
-        let buffers = BackwardBuffers {
-            qk,
-            qkv,
-            o: gpu.bf16(&reference.o),
-            lse: gpu.f32(&reference.lse),
-            d_o,
-            dqk: gpu.fresh(t * h.qk_width() * 2),
-            dqkv: gpu.bf16(&vec![7.0; t * h.qkv_width()]),
-            stats: gpu.fresh(launches::backward_scratch(t, h)),
-        };
-        let [a, b, c] = launches::backward(&docs, h, &buffers).map(|l| run(&mut gpu, &l));
-        let out = Outputs {
-            o: gpu.get_bf16(o, t * h.q_width()),
-            lse: gpu.get_f32(lse, t * h.q),
-            dqk: gpu.get_bf16(buffers.dqk, t * h.qk_width()),
-            dqkv: gpu.get_bf16(buffers.dqkv, t * h.qkv_width()),
-        };
-        Some((out, [forward, a, b, c]))
+        let (outputs, costs) = self.run(&mut Gpu::new(seed)?, Some(reference));
+        Some((outputs, costs.try_into().expect("four launches")))
     }
 
     fn magnitudes(&self, reference: &Outputs) -> Magnitudes {
@@ -158,7 +130,7 @@ impl Case {
     /// Compares with the reference under each schedule; gives what the four kernels cost.
     fn check(&self, seeds: &[u64]) -> Option<[Counters; 4]> {
         let reference = self.reference();
-        let (got, counters) = self.device(&reference, seeds[0])?;
+        let (got, costs) = self.device(&reference, seeds[0])?;
         let m = self.magnitudes(&reference);
         // 2 % more for the products of two errors and f32 sums.
         let tolerance = 1.02 * U;
@@ -180,24 +152,22 @@ impl Case {
                 assert_bits(&format!("{what} under schedule {seed}"), b, a);
             }
         }
-        Some(counters)
+        Some(costs)
     }
 }
 
 /// What the four kernels (forward, preparation, dq, dk and dv) count on one document of `rows` rows. The values do not
 /// matter to the counts and are not looked at.
-pub fn count(rows: usize, h: Heads) -> Option<[Counters; 4]> {
-    let mut gpu = Gpu::counting("attention")?;
-    let mut fresh = |bytes| gpu.fresh(rows * bytes);
-    let [qk, dqk] = [(); 2].map(|()| fresh(h.qk_width() * 2));
-    let [qkv, dqkv] = [(); 2].map(|()| fresh(h.qkv_width() * 2));
-    let [o, d_o] = [(); 2].map(|()| fresh(h.q_width() * 2));
-    let (lse, stats) = (fresh(h.q * 4), gpu.fresh(launches::backward_scratch(rows, h)));
-    let docs = launches::Documents { rows, count: 1, max_len: rows, cu_seqlens: gpu.u32(&[0, rows as u32]) };
-    let forward = run(&mut gpu, &launches::forward(&docs, h, qk, qkv, o, lse));
-    let buffers = BackwardBuffers { qk, qkv, o, lse, d_o, dqk, dqkv, stats };
-    let [a, b, c] = launches::backward(&docs, h, &buffers).map(|l| run(&mut gpu, &l));
-    Some([forward, a, b, c])
+pub fn count(rows: usize, heads: Heads) -> Option<[Counters; 4]> {
+    let mut gpu = Gpu::counting()?;
+    let docs = gpu.rows(&Documents::new(&[rows]));
+    let [qk, dqk] = [(); 2].map(|()| gpu.act_out(rows * heads.qk_width()));
+    let [qkv, dqkv] = [(); 2].map(|()| gpu.act_out(rows * heads.qkv_width()));
+    let [o, do_] = [(); 2].map(|()| gpu.act_out(rows * heads.q_width()));
+    let lse = gpu.out(DType::F32, rows * heads.q);
+    let mut costs = gpu.run(Attention { qk, qkv, rows: docs, heads, o, lse });
+    costs.extend(gpu.run(AttentionBackward { qk, qkv, o, lse, do_, rows: docs, heads, dqk, dqkv }));
+    Some(costs.try_into().expect("four launches"))
 }
 
 #[test]

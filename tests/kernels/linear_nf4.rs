@@ -4,9 +4,7 @@ use crate::{
     harness::assert_bits,
     linear::{Case, cases, full_tiles_cost_what_they_must},
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
-use irori::backend::cuda::linear::{Direction, Stored, tiles};
+use irori::backend::cuda::launches::linear::tiles::{Direction, Stored, tiles};
 
 fn every_case(direction: Direction) {
     let widths = cases(direction).into_iter().filter(|c| c.n % 64 == 0 && c.k % 64 == 0);
@@ -21,6 +19,7 @@ fn every_case(direction: Direction) {
         let Some(got) = c.run_all(Stored::Packed) else { return };
         assert_bits("packed", &got, &want);
         c.check(&want);
+        c.check_whole(Stored::Packed, &want);
     }
 }
 

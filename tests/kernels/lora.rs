@@ -1,23 +1,19 @@
-//! kernels/lora.cu: u, v and the adapters' gradients, put together as the backend does.
+//! kernels/lora.cu: u, v and the adapters' gradients.
 
 use crate::{
-    harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
+    harness::{Cpu, Device, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near, mask},
     linear::DROP,
-    measure::Work,
+    work::Work,
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
 use irori::{
     backend::{
-        Backend, Buffer, DType, LoraPart,
-        cuda::{
-            linear::{DropoutArgs, PARTS},
-            skinny::{self, Skinny, SkinnyLaunch, SkinnyPart},
-        },
+        LoraPart,
+        cuda::launches::{dropout::DropoutArgs, lora::SPLIT_ROWS},
+        ops::{LoraBackward, LoraDown},
     },
     rng::Dropout,
 };
-use ptxvm::{Args, Counters};
+use ptxvm::Counters;
 use std::ops::Range;
 
 const SCALE: f32 = 2.0;
@@ -34,6 +30,9 @@ struct Case {
     /// A, B and what dA and dB hold before.
     adapters: Vec<[Vec<f32>; 4]>,
 }
+
+/// u, v, dA, dB of each part.
+type Results = Vec<[Vec<f32>; 4]>;
 
 impl Case {
     fn new(lengths: &[usize], n: usize, k: usize, outs: &[Range<usize>], rank: usize, drop: Option<Dropout>) -> Self {
@@ -55,125 +54,66 @@ impl Case {
         let dy = noise.normal(docs.rows() * n, 1.0);
         Self { docs, n, k, rank, outs: outs.to_vec(), drop, z, dy, adapters }
     }
-}
 
-/// u, v, dA, dB of each part.
-type Results = Vec<[Vec<f32>; 4]>;
+    /// Both operations. The backward pass takes u from `given` if there is one: kernels round it.
+    fn run<D: Device>(&self, d: &mut D, given: Option<&Results>) -> (Results, Vec<Counters>) {
+        let (k, n) = (self.k, self.n);
+        let rows = d.rows(&self.docs);
+        let (z, dy, mask) = (d.act(&self.z), d.act(&self.dy), mask(self.drop, &rows));
+        let parts: Vec<LoraPart> = (0..self.outs.len()).map(|i| self.part(i, d)).collect();
+        let mut costs = d.run(LoraDown { z, k, parts: parts.clone(), mask });
+        let mut backward = parts.clone();
+        if let Some(given) = given {
+            backward.iter_mut().zip(given).for_each(|(p, [u, ..])| p.u = d.act(u));
+        }
+        costs.extend(d.run(LoraBackward { z, k, dy, n, parts: backward, mask }));
+        (parts.iter().map(|p| [p.u, p.v, p.da, p.db].map(|b| d.get(b))).collect(), costs)
+    }
+
+    fn part<D: Device>(&self, i: usize, d: &mut D) -> LoraPart {
+        let [a, b, da, db] = &self.adapters[i];
+        let narrow = self.docs.rows() * self.rank;
+        LoraPart {
+            module: i as u32 * 2,
+            out: self.outs[i].clone(),
+            r: self.rank,
+            scale: SCALE,
+            a: d.act(a),
+            b: d.act(b),
+            da: d.f32(da),
+            db: d.f32(db),
+            u: d.act_out(narrow),
+            v: d.act_out(narrow),
+        }
+    }
+}
 
 fn run_gpu(c: &Case, seed: u64) -> Option<(Results, Vec<Counters>)> {
-    let mut gpu = Gpu::new("lora", seed)?;
-    let (rows, rank, parts) = (c.docs.rows(), c.rank, c.outs.len());
-    let drop = DropoutArgs::new(c.drop);
-    let (z, dy) = (gpu.bf16(&c.z), gpu.bf16(&c.dy));
-    let (samples, positions) = (gpu.u32(&c.docs.samples), gpu.u32(&c.docs.positions));
-    let mut counters = Vec::new();
-    let mut go = |gpu: &mut Gpu, l: &SkinnyLaunch, args: &Args| {
-        let cost = gpu.launch(l.kernel, l.grid, l.threads, 0, args);
-        assert_eq!(cost.bank_conflicts(), 0, "{}: {cost}", l.kernel);
+    let (results, costs) = c.run(&mut Gpu::new(seed)?, None);
+    for cost in &costs {
+        assert_eq!(cost.bank_conflicts(), 0, "{cost}");
         assert_eq!(cost.local_accesses, 0);
-        counters.push(cost);
-    };
-    let empty =
-        SkinnyPart { narrow: 0, wide: 0, partial: 0, column: 0, depth: 0, rank: 0, module: 0, scale: 0.0, unused: 0 };
-    let base = Skinny {
-        x: z,
-        samples,
-        positions,
-        rows: rows as i32,
-        pitch: c.k as i32,
-        split: skinny::SPLIT_ROWS as i32,
-        drop,
-        parts: parts as i32,
-        unused: 0,
-        part: [empty; PARTS],
-    };
-    let (mut down, mut up) = (base, Skinny { x: dy, pitch: c.n as i32, drop: DropoutArgs::new(None), ..base });
-    let mut gradients = Vec::new();
-    for (i, (out, [a, b, da, db])) in c.outs.iter().zip(&c.adapters).enumerate() {
-        let transposed = gpu.fresh(b.len() * 2);
-        let l = skinny::transpose(rank, out.len());
-        let from = gpu.bf16(b);
-        go(&mut gpu, &l, &Args::new().u64(from).i32(out.len() as i32).i32(rank as i32).u64(transposed));
-        down.part[i] = SkinnyPart {
-            narrow: gpu.fresh(rows * rank * 2),
-            wide: gpu.bf16(a),
-            partial: gpu.fresh(4 * skinny::partial_len(rows, rank, c.k)),
-            column: 0,
-            depth: c.k as i32,
-            rank: rank as i32,
-            module: i as u32 * 2,
-            scale: drop.scale,
-            unused: 0,
-        };
-        up.part[i] = SkinnyPart {
-            narrow: gpu.fresh(rows * rank * 2),
-            wide: transposed,
-            partial: gpu.fresh(4 * skinny::partial_len(rows, rank, out.len())),
-            column: out.start as i32,
-            depth: out.len() as i32,
-            scale: SCALE,
-            ..down.part[i]
-        };
-        gradients.push((gpu.f32(da), gpu.f32(db)));
     }
-    go(&mut gpu, &skinny::project(true, parts, rank, rows), &Args::new().raw(8, bytemuck::bytes_of(&down)));
-    go(&mut gpu, &skinny::project(false, parts, rank, rows), &Args::new().raw(8, bytemuck::bytes_of(&up)));
-    // dB wants u beside dy, dA wants v beside z.
-    let (mut da, mut db) = (down, up);
-    for i in 0..parts {
-        (da.part[i].narrow, db.part[i].narrow) = (up.part[i].narrow, down.part[i].narrow);
-    }
-    let widest = c.outs.iter().map(Range::len).max().unwrap();
-    let l = skinny::gradient(true, parts, rank, rows, c.k);
-    go(&mut gpu, &l, &Args::new().raw(8, bytemuck::bytes_of(&da)));
-    let l = skinny::gradient(false, parts, rank, rows, widest);
-    go(&mut gpu, &l, &Args::new().raw(8, bytemuck::bytes_of(&db)));
-    let splits = rows.div_ceil(skinny::SPLIT_ROWS) as i32;
-    let mut results = Vec::new();
-    for (i, out) in c.outs.iter().enumerate() {
-        let (to_a, to_b) = gradients[i];
-        let args = |p: &SkinnyPart, to: u64| {
-            Args::new().u64(p.partial).u64(to).i32(splits).i32(p.rank).i32(p.depth).f32(p.scale)
-        };
-        go(&mut gpu, &skinny::reduce(false, rank, c.k), &args(&da.part[i], to_a));
-        go(&mut gpu, &skinny::reduce(true, rank, out.len()), &args(&db.part[i], to_b));
-        results.push([
-            gpu.get_bf16(down.part[i].narrow, rows * rank),
-            gpu.get_bf16(up.part[i].narrow, rows * rank),
-            gpu.get_f32(to_a, rank * c.k),
-            gpu.get_f32(to_b, out.len() * rank),
-        ]);
-    }
-    Some((results, counters))
+    Some((results, costs))
 }
 
-/// The cpu backend; its backward pass is given the kernel's u, which it cannot know otherwise.
-fn run_cpu(c: &Case, got: &Results) -> Results {
-    let mut cpu = Cpu::new();
-    let rows = cpu.rows(&c.docs);
-    let (z, dy) = (cpu.f32(&c.z), cpu.f32(&c.dy));
-    let mut parts = Vec::new();
-    let mut us = Vec::new();
-    for (i, (out, [a, b, da, db])) in c.outs.iter().zip(&c.adapters).enumerate() {
-        us.push(cpu.out(DType::F32, rows.count * c.rank));
-        parts.push(LoraPart {
-            module: i as u32 * 2,
-            out: out.clone(),
-            r: c.rank,
-            scale: SCALE,
-            a: cpu.f32(a),
-            b: cpu.f32(b),
-            da: cpu.f32(da),
-            db: cpu.f32(db),
-            u: cpu.f32(&got[i][0]),
-            v: cpu.out(DType::F32, rows.count * c.rank),
-        });
+/// What each kernel of a backend's two operations cost.
+struct Costs<'a> {
+    down: &'a Counters,
+    /// Of each part.
+    transpose: &'a [Counters],
+    up: &'a Counters,
+    da: &'a Counters,
+    db: &'a Counters,
+}
+
+impl<'a> Costs<'a> {
+    /// In the order in which `parts` parts are launched.
+    fn of(all: &'a [Counters], parts: usize) -> Self {
+        assert_eq!(all.len(), 4 + 3 * parts);
+        let (transpose, rest) = all[1..].split_at(parts);
+        Self { down: &all[0], transpose, up: &rest[0], da: &rest[1], db: &rest[2 + parts] }
     }
-    cpu.start(1 << 24);
-    let down: Vec<LoraPart> = parts.iter().zip(&us).map(|(p, &u): (_, &Buffer)| LoraPart { u, ..p.clone() }).collect();
-    cpu.be.lora_down(z, c.k, &rows, &down, c.drop).unwrap();
-    cpu.be.lora_backward(z, c.k, dy, c.n, &rows, &parts, c.drop).unwrap();
-    parts.iter().zip(us).map(|(p, u)| [u, p.v, p.da, p.db].map(|b| cpu.get(b))).collect()
 }
 
 /// 8·√m·2⁻²⁴·√(Σ terms²): see `linear::Case::check`.
@@ -203,9 +143,9 @@ fn every_product_is_the_cpu_operation_under_every_schedule() {
                 assert_bits("another schedule", a, b);
             }
         }
-        let want = run_cpu(&c, &got);
+        let (want, _) = c.run(&mut Cpu::new(), Some(&got));
         let rows = c.docs.rows();
-        let keep = DropoutArgs::new(c.drop).scale;
+        let keep = c.drop.map_or(DropoutArgs::NONE, DropoutArgs::from).scale;
         for (i, ([u, v, da, db], [want_u, want_v, want_da, want_db])) in got.iter().zip(&want).enumerate() {
             let out = &c.outs[i];
             // One rounding to bf16.
@@ -231,9 +171,10 @@ fn every_product_is_the_cpu_operation_under_every_schedule() {
 pub fn count(parts: usize, width: usize, rank: usize, dropout: bool) -> Option<[Work; 5]> {
     let outs: Vec<_> = (0..parts).map(|i| i * width..(i + 1) * width).collect();
     let drop = if dropout { DROP } else { None };
-    let c = Case::new(&[skinny::SPLIT_ROWS], parts * width, width, &outs, rank, drop);
-    let (_, cost) = run_gpu(&c, 0)?;
-    Some(std::array::from_fn(|i| Work::of(&cost[if i == 0 { 0 } else { parts + i - 1 }])))
+    let c = Case::new(&[SPLIT_ROWS], parts * width, width, &outs, rank, drop);
+    let (_, costs) = run_gpu(&c, 0)?;
+    let Costs { down, transpose, up, da, db } = Costs::of(&costs, parts);
+    Some([&transpose[0], down, up, da, db].map(Work::of))
 }
 
 /// A's rows pick single columns of z = 1: u is the mask itself.
@@ -260,8 +201,8 @@ fn the_mask_is_the_definition_bit_for_bit() {
 fn traffic_is_within_five_percent_of_what_it_must_be() {
     let (rows, n, k, r) = (512, 1024, 1024, 16);
     let c = Case::new(&[rows], n, k, &[0..512, 512..768, 768..1024], r, DROP);
-    let Some((_, cost)) = run_gpu(&c, 0) else { return };
-    let [down, up, da, db] = &cost[3..7] else { panic!("{} launches", cost.len()) };
+    let Some((_, costs)) = run_gpu(&c, 0) else { return };
+    let Costs { down, up, da, db, .. } = Costs::of(&costs, 3);
     let check = |what: &str, c: &Counters, loads: usize, stores: usize| {
         let (l, s) =
             (c.global_load_sectors as f64 * 32.0 / loads as f64, c.global_store_sectors as f64 * 32.0 / stores as f64);

@@ -6,27 +6,25 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 mod attention;
+mod cache;
 mod costs;
-mod decode;
-mod gemv;
-#[allow(dead_code)]
 mod harness;
-mod launches;
 mod linear;
+mod linear_gemv;
 mod linear_nf4;
 mod lora;
 mod loss;
 mod measure;
+mod memory;
 mod nf4;
 mod norm;
 mod optim;
-mod peaks;
 mod resources;
 mod rope;
 mod rounded;
 mod rows;
 mod step;
+mod stream;
 mod swiglu;
-mod synthetic;
-#[allow(dead_code)]
 mod vm_driver;
+mod work;

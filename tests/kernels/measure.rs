@@ -1,94 +1,52 @@
-//! What counted work takes at least on an sm_80 multiprocessor: throughputs from the CUDA programming guide and the A100
-//! white paper, no latencies.
+//! kernels/measure.cu: the work that is timed is done.
 
-use ptxvm::{Class, Counters};
-use std::ops::{Add, AddAssign, Mul, Sub};
+use crate::{
+    harness::{Device, Gpu, there_are_kernels},
+    vm_driver::VmDriver,
+};
+use irori::backend::{
+    DType,
+    cuda::{
+        driver::Driver,
+        measure::{copy_peak, mma_peak, peaks},
+        modules::MODULES,
+    },
+};
+use ptxvm::Class;
 
-/// Counted work: of a block, a launch, or a difference of two. Numbers are of warps unless they say bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Work {
-    pub mma: f64,
-    /// Instructions of the PTX that become machine instructions: all but moves and reads of parameters.
-    pub issued: f64,
-    /// Single-precision arithmetic.
-    pub f32: f64,
-    /// Approximate functions.
-    pub special: f64,
-    /// Wavefronts of shared memory; a shfl is one.
-    pub shared: f64,
-    /// Bytes in whole sectors that loads and stores ask for, from wherever they come: L1, L2 or memory.
-    pub asked: f64,
+#[test]
+fn every_mma_and_every_byte_counts() {
+    let Some(mut gpu) = Gpu::new(0) else { return };
+    let out = gpu.out(DType::F32, 2 * 256);
+    let cost = gpu.launch(&mma_peak(2, 5, gpu.address(out)));
+    assert_eq!(cost.of(Class::Mma), 2 * 8 * 5 * 8, "{cost}");
+    // Four elements of eight accumulators, 16 each mma.
+    assert!(gpu.get(out).iter().all(|&x| x == 4.0 * 8.0 * 16.0 * 5.0));
+    let bytes: Vec<u8> = (0..80_000u32).map(|i| i as u8).collect();
+    let (src, dst) = (gpu.bytes(&bytes), gpu.out(DType::U8, bytes.len()));
+    gpu.launch(&copy_peak(3, gpu.address(src), gpu.address(dst), bytes.len()));
+    assert_eq!(gpu.bytes_of(dst), bytes);
 }
 
-impl Work {
-    /// Of these counters.
-    pub fn of(c: &Counters) -> Self {
-        let issued = Class::ALL.iter().filter(|c| !matches!(c, Class::Move | Class::Param)).map(|&class| c.of(class));
-        Self {
-            mma: c.mma as f64,
-            issued: issued.sum::<u64>() as f64,
-            f32: c.of(Class::Float32) as f64,
-            special: c.of(Class::Special) as f64,
-            shared: (c.shared_wavefronts + c.async_wavefronts + c.of(Class::Warp)) as f64,
-            asked: (32 * (c.global_load_sectors + c.global_store_sectors)) as f64,
-        }
+#[test]
+fn peaks_are_measured_by_the_devices_clock() {
+    if !there_are_kernels() {
+        return;
     }
-
-    /// Cycles of the tensor cores: four of them take 8 cycles an mma.
-    pub fn tensor_cycles(&self) -> f64 {
-        self.mma * 2.0
-    }
-
-    /// Cycles of the schedulers and pipes: four instructions a cycle, 64 lanes of f32, 16 lanes of approximate functions.
-    pub fn issue_cycles(&self) -> f64 {
-        (self.issued / 4.0).max(self.f32 / 2.0).max(self.special * 2.0)
-    }
-
-    /// Cycles of one multiprocessor at least, its memory aside: shared memory serves a wavefront a cycle.
-    pub fn cycles(&self) -> f64 {
-        self.tensor_cycles().max(self.issue_cycles()).max(self.shared)
-    }
-
-    fn each(&self, o: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
-        Self {
-            mma: f(self.mma, o.mma),
-            issued: f(self.issued, o.issued),
-            f32: f(self.f32, o.f32),
-            special: f(self.special, o.special),
-            shared: f(self.shared, o.shared),
-            asked: f(self.asked, o.asked),
-        }
-    }
+    let mut driver = VmDriver::new(128 << 20, 0);
+    let ledger = driver.ledger();
+    driver.load(MODULES.iter().find(|m| m.name == "measure").unwrap()).unwrap();
+    let peaks = peaks(&mut driver, 2).unwrap();
+    // The virtual clock gives each launch a microsecond.
+    assert!((peaks.flops / (28.0 * 8.0 * 8.0 * 2.0 * 8.0 * 4096.0 * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert!((peaks.bandwidth / (f64::from(32 << 20) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    assert!((peaks.bus / (f64::from(16 << 20) * 1e6) - 1.0).abs() < 1e-3, "{peaks:?}");
+    let small = measure_small();
+    assert!(small.contains("only 4 MiB are free"), "{small}");
+    assert_eq!(ledger.lock().unwrap().allocations.len(), 2);
 }
 
-impl Add for Work {
-    type Output = Self;
-    fn add(self, o: Self) -> Self {
-        self.each(&o, |a, b| a + b)
-    }
-}
-
-impl AddAssign for Work {
-    fn add_assign(&mut self, o: Self) {
-        *self = *self + o;
-    }
-}
-
-impl Sub for Work {
-    type Output = Self;
-    fn sub(self, o: Self) -> Self {
-        self.each(&o, |a, b| a - b)
-    }
-}
-
-impl Mul<f64> for Work {
-    type Output = Self;
-    fn mul(self, by: f64) -> Self {
-        self.each(&self, |a, _| a * by)
-    }
-}
-
-/// A line through two measurements: work that grows evenly with `x`.
-pub fn line((x0, w0): (usize, Work), (x1, w1): (usize, Work), x: usize) -> Work {
-    w0 + (w1 - w0) * ((x as f64 - x0 as f64) / (x1 as f64 - x0 as f64))
+/// Where too little is free for a figure that means something.
+fn measure_small() -> String {
+    peaks(&mut VmDriver::new(4 << 20, 0), 2).unwrap_err().to_string()
 }

@@ -1,5 +1,6 @@
 //! What ptxas said when it made the machine code: nothing spills, nothing lives in local memory.
 
+use crate::harness::there_are_kernels;
 use irori::backend::cuda::modules::{MODULES, RESOURCES};
 
 /// One kernel's machine code.
@@ -44,8 +45,7 @@ fn compiled() -> Vec<Compiled> {
 
 #[test]
 fn no_kernel_spills_or_uses_local_memory() {
-    if MODULES.is_empty() {
-        eprintln!("SKIP: this build has no kernels (no nvcc was found)");
+    if !there_are_kernels() {
         return;
     }
     let all = compiled();

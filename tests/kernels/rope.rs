@@ -1,13 +1,13 @@
 //! rope.cu. Tolerance: one rounding to bf16; a rotated element is a sum of two terms that may cancel, so f32 errors are
 //! relative to the terms (a few units).
 
-use crate::{
-    harness::{Cpu, Documents, Gpu, Noise, SEEDS, assert_bits, assert_near},
-    launches::{Traffic, U, assert_no_conflicts, assert_traffic, run},
+use crate::harness::{
+    Cpu, Device, Documents, Noise, Run, Traffic, U, assert_near, assert_no_conflicts, assert_traffic, on_gpu,
 };
-#[allow(unused_imports)]
-use irori::backend::calls::Calls as _;
-use irori::backend::{Backend, DType, Heads, cuda::rows as launches, ops::Rotary};
+use irori::backend::{
+    Heads,
+    ops::{HeadNormRope, HeadNormRopeBackward, Rotary},
+};
 
 const D: usize = 128;
 const EPS: f32 = 1e-6;
@@ -23,6 +23,37 @@ fn table(positions: usize) -> Vec<f32> {
         .collect()
 }
 
+struct Case {
+    docs: Documents,
+    heads: Heads,
+    qkv: Vec<f32>,
+    dqk: Vec<f32>,
+    q_norm: Vec<f32>,
+    k_norm: Vec<f32>,
+}
+
+impl Case {
+    fn new(lengths: &[usize], heads: Heads) -> Self {
+        let docs = Documents::new(lengths);
+        let t = docs.rows();
+        let mut noise = Noise::new(t as u64);
+        let (qkv, dqk) = (noise.normal(t * heads.qkv_width(), 2.0), noise.normal(t * heads.qk_width(), 1.0));
+        Self { docs, heads, qkv, dqk, q_norm: noise.normal_f32(D, 1.0), k_norm: noise.normal_f32(D, 1.0) }
+    }
+
+    /// qk and dqkv, whose v columns are 7 before and must stay.
+    fn run<D: Device>(&self, d: &mut D) -> Run<2> {
+        let rows = d.rows(&self.docs);
+        let (q_norm, k_norm, table) = (d.f32(&self.q_norm), d.f32(&self.k_norm), d.f32(&table(1000)));
+        let rotary = Rotary { heads: self.heads, q_norm, k_norm, eps: EPS, table };
+        let (qkv, dqk, dqkv) = (d.act(&self.qkv), d.act(&self.dqk), d.act(&vec![7.0; self.qkv.len()]));
+        let qk = d.act_out(self.dqk.len());
+        let mut costs = d.run(HeadNormRope { qkv, rows, rotary, qk });
+        costs.extend(d.run(HeadNormRopeBackward { qkv, dqk, rows, rotary, dqkv }));
+        Run { results: [d.get(qk), d.get(dqkv)], costs }
+    }
+}
+
 #[test]
 fn forward_and_backward() {
     let shapes = [
@@ -34,56 +65,18 @@ fn forward_and_backward() {
         (&[2], Heads { q: 32, kv: 8, dim: D }),
     ];
     for (lengths, h) in shapes {
-        let docs = Documents::new(lengths);
-        let t = docs.rows();
-        let mut noise = Noise::new(t as u64);
-        let (qkv, dqk) = (noise.normal(t * h.qkv_width(), 2.0), noise.normal(t * h.qk_width(), 1.0));
-        let (q_norm, k_norm, rope) = (noise.normal_f32(D, 1.0), noise.normal_f32(D, 1.0), table(1000));
-        let dqkv = vec![7.0; t * h.qkv_width()];
+        let case = Case::new(lengths, h);
+        let Some(Run { results: [qk, dqkv], costs }) = on_gpu(|gpu| case.run(gpu)) else { return };
+        let Run { results: [want, want_back], .. } = case.run(&mut Cpu::new());
+        assert_near("qk", &qk, &want, 1.02 * U, |_| 4e-6);
+        assert_near("dqkv", &dqkv, &want_back, 1.02 * U, |_| 4e-6);
 
-        let mut cpu = Cpu::new();
-        let rows = cpu.rows(&docs);
-        let (cqkv, cdqk, cdqkv) = (cpu.f32(&qkv), cpu.f32(&dqk), cpu.f32(&dqkv));
-        let p =
-            Rotary { heads: h, q_norm: cpu.f32(&q_norm), k_norm: cpu.f32(&k_norm), eps: EPS, table: cpu.f32(&rope) };
-        let cqk = cpu.out(DType::F32, t * h.qk_width());
-        cpu.start(0);
-        cpu.be.headnorm_rope(cqkv, &rows, &p, cqk).unwrap();
-        cpu.be.headnorm_rope_backward(cqkv, cdqk, &rows, &p, cdqkv).unwrap();
-        let (want, want_back) = (cpu.get(cqk), cpu.get(cdqkv));
-
-        let mut first = None;
-        for seed in SEEDS {
-            let Some(mut gpu) = Gpu::new("rope", seed) else { return };
-            let (gqkv, gdqk, gdqkv) = (gpu.bf16(&qkv), gpu.bf16(&dqk), gpu.bf16(&dqkv));
-            let p = launches::RopeInputs {
-                rows: t,
-                heads: h,
-                positions: gpu.u32(&docs.positions),
-                q_norm: gpu.f32(&q_norm),
-                k_norm: gpu.f32(&k_norm),
-                eps: EPS,
-                rope: gpu.f32(&rope),
-            };
-            let gqk = gpu.fresh(t * h.qk_width() * 2);
-            let forward = run(&mut gpu, &launches::headnorm_rope(&p, gqkv, gqk));
-            let backward = run(&mut gpu, &launches::headnorm_rope_backward(&p, gqkv, gdqk, gdqkv));
-            let got = [gpu.get_bf16(gqk, want.len()), gpu.get_bf16(gdqkv, want_back.len())];
-            assert_near("qk", &got[0], &want, 1.02 * U, |_| 4e-6);
-            assert_near("dqkv", &got[1], &want_back, 1.02 * U, |_| 4e-6);
-            let first = first.get_or_insert(got.clone());
-            assert_bits("qk under another schedule", &got[0], &first[0]);
-            assert_bits("dqkv under another schedule", &got[1], &first[1]);
-
-            // Norm weights, angles and positions come from L2: every warp reads 512 + 512 + 4 bytes (one sector).
-            let (vectors, small) = (t * h.qk_width() * 2, t * (h.q + h.kv) * (1024 + 32));
-            assert_traffic("headnorm_rope", &forward, Traffic { loads: vectors + small, stores: vectors });
-            assert_traffic(
-                "headnorm_rope_backward",
-                &backward,
-                Traffic { loads: 2 * vectors + small, stores: vectors },
-            );
-            assert_no_conflicts("headnorm_rope", &forward);
-        }
+        // Norm weights, angles and positions come from L2: every warp reads 512 + 512 + 4 bytes (one sector).
+        let t = case.docs.rows();
+        let (vectors, small) = (t * h.qk_width() * 2, t * (h.q + h.kv) * (1024 + 32));
+        let [forward, backward] = &costs[..] else { panic!("{} launches", costs.len()) };
+        assert_traffic("headnorm_rope", forward, Traffic { loads: vectors + small, stores: vectors });
+        assert_traffic("headnorm_rope_backward", backward, Traffic { loads: 2 * vectors + small, stores: vectors });
+        assert_no_conflicts("headnorm_rope", forward);
     }
 }

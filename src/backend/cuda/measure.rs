@@ -1,7 +1,7 @@
 //! What a device can do at most, measured in a few milliseconds: kernels/measure.cu.
 
 use super::{
-    driver::{Driver, Stream},
+    driver::Driver,
     launch::{Address, Args, Launch},
 };
 use crate::{Error, Result};
@@ -42,7 +42,7 @@ const BYTES: (usize, usize) = (1 << 30, 32 << 20);
 const PINNED: usize = 16 << 20;
 /// Clocks have gone up after this time.
 const WARM: Duration = Duration::from_millis(200);
-/// Tries without a better one after which the best is believed.
+/// Measuring stops after this many tries without improvement.
 const PATIENCE: u32 = 5;
 
 /// Measures all of them, in memory that is given back; `rounds` of [`mma_peak`]. The kernels are loaded. The operands are all
@@ -60,7 +60,7 @@ pub fn peaks(driver: &mut dyn Driver, rounds: u32) -> Result<Peaks> {
     let result = match driver.alloc_pinned(PINNED) {
         Ok(pinned) => {
             let result = measured(driver, rounds, memory, bytes, pinned);
-            let ended = driver.synchronize(Stream::MAIN).and_then(|()| driver.free(pinned));
+            let ended = driver.synchronize().and_then(|()| driver.free(pinned));
             result.and_then(|peaks| ended.map(|()| peaks))
         }
         Err(e) => Err(e),
@@ -71,8 +71,8 @@ pub fn peaks(driver: &mut dyn Driver, rounds: u32) -> Result<Peaks> {
 
 fn measured(driver: &mut dyn Driver, rounds: u32, memory: Address, bytes: usize, pinned: Address) -> Result<Peaks> {
     let (half, blocks) = (bytes / 2, driver.attributes().sms * 8);
-    driver.zero(memory, bytes, Stream::MAIN)?;
-    driver.zero(pinned, PINNED, Stream::MAIN)?;
+    driver.zero(memory, bytes)?;
+    driver.zero(pinned, PINNED)?;
     let mma = best_seconds(driver, &mma_peak(blocks, rounds, memory))?;
     let copy = best_seconds(driver, &copy_peak(blocks, memory, memory + half as u64, half))?;
     // Kernels read pinned memory over the bus, as the gather of a host embedding does.
@@ -86,9 +86,9 @@ fn best_seconds(driver: &mut dyn Driver, launch: &Launch) -> Result<f64> {
     let (from, to) = (driver.event()?, driver.event()?);
     let (began, mut best, mut stale) = (Instant::now(), f64::INFINITY, 0);
     while stale < PATIENCE || began.elapsed() < WARM {
-        driver.record(from, Stream::MAIN)?;
-        driver.launch(launch, Stream::MAIN)?;
-        driver.record(to, Stream::MAIN)?;
+        driver.record(from)?;
+        driver.launch(launch)?;
+        driver.record(to)?;
         let seconds = f64::from(driver.elapsed_ms(from, to)?) * 1e-3;
         if seconds <= 0.0 {
             return Err(Error::failed(format!("{} took no time by the device's clock", launch.kernel)));

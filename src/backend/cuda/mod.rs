@@ -3,26 +3,25 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`CudaBackend`] | [`crate::backend::Backend`] over a driver |
-//! | `access` | the arena: buffers to addresses |
-//! | [`driver`], [`cudarc_driver`], [`probe`] | what is asked of a device; libcuda; what this machine has |
-//! | [`modules`], [`launch`] | the compiled kernels; a launch as data |
-//! | [`attention`], [`linear`], [`rows`], [`skinny`] | the launches of each kernel file: grids, shared memory, parameters |
-//! | [`measure`] | peaks of the device |
+//! | [`launches`] | each operation as launches: kernels, grids, shared memory, parameters, scratch |
+//! | [`launch`], [`command`] | a launch as data; what a queue takes besides |
+//! | [`context`] | the chip, and buffers to addresses |
+//! | [`driver`] | what is asked of a device; libcuda; what this machine has |
+//! | [`modules`] | the compiled kernels |
+//! | [`measure`], `times` | peaks of the device; time of each operation |
 //! | `sizes` | element types, scratch and limits, for the planner |
 
-mod access;
-pub mod attention;
 mod backend;
-pub mod cudarc_driver;
+pub mod command;
+pub mod context;
 pub mod driver;
 pub mod launch;
-pub mod linear;
+pub mod launches;
 pub mod measure;
 pub mod modules;
-pub mod probe;
-pub mod rows;
 mod sizes;
-pub mod skinny;
+mod times;
 
 pub use backend::CudaBackend;
-pub use sizes::{CudaSizes, Nf4Path};
+pub use context::Nf4Path;
+pub use sizes::CudaSizes;

@@ -55,6 +55,12 @@ impl Choice {
     }
 }
 
+/// How many choices questions are taken to have that do not say it: four, or as many more as the furthest of the letters that
+/// such questions are known to have needs. `known` is for each of them the least number of its choices.
+pub fn unsaid_choices(known: impl IntoIterator<Item = usize>) -> usize {
+    known.into_iter().fold(4, usize::max)
+}
+
 /// A letter of either case and width as lower case and half width; any other character as it is.
 pub(super) fn half_width(c: char) -> char {
     let first = match c {

@@ -10,7 +10,7 @@ pub mod lawqa;
 mod letters;
 pub mod records;
 
-pub use choice::{Choice, letters};
+pub use choice::{Choice, letters, unsaid_choices};
 pub use letters::LetterCounts;
 
 use crate::{Error, Result, error::Setting};

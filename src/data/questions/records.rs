@@ -1,6 +1,6 @@
 //! Questions in JSONL records: `irori dataset` writes them there as the record's `meta`, and evaluation reads them back.
 
-use super::{Choice, Question, is_jsonl, letters};
+use super::{Choice, Question, is_jsonl, letters, unsaid_choices};
 use crate::{
     Error, Result,
     data::{
@@ -64,13 +64,8 @@ pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
     Ok(first.filter(|f| records.iter().all(|r| named(r).as_ref() == Some(f))))
 }
 
-/// How many choices a record is taken to have that does not say it, unless a letter beyond them is the answer of such a
-/// record in the same file.
-const UNSAID: usize = 4;
-
 /// The right choice of each record and how many choices its question has, where its answer is a letter. A record says its
-/// choices in `meta.choices`; those that do not say them are taken to have a to d, or as many more as the furthest letter
-/// among their answers needs.
+/// choices in `meta.choices`; those that do not say them have as many as [`unsaid_choices`] makes of their answers.
 ///
 /// # Errors
 /// A record whose answer is a letter names choices that are not 2 to 10, or has an answer that is none of them; `path` is
@@ -84,8 +79,8 @@ pub fn answers(path: &Path, records: &[Record]) -> Result<Vec<Option<(Choice, us
             check(path, record, &choices, answer).map(|()| Some((answer, Some(choices.len()))))
         })
         .collect::<Result<_>>()?;
-    let furthest = said.iter().flatten().filter(|(_, choices)| choices.is_none()).map(|(answer, _)| answer.index() + 1);
-    let unsaid = furthest.max().unwrap_or(UNSAID).max(UNSAID);
+    let known = said.iter().flatten().filter(|(_, choices)| choices.is_none()).map(|(answer, _)| answer.index() + 1);
+    let unsaid = unsaid_choices(known);
     Ok(said.into_iter().map(|s| s.map(|(answer, choices)| (answer, choices.unwrap_or(unsaid)))).collect())
 }
 

@@ -99,7 +99,9 @@ fn cached(id: &str) -> std::result::Result<PathBuf, String> {
 
 fn hub_cache() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    // Where HOME is not set, Windows has this.
+    let home = || variable("HOME").or_else(|| variable("USERPROFILE"));
     variable("HF_HUB_CACHE")
         .or_else(|| variable("HF_HOME").map(|h| h.join("hub")))
-        .or_else(|| variable("HOME").map(|h| h.join(".cache/huggingface/hub")))
+        .or_else(|| home().map(|h| h.join(".cache/huggingface/hub")))
 }

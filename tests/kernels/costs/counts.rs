@@ -1,91 +1,29 @@
 //! What the virtual machine counts on representative pieces.
 
 use super::{DOCUMENT, RANK, ROWS, model};
-use crate::{attention, harness::Gpu, launches::run, lora, measure::Work};
-use irori::backend::{
-    AdamW, Heads,
-    cuda::{launch::Launch, rows, skinny},
+use crate::{
+    attention,
+    harness::{Device, Documents, Gpu},
+    lora,
+    work::Work,
 };
-use ptxvm::Args;
+use irori::backend::{
+    AdamW, DType, Heads, LoraPart, Op,
+    cuda::launch::Launch,
+    ops::{
+        AdamWUpdate, CrossEntropy, GatherRows, GlobalNorm, HeadNormRope, HeadNormRopeBackward, LoraBackward, RmsNorm,
+        RmsNormBackward, Rotary, ScatterRows, SwiGlu, SwiGluBackward,
+    },
+};
 use std::{cell::RefCell, collections::HashMap};
 
-/// A launch whose blocks are alike, per block.
-fn per_block(gpu: &mut Gpu, l: &Launch) -> Work {
-    Work::of(&run(gpu, l)) * (1.0 / f64::from(l.grid.iter().product::<u32>()))
-}
-
-/// A kernel that works by rows, its cost a block, and the bytes that `rows` rows move at least.
-pub struct Streaming {
-    pub kernel: &'static str,
-    pub block: Work,
-    pub blocks_per_row: f64,
-    /// Bytes of a row.
-    pub least: usize,
-}
-
-/// Kernels that work row by row, at the widths of the model, measured on eight rows.
-fn streaming() -> Option<Vec<Streaming>> {
-    const N: usize = 8;
-    let c = model();
-    let (h, f, v, heads) = (c.hidden, c.intermediate, c.vocab, c.heads);
-    let mut gpu = Gpu::counting("norm")?;
-    let gpu = &mut gpu;
-    let [a, b, out] = [(); 3].map(|()| gpu.fresh(N * v * 2));
-    let w = gpu.f32(&vec![1.0; h]);
-    let index = gpu.u32(&(0..N as u32).collect::<Vec<_>>());
-    let stats = gpu.fresh(N * 4);
-    let rope = rows::RopeInputs { rows: N, heads, positions: index, q_norm: w, k_norm: w, eps: 1e-6, rope: a };
-    let [cross_entropy, _] = rows::cross_entropy(N, v, a, index, 1.0, stats, stats);
-    let launches = [
-        (rows::gather_rows(N, h, a, index, out), 2 * h * 2),
-        (rows::scatter_rows(N, h, a, index, out), 2 * h * 2),
-        (rows::rmsnorm(N, h, a, w, 1e-6, out), 2 * h * 2),
-        (rows::rmsnorm_backward(N, h, a, w, 1e-6, b, b, out), 4 * h * 2),
-        (rows::headnorm_rope(&rope, a, out), 2 * heads.qk_width() * 2),
-        (rows::headnorm_rope_backward(&rope, a, b, out), 3 * heads.qk_width() * 2),
-        (rows::swiglu(N, f, a, out), 3 * f * 2),
-        (rows::swiglu_backward(N, f, a, b), 5 * f * 2),
-        (cross_entropy, 3 * v * 2),
-    ];
-    let all = launches.into_iter().map(|(l, least)| Streaming {
-        kernel: l.kernel,
-        block: per_block(gpu, &l),
-        blocks_per_row: f64::from(l.grid.iter().product::<u32>()) / N as f64,
-        least,
-    });
-    Some(all.collect())
-}
-
-/// The optimizer's kernels, an element at a time: measured on 64 blocks.
-fn optimizer() -> Option<Vec<Streaming>> {
-    const N: usize = 64 * 1024;
-    let mut gpu = Gpu::counting("optim")?;
-    let gpu = &mut gpu;
-    let x = gpu.f32(&vec![0.5; N]);
-    let norm = gpu.f32(&[1.0]);
-    let buffers = rows::OptimizerBuffers {
-        norm,
-        grad: x,
-        m: gpu.fresh(N * 4),
-        v: gpu.fresh(N * 4),
-        master: gpu.fresh(N * 4),
-        working: gpu.fresh(N * 2),
-    };
-    let rule = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, max_norm: Some(1.0) };
-    let [squared_norm, _] = rows::global_norm(N, x, gpu.fresh(rows::global_norm_scratch(N)), norm);
-    let all = [(squared_norm, 4), (rows::adamw(&rule, N, &buffers), 30)].map(|(l, least)| Streaming {
-        kernel: l.kernel,
-        block: per_block(gpu, &l),
-        blocks_per_row: f64::from(l.grid[0]) / N as f64,
-        least,
-    });
-    Some(all.into())
-}
+/// A kernel that works by rows or elements: its name, and whether it adds another matrix on top.
+pub type Streaming = (&'static str, bool);
 
 /// Everything that is measured, each once.
 pub struct Counts {
-    pub streaming: Vec<Streaming>,
-    pub optimizer: Vec<Streaming>,
+    /// A block of a kernel that works by rows or elements.
+    pub streaming: HashMap<Streaming, Work>,
     pub attention: Attention,
     /// By parts and dropout: u's and v's blocks and the gradients' at two widths.
     pub lora: HashMap<(usize, bool), [[Work; 5]; 2]>,
@@ -102,15 +40,97 @@ impl Counts {
             let [a, b] = WIDTHS.map(|w| lora::count(parts, w, RANK, dropout));
             lora.insert((parts, dropout), [a?, b?]);
         }
-        Some(Self {
-            streaming: streaming()?,
-            optimizer: optimizer()?,
-            attention: attention(model().heads)?,
-            lora,
-            reduce: [reduce(false)?, reduce(true)?],
-            edges: RefCell::default(),
-        })
+        let mut streaming = HashMap::new();
+        by_rows(&mut streaming)?;
+        optimizer(&mut streaming)?;
+        let attention = attention(model().heads)?;
+        Some(Self { streaming, attention, lora, reduce: reduce()?, edges: RefCell::default() })
     }
+}
+
+/// Counts the first launch of an operation, whose blocks are alike, per block.
+fn block(of: &mut HashMap<Streaming, Work>, gpu: &mut Gpu, op: impl Into<Op<'static>>) {
+    let op = op.into();
+    let adds = matches!(&op, Op::RmsNormBackward(op) if op.add.is_some());
+    let launch = &gpu.launches(&op)[0];
+    let work = Work::of(&gpu.launch(launch)) * (1.0 / f64::from(blocks(launch)));
+    of.insert((launch.kernel, adds), work);
+}
+
+/// Blocks of a launch.
+pub fn blocks(l: &Launch) -> u32 {
+    l.grid.iter().product()
+}
+
+/// Kernels that work row by row, at the widths of the model, measured on eight rows.
+fn by_rows(of: &mut HashMap<Streaming, Work>) -> Option<()> {
+    const N: usize = 8;
+    let c = model();
+    let (width, heads, eps) = (c.hidden, c.heads, 1e-6);
+    let mut gpu = Gpu::counting()?;
+    let gpu = &mut gpu;
+    let rows = gpu.rows(&Documents::new(&[N]));
+    let index = rows.positions;
+    let [x, y, z] = [(); 3].map(|()| gpu.act_out(N * width));
+    let w = gpu.f32(&vec![1.0; width]);
+    block(of, gpu, GatherRows { x, index, width, out: y });
+    block(of, gpu, ScatterRows { src: x, index, width, x: y });
+    block(of, gpu, RmsNorm { x, w, eps, y });
+    let backward = RmsNormBackward { x, w, eps, dy: y, add: None, dx: z };
+    block(of, gpu, backward);
+    block(of, gpu, RmsNormBackward { add: Some(z), ..backward });
+
+    let [qkv, dqkv] = [(); 2].map(|()| gpu.act_out(N * heads.qkv_width()));
+    let qk = gpu.act_out(N * heads.qk_width());
+    let (norm, table) = (w.prefix(heads.dim), gpu.out(DType::F32, N * heads.dim));
+    let rotary = Rotary { heads, q_norm: norm, k_norm: norm, eps, table };
+    block(of, gpu, HeadNormRope { qkv, rows, rotary, qk });
+    block(of, gpu, HeadNormRopeBackward { qkv, dqk: qk, rows, rotary, dqkv });
+
+    let width = c.intermediate;
+    let (gu, s) = (gpu.act_out(N * 2 * width), gpu.act_out(N * width));
+    block(of, gpu, SwiGlu { gu, width, s });
+    block(of, gpu, SwiGluBackward { gu, width, ds: s });
+
+    let vocab = c.vocab;
+    let (logits, loss) = (gpu.act_out(N * vocab), gpu.out(DType::F32, 1));
+    block(of, gpu, CrossEntropy { logits, vocab, targets: index, grad_scale: 1.0, loss });
+    Some(())
+}
+
+/// The optimizer's kernels, an element at a time: measured on 64 blocks.
+fn optimizer(of: &mut HashMap<Streaming, Work>) -> Option<()> {
+    const N: usize = 64 * 1024;
+    let mut gpu = Gpu::counting()?;
+    let (grad, norm) = (gpu.f32(&vec![0.5; N]), gpu.f32(&[1.0]));
+    let [m, v, master] = [(); 3].map(|()| gpu.out(DType::F32, N));
+    let working = gpu.act_out(N);
+    let adamw = AdamW { lr: 1e-4, ..AdamW::default() };
+    let squares = gpu.out(DType::F32, 1);
+    block(of, &mut gpu, GlobalNorm { grad, norm: squares });
+    block(of, &mut gpu, AdamWUpdate { adamw, norm, grad, m, v, master, working });
+    Some(())
+}
+
+/// Adds up the losses of this many rows: one block.
+pub fn add_loss(rows: usize) -> Work {
+    let mut gpu = Gpu::counting().expect("there are kernels");
+    let vocab = 8;
+    let (logits, targets) = (gpu.act_out(rows * vocab), gpu.out(DType::U32, rows));
+    let loss = gpu.f32(&[0.0]);
+    last_launch(&mut gpu, CrossEntropy { logits, vocab, targets, grad_scale: 1.0, loss })
+}
+
+/// Adds up the partial sums of squares of this many gradients: one block.
+pub fn finish_norm(count: usize) -> Work {
+    let mut gpu = Gpu::counting().expect("there are kernels");
+    let (grad, norm) = (gpu.out(DType::F32, count), gpu.out(DType::F32, 1));
+    last_launch(&mut gpu, GlobalNorm { grad, norm })
+}
+
+fn last_launch(gpu: &mut Gpu, op: impl Into<Op<'static>>) -> Work {
+    let launches = gpu.launches(&op.into());
+    Work::of(&gpu.launch(&launches[launches.len() - 1]))
 }
 
 /// The four attention kernels on one document of [`DOCUMENT`] rows with the heads of one key/value head.
@@ -159,12 +179,18 @@ pub const WIDTHS: [usize; 2] = [512, 1024];
 /// Columns on which adding up is measured.
 pub const REDUCED: usize = 1024;
 
-/// Adding up the partial sums of [`REDUCED`] columns.
-fn reduce(transposed: bool) -> Option<Work> {
-    let mut gpu = Gpu::counting("lora")?;
-    let splits = ROWS.div_ceil(skinny::SPLIT_ROWS);
-    let (partial, gradient) = (gpu.fresh(splits * RANK * REDUCED * 4), gpu.fresh(RANK * REDUCED * 4));
-    let l = skinny::reduce(transposed, RANK, REDUCED);
-    let args = Args::new().u64(partial).u64(gradient).i32(splits as i32).i32(RANK as i32).i32(REDUCED as i32).f32(1.0);
-    Some(Work::of(&gpu.launch(l.kernel, l.grid, l.threads, 0, &args)))
+/// Adding up the partial sums of [`REDUCED`] columns over the micro-batch: of dA, and of dB.
+fn reduce() -> Option<[Work; 2]> {
+    let mut gpu = Gpu::counting()?;
+    let (n, k, r) = (REDUCED, REDUCED, RANK);
+    let [z, dy] = [n, k].map(|width| gpu.act_out(ROWS * width));
+    let [a, b] = [k, n].map(|width| gpu.act_out(r * width));
+    let [da, db] = [k, n].map(|width| gpu.f32(&vec![0.0; r * width]));
+    let [u, v] = [(); 2].map(|()| gpu.act_out(ROWS * r));
+    let part = LoraPart { module: 0, out: 0..n, r, scale: 1.0, a, b, da, db, u, v };
+    let launches = gpu.launches(&LoraBackward { z, k, dy, n, parts: vec![part], mask: None }.into());
+    Some(["lora_reduce", "lora_reduce_transposed"].map(|kernel| {
+        let launch = launches.iter().find(|l| l.kernel == kernel).expect("one of its launches");
+        Work::of(&gpu.launch(launch))
+    }))
 }

@@ -5,23 +5,21 @@
 //! committed; the test says when it is no longer true.
 
 mod counts;
+mod linear;
+mod lora;
+mod rows;
 mod step;
+mod tables;
 
 use crate::{
-    linear::{self, SLICE, main_loop},
-    measure::Work,
+    harness::{SLICE, compiler},
+    linear::DEPTHS,
 };
 use counts::{Counts, SHORT};
-use irori::{
-    backend::cuda::{
-        linear::{Direction, Stored, tiles},
-        modules::MODULES,
-    },
-    model::{LoraConfig, ModelConfig, Module},
-    plan::device::profile,
-};
+use irori::{model::ModelConfig, plan::device::profile};
 use std::{fmt::Write, path::Path};
-use step::{Row, micro_batch, update};
+use step::{Step, micro_batch, update};
+use tables::{linear_of, main_loops, step_table, streams};
 
 /// Boost clock of an A100.
 const CLOCK: f64 = 1.41e9;
@@ -48,134 +46,28 @@ fn model() -> ModelConfig {
     ModelConfig::preset("qwen3-8b").expect("a preset")
 }
 
-/// Of adapters on all linears.
-fn adapter_parameters(c: &ModelConfig) -> usize {
-    let targets = Module::ALL.to_vec();
-    LoraConfig { r: RANK, alpha: 2.0 * RANK as f32, dropout: 0.05, rslora: false, targets }.parameters(c)
-}
-
-fn total_ms(rows: &[Row]) -> f64 {
-    rows.iter().map(Row::ms).sum()
-}
-
-/// Floating-point operations of the micro-batch that the mathematics asks for.
-fn flops(targets: usize) -> f64 {
-    let c = model();
-    let weights: usize = Module::ALL.iter().map(|m| m.shape(&c)).map(|(n, k)| n * k).sum();
-    let first_qkv = c.hidden * c.heads.qkv_width();
-    let linears = 2.0 * ROWS as f64 * (2 * c.layers * weights - first_qkv) as f64;
-    let adapters = 6.0 * ROWS as f64 * adapter_parameters(&c) as f64;
-    let pairs = (ROWS / DOCUMENT * DOCUMENT * (DOCUMENT + 1) / 2) as f64;
-    // Two products forward, five backward.
-    let attention = 7.0 * 2.0 * pairs * (c.heads.q_width() * c.layers) as f64;
-    let head = 4.0 * (targets * c.vocab * c.hidden) as f64;
-    linears + adapters + attention + head
-}
-
 fn peak() -> f64 {
     f64::from(SLICE.sms) * 2048.0 * CLOCK
-}
-
-/// What nvcc wrote at the top of its PTX.
-fn compiler() -> &'static str {
-    let ptx = MODULES.first().map_or("", |m| m.ptx);
-    ptx.lines().find_map(|l| l.split_once("release ")).map_or("unknown", |(_, release)| release.trim())
-}
-
-fn main_loops(out: &mut String, counts: &Counts) -> Option<()> {
-    let header = "| kernel | instructions an mma | shared wavefronts an mma | bytes of the least | cycles an mma | bound | \
-                  tensor cores busy |\n|---|--:|--:|--:|--:|---|--:|";
-    let _ = writeln!(out, "{header}");
-    let mut line = |kernel: &str, w: &Work, least: f64, useful: f64| {
-        let bounds = [("tensor", w.tensor_cycles()), ("issue", w.issue_cycles()), ("shared", w.shared)];
-        let _ = writeln!(
-            out,
-            "| `{kernel}` | {:.2} | {:.2} | {:.2} | {:.2} | {} | {:.0} % |",
-            w.issued / w.mma,
-            w.shared / w.mma,
-            w.asked / least,
-            w.cycles() / w.mma,
-            greatest(bounds).0,
-            100.0 * useful * 2.0 / w.cycles()
-        );
-    };
-    for stored in [Stored::Dense, Stored::Packed] {
-        for direction in [Direction::Forward, Direction::Backward] {
-            for tile in tiles(stored, direction) {
-                let (w, least) = main_loop(stored, direction, tile)?;
-                line(tile.kernel, &w, least, w.mma);
-            }
-        }
-    }
-    let (heads, a) = (model().heads, &counts.attention);
-    let group = (heads.q / heads.kv) as f64;
-    let (n, d) = (DOCUMENT as f64, heads.dim as f64);
-    // mma of one product over the pairs that causality leaves; rows of 256 bytes that tiles of 128 meet.
-    let product = group * n * (n + 1.0) / 2.0 * d / 2048.0;
-    let seen = n / 128.0 * (n / 128.0 + 1.0) / 2.0 * 128.0;
-    line("attention", &a.forward, group * ((2.0 * n + 2.0 * seen) * 256.0 + n * 32.0), 2.0 * product);
-    line("attention_dq", &a.dq, group * ((3.0 * n + 2.0 * seen) * 256.0 + n * 8.0), 3.0 * product);
-    line("attention_dkv", &a.dkv, 4.0 * n * 256.0 + group * seen * (2.0 * 256.0 + 8.0), 4.0 * product);
-    Some(())
-}
-
-/// The kernels that memory should bind, each on the first shape it has in the step.
-fn streams(out: &mut String, rows: &[Row]) {
-    let header = "| kernel | on | instructions a sector | bytes asked of the least | issue | shared | L2 | memory | bound |\n\
-                  |---|---|--:|--:|--:|--:|--:|--:|---|";
-    let _ = writeln!(out, "{header}");
-    let mut seen = Vec::new();
-    for r in rows.iter().filter(|r| !r.kernel.starts_with("linear") && !ATTENTION.contains(&r.kernel.as_str())) {
-        // The same kernel over z has masks to make, over dy it has not.
-        let kind = (&r.kernel, r.what.split(',').next());
-        if seen.contains(&kind) || r.what == "head" && r.kernel != "cross_entropy" && r.kernel != "scatter_rows" {
-            continue;
-        }
-        seen.push(kind);
-        // Cycles of one multiprocessor for each KiB of those that must move.
-        let kib = r.least / 1024.0 / f64::from(SLICE.sms);
-        let [_, issue, shared, l2, memory] = r.bounds().map(|b| b.1 * 1e-6 * CLOCK / kib);
-        let _ = writeln!(
-            out,
-            "| `{}` | {} | {:.1} | {:.2} | {issue:.0} | {shared:.0} | {l2:.0} | {memory:.0} | {} |",
-            r.kernel,
-            r.what,
-            r.busiest.issued * f64::from(SLICE.sms) / (r.asked / 32.0),
-            r.asked / r.least,
-            r.binds().0,
-        );
-    }
-}
-
-const ATTENTION: [&str; 3] = ["attention", "attention_dq", "attention_dkv"];
-
-fn step_table(out: &mut String, rows: &[Row]) {
-    let header = "| kernel | on | launches | tensor | issue | shared | L2 | memory | bound | all, ms | share |\n\
-                  |---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|";
-    let _ = writeln!(out, "{header}");
-    let total = total_ms(rows);
-    let mut rows: Vec<_> = rows.iter().collect();
-    rows.sort_by(|a, b| b.ms().total_cmp(&a.ms()));
-    for r in rows {
-        let _ = write!(out, "| `{}` | {} | {} |", r.kernel, r.what, r.launches);
-        for (_, us) in r.bounds() {
-            let _ = write!(out, " {us:.1} |");
-        }
-        let (bound, _) = r.binds();
-        let _ = writeln!(out, " {bound} | {:.2} | {:.1} % |", r.ms(), 100.0 * r.ms() / total);
-    }
 }
 
 /// The document, from counts made now. `None` in a build without kernels.
 fn document() -> Option<String> {
     let counts = Counts::new()?;
-    let full = micro_batch(&counts, ROWS, true)?;
-    let variants = [
-        ("all rows targets, dropout", total_ms(&full), ROWS),
-        ("32 targets, dropout", total_ms(&micro_batch(&counts, FEW_TARGETS, true)?), FEW_TARGETS),
-        ("all rows targets, no dropout", total_ms(&micro_batch(&counts, ROWS, false)?), ROWS),
-    ];
-    let mut out = format!(
+    let (full, update) = (micro_batch(&counts, ROWS, true), update(&counts));
+    let (few, plain) = (micro_batch(&counts, FEW_TARGETS, true), micro_batch(&counts, ROWS, false));
+    let variants =
+        [("all rows targets, dropout", &full), ("32 targets, dropout", &few), ("all rows targets, no dropout", &plain)];
+    let mut out = String::new();
+    the_machine(&mut out);
+    main_loops(&mut out, &counts)?;
+    memory_bound(&mut out, &full, &update);
+    whole(&mut out, &full, &update, &variants);
+    Some(out)
+}
+
+fn the_machine(out: &mut String) {
+    let _ = write!(
+        out,
         "# What the kernels cost, by count
 
 Made by `{REGENERATE}` from kernels that nvcc {} compiled.
@@ -203,10 +95,12 @@ one key/value head of Qwen3-8B, everything included; \"busy\" counts only the pa
         CLOCK / 1e9,
         bandwidth() / 1e9,
         peak() / 1e12,
-        linear::DEPTHS[1],
-        linear::DEPTHS[0],
+        DEPTHS[1],
+        DEPTHS[0],
     );
-    main_loops(&mut out, &counts)?;
+}
+
+fn memory_bound(out: &mut String, full: &Step, update: &Step) {
     let _ = write!(
         out,
         "
@@ -217,9 +111,12 @@ least is every buffer once. The last columns are cycles of one multiprocessor fo
 
 "
     );
-    let mut rows = micro_batch(&counts, ROWS, true)?;
-    rows.append(&mut update(&counts));
-    streams(&mut out, &rows);
+    let mut rows: Vec<_> = full.rows.iter().chain(&update.rows).collect();
+    rows.sort_by_key(|r| linear_of(r));
+    streams(out, &rows);
+}
+
+fn whole(out: &mut String, full: &Step, update: &Step, variants: &[(&str, &Step)]) {
     let _ = write!(
         out,
         "
@@ -237,14 +134,14 @@ busiest multiprocessor counts. Blocks of unequal length (attention, v of unequal
 ",
         ROWS / DOCUMENT
     );
-    step_table(&mut out, &full);
+    step_table(out, full);
     let _ = writeln!(out, "\n| micro-batch | ms | tokens/s | of the tensor peak |\n|---|--:|--:|--:|");
-    for (what, ms, targets) in variants {
-        let share = 100.0 * flops(targets) / peak() / (ms / 1e3);
+    for (what, step) in variants {
+        let ms = step.ms();
+        let share = 100.0 * step.flops / peak() / (ms / 1e3);
         let _ = writeln!(out, "| {what} | {ms:.1} | {:.0} | {share:.1} % |", ROWS as f64 / ms * 1e3);
     }
-    let once = total_ms(&update(&counts));
-    let launches: usize = full.iter().map(|r| r.launches).sum();
+    let (once, launches) = (update.ms(), full.launches());
     let _ = write!(
         out,
         "
@@ -253,7 +150,6 @@ The peak's share counts the operations that the mathematics asks for: both produ
 counted: {launches} launches a micro-batch, each a microsecond or more of an idle device unless the next one overlaps it.
 "
     );
-    Some(out)
 }
 
 #[test]

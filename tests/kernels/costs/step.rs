@@ -1,310 +1,250 @@
-//! The launches of a micro-batch of Qwen3-8B, each with what it takes at least.
+//! The launches of a step of Qwen3-8B, recorded: the operations that the engine would run, the launches that the backend
+//! would queue for them, and what each takes at least.
 
 use super::{
-    CLOCK, DOCUMENT, L2_BYTES, LOGIT_ROWS, RANK, ROWS, adapter_parameters, bandwidth,
-    counts::{Adapters, Counts, REDUCED, SHORT, Streaming, WIDTHS},
-    greatest, model,
+    DOCUMENT, LOGIT_ROWS, RANK, ROWS,
+    counts::{self, Counts, blocks},
+    linear, lora, model,
+    rows::{Cost, Row},
 };
-use crate::{
-    linear::{self, Case, SLICE, main_loop},
-    measure::{Work, line},
-};
+use crate::{harness::SLICE, work::Work};
 use irori::{
-    backend::cuda::{
-        linear::{Direction, Span, Stored, Tile, choose},
-        skinny,
+    backend::{
+        AdamW, DType, LoraPart, Op, Rows, Space,
+        check::{Extent, check},
+        cuda::{
+            CudaSizes, Nf4Path,
+            command::Command,
+            context::{Arena, Context},
+            launch::Launch,
+            launches,
+        },
+        ops::{Attention, AttentionBackward, CrossEntropy, GlobalNorm},
     },
-    model::{ModelConfig, Module},
+    model::{
+        LoraConfig, Module,
+        engine::{Arrangement, BatchShape, EngineSpec, HeadStore, Residency, Saved, arrange, operations},
+    },
 };
 
-/// Launches of one kernel on one shape.
-pub struct Row {
-    pub kernel: String,
-    /// Which operands, of which linear.
-    pub what: String,
-    /// In a micro-batch.
-    pub launches: usize,
-    /// Of one launch, what the busiest multiprocessor does.
-    pub busiest: Work,
-    /// Bytes that one launch asks of L2, and those that it must at least move to and from memory.
-    pub asked: f64,
-    pub least: f64,
+/// Everything saved, adapters on all linears, weights in NF4.
+fn spec(dropout: bool) -> EngineSpec {
+    let model = model();
+    let (alpha, dropout) = (2.0 * RANK as f32, if dropout { 0.05 } else { 0.0 });
+    EngineSpec {
+        lora: Some(LoraConfig { r: RANK, alpha, dropout, rslora: false, targets: Module::ALL.to_vec() }),
+        training: true,
+        max_rows: ROWS,
+        max_len: DOCUMENT,
+        logit_rows: LOGIT_ROWS,
+        saved: vec![Saved::All; model.layers],
+        residency: vec![Residency::Nf4; model.layers],
+        model,
+        compute: DType::Bf16,
+        dense: DType::Bf16,
+        head: HeadStore::Dense,
+        embedding: Space::Device,
+        kv_slots: 0,
+        kv_capacity: 0,
+    }
 }
 
-impl Row {
-    /// `blocks` equal blocks, dealt out evenly.
-    fn new(
-        kernel: impl Into<String>,
-        what: impl Into<String>,
-        launches: usize,
-        block: Work,
-        blocks: usize,
-        least: usize,
-    ) -> Self {
-        let busiest = block * blocks.div_ceil(SLICE.sms as usize) as f64;
-        Self { busiest, ..Self::spread(kernel, what, launches, block * blocks as f64, least) }
-    }
+/// What was recorded.
+pub struct Step {
+    /// By kernel and operands, in the order of the first launch.
+    pub rows: Vec<Row>,
+    /// Floating-point operations that the mathematics asks for.
+    pub flops: f64,
+}
 
-    /// Many unequal blocks, taken as spread evenly.
-    fn spread(kernel: impl Into<String>, what: impl Into<String>, launches: usize, all: Work, least: usize) -> Self {
-        let busiest = all * (1.0 / f64::from(SLICE.sms));
-        Self { kernel: kernel.into(), what: what.into(), launches, busiest, asked: all.asked, least: least as f64 }
-    }
+/// A micro-batch, forward and backward.
+pub fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Step {
+    let spec = spec(dropout);
+    let a = arrange(&spec, &CudaSizes::FUSED).unwrap();
+    let shape = BatchShape { rows: ROWS, docs: ROWS / DOCUMENT, max_len: DOCUMENT, targets };
+    record(counts, &a, |run| operations::micro_batch(&spec, &a, shape, run))
+}
 
-    /// What one launch takes at least, microseconds by bound.
-    pub fn bounds(&self) -> [(&'static str, f64); 5] {
-        let cycles = |c: f64| c / CLOCK * 1e6;
-        [
-            ("tensor", cycles(self.busiest.tensor_cycles())),
-            ("issue", cycles(self.busiest.issue_cycles())),
-            ("shared", cycles(self.busiest.shared)),
-            ("L2", cycles(self.asked / L2_BYTES)),
-            ("memory", self.least / bandwidth() * 1e6),
-        ]
-    }
+/// What the optimizer does once a step, however many micro-batches it has.
+pub fn update(counts: &Counts) -> Step {
+    let a = arrange(&spec(true), &CudaSizes::FUSED).unwrap();
+    let adapter = a.adapter.expect("it is trained");
+    record(counts, &a, |run| operations::update(&a, &adapter, AdamW::default(), run))
+}
 
-    pub fn binds(&self) -> (&'static str, f64) {
-        greatest(self.bounds())
+/// Receives the operations.
+type Run<'a> = &'a mut dyn FnMut(&Op) -> irori::Result<()>;
+
+fn record(counts: &Counts, a: &Arrangement, stream: impl FnOnce(Run) -> irori::Result<()>) -> Step {
+    let (device, host) = (a.layout.bytes(), a.layout.host_bytes());
+    let extent = Extent { device, host, scratch: a.scratch.range() };
+    let arena = Arena::default();
+    let at = Context { chip: SLICE, address: &|b| arena.address(b), scratch: a.scratch, nf4: Nf4Path::Fused };
+    let mut step = Step { rows: Vec::new(), flops: 0.0 };
+    stream(&mut |op| {
+        let commands = launches::of(&check(op, DType::Bf16, &extent)?, &at)?;
+        let launch = |c| if let Command::Launch(l) = c { Some(l) } else { None };
+        let launches: Vec<Launch> = commands.into_iter().filter_map(launch).collect();
+        step.flops += op.flops();
+        rows_of(counts, a, op, &launches).into_iter().for_each(|row| step.add(row));
+        Ok(())
+    })
+    .unwrap();
+    step
+}
+
+impl Step {
+    fn add(&mut self, row: Row) {
+        match self.rows.iter_mut().find(|r| (r.kernel, &r.what) == (row.kernel, &row.what)) {
+            Some(known) => known.add(&row),
+            None => self.rows.push(row),
+        }
     }
 
     /// Milliseconds of all launches.
     pub fn ms(&self) -> f64 {
-        self.binds().1 * self.launches as f64 / 1e3
+        self.rows.iter().map(Row::ms).sum()
+    }
+
+    /// Launches.
+    pub fn launches(&self) -> usize {
+        self.rows.iter().map(|r| r.launches).sum()
     }
 }
 
-/// A linear product of the micro-batch; `columns` × `depth` is W the way the kernel sees it.
-#[derive(Clone, Copy)]
-struct Product {
-    stored: Stored,
-    direction: Direction,
-    rows: usize,
-    columns: usize,
-    depth: usize,
-    adapters: Adapters,
+/// The fused linear that these adapters are on; the head has none.
+pub fn linear_name(parts: &[LoraPart]) -> &'static str {
+    match parts.first().map(|p| Module::ALL[p.module as usize]) {
+        None => "head",
+        Some(Module::QProj) => "qkv",
+        Some(Module::OProj) => "o",
+        Some(Module::GateProj) => "gate/up",
+        Some(Module::DownProj) => "down",
+        Some(other) => panic!("{} does not come first", other.name()),
+    }
 }
 
-impl Product {
-    /// A block of `tile`, with its share of the adapters: measured at a depth of [`SHORT`], and from there on what the
-    /// main loop costs.
-    fn block(&self, counts: &Counts, tile: &Tile) -> Option<Work> {
-        let (main, _) = main_loop(self.stored, self.direction, tile)?;
-        let depths = (linear::DEPTHS[1] - linear::DEPTHS[0]) as f64;
-        Some(self.edge(counts, tile)? + main * ((self.depth as f64 - SHORT as f64) / depths))
-    }
-
-    fn edge(&self, counts: &Counts, tile: &Tile) -> Option<Work> {
-        let key = (tile.kernel, self.adapters);
-        if let Some(&known) = counts.edges.borrow().get(&key) {
-            return Some(known);
+/// What the launches of an operation cost.
+fn rows_of(counts: &Counts, a: &Arrangement, op: &Op, launches: &[Launch]) -> Vec<Row> {
+    match op {
+        Op::Zero(_) => Vec::new(),
+        Op::Linear(op) => linear::forward(counts, op, launches),
+        Op::LinearBackward(op) => linear::backward(counts, op, launches),
+        Op::LoraDown(op) => lora::down(counts, op, launches),
+        Op::LoraBackward(op) => lora::backward(counts, op, launches),
+        Op::Attention(op) => attention(counts, op, launches),
+        Op::AttentionBackward(op) => attention_backward(counts, op, launches),
+        Op::CrossEntropy(op) => cross_entropy(counts, op, launches),
+        Op::GlobalNorm(op) => global_norm(counts, op, launches),
+        op => {
+            let [launch] = launches else { panic!("{} is {} launches", op.name(), launches.len()) };
+            vec![streaming(counts, launch, operands(a, op), least(op))]
         }
-        let (rows, width) = ([tile.rows as usize], 128);
-        let Adapters { parts, dropout, add } = self.adapters;
-        let mut c = match self.direction {
-            // Whatever the layer, a block's columns belong to one part.
-            Direction::Forward => Case::new(&rows, width, SHORT, &[0..width][..parts.min(1)], RANK, self.direction),
-            Direction::Backward => {
-                let parts: Vec<_> = (0..parts).map(|i| i * width..(i + 1) * width).collect();
-                Case::new(&rows, SHORT, width, &parts, RANK, self.direction)
+    }
+}
+
+/// A launch whose blocks were counted: alike, and evenly dealt out.
+fn streaming(counts: &Counts, launch: &Launch, (what, adds): (&str, bool), least: usize) -> Row {
+    let block = counts.streaming.get(&(launch.kernel, adds));
+    let block = *block.unwrap_or_else(|| panic!("{} has not been counted", launch.kernel));
+    Row::new(launch.kernel, what, Cost::of_blocks(block, blocks(launch), least))
+}
+
+/// Which operands, for the table, and whether another matrix is added on top.
+fn operands(a: &Arrangement, op: &Op) -> (&'static str, bool) {
+    let final_norm = a.weights.final_norm;
+    match op {
+        Op::Embed(_) => ("embedding", false),
+        Op::RmsNorm(op) if op.w == final_norm => ("head", false),
+        Op::RmsNorm(_) | Op::HeadNormRope(_) | Op::SwiGlu(_) => ("forward, and again backward", false),
+        Op::RmsNormBackward(op) => (if op.w == final_norm { "head" } else { "" }, op.add.is_some()),
+        Op::GatherRows(_) | Op::ScatterRows(_) => ("head", false),
+        Op::AdamWUpdate(_) => ("once a step", false),
+        _ => ("", false),
+    }
+}
+
+/// Bytes that an operation of one launch must at least move: every row that it touches, once in or out.
+fn least(op: &Op) -> usize {
+    let act = DType::Bf16.size();
+    match op {
+        Op::Embed(op) => 2 * op.out.bytes(),
+        Op::GatherRows(op) => 2 * op.out.bytes(),
+        Op::ScatterRows(op) => 2 * op.src.bytes(),
+        Op::RmsNorm(op) => 2 * op.x.bytes(),
+        Op::RmsNormBackward(op) => {
+            if op.add.is_some() {
+                4 * op.x.bytes()
+            } else {
+                3 * op.x.bytes()
             }
-        };
-        if dropout && self.direction == Direction::Backward {
-            c.drop = linear::DROP;
         }
-        if add {
-            c.add = Some(vec![0.0; c.rows() * c.columns()]);
-        }
-        let c = if self.stored == Stored::Packed { c.quantized() } else { c };
-        let edge = Work::of(&c.run(self.stored, tile, 0)?.1);
-        counts.edges.borrow_mut().insert(key, edge);
-        Some(edge)
-    }
-
-    /// Its one or two launches.
-    fn rows(&self, counts: &Counts, what: &str, launches: usize) -> Option<Vec<Row>> {
-        let Self { stored, direction, rows, columns, depth, adapters } = *self;
-        let spans = choose(&SLICE, stored, direction, rows, columns, depth).expect("sm_80 has the memory for a tile");
-        let weights = match stored {
-            Stored::Dense => columns * depth * 2,
-            Stored::Packed => columns * depth / 2 + columns * depth / 16,
-        };
-        let least = weights + rows * (depth + columns * if adapters.add { 2 } else { 1 }) * 2;
-        let outputs = |s: &Span| (s.blocks * s.tile.rows * s.tile.columns) as usize;
-        let all: usize = spans.launches.iter().map(outputs).sum();
-        let row = |(i, s): (usize, &Span)| {
-            let what = if i == 0 { what.to_string() } else { format!("{what}, last tiles") };
-            // What must move, by the share of the outputs.
-            let least = (least as f64 * outputs(s) as f64 / all as f64) as usize;
-            Some(Row::new(s.tile.kernel, what, launches, self.block(counts, &s.tile)?, s.blocks as usize, least))
-        };
-        spans.launches.iter().enumerate().map(row).collect()
+        Op::HeadNormRope(op) => 2 * op.qk.bytes(),
+        Op::HeadNormRopeBackward(op) => 3 * op.dqk.bytes(),
+        Op::SwiGlu(op) => 3 * op.s.bytes(),
+        Op::SwiGluBackward(op) => 5 * op.ds.bytes(),
+        // g, m, v and the master copy in; m, v, master and working copy out.
+        Op::AdamWUpdate(op) => op.grad.len() * (7 * DType::F32.size() + act),
+        op => panic!("{} is of several launches", op.name()),
     }
 }
 
-/// A fused linear of a layer: its modules' widths, and what it reads.
-struct Group {
-    name: &'static str,
-    outs: Vec<usize>,
-    k: usize,
-    add: bool,
+/// Bytes of what attention reads and writes, each once.
+struct Matrices {
+    q: usize,
+    qk: usize,
+    /// k, or v.
+    kv: usize,
+    lse: usize,
+    /// Documents times key/value heads: what was counted of is one of each.
+    pieces: f64,
 }
 
-fn groups(c: &ModelConfig) -> [Group; 4] {
-    let outs = |modules: &[Module]| modules.iter().map(|m| m.shape(c).0).collect();
-    let group = |name, modules: &[Module], add| Group { name, outs: outs(modules), k: modules[0].shape(c).1, add };
-    [
-        group("qkv", &[Module::QProj, Module::KProj, Module::VProj], false),
-        group("o", &[Module::OProj], true),
-        group("gate/up", &[Module::GateProj, Module::UpProj], false),
-        group("down", &[Module::DownProj], true),
-    ]
+impl Matrices {
+    fn of(rows: &Rows, heads: irori::backend::Heads) -> Self {
+        assert_eq!(rows.count, rows.docs * DOCUMENT, "documents are alike");
+        let bytes = |width| rows.count * width * DType::Bf16.size();
+        Self {
+            q: bytes(heads.q_width()),
+            qk: bytes(heads.qk_width()),
+            kv: bytes(heads.kv_width()),
+            lse: rows.count * heads.q * DType::F32.size(),
+            pieces: (heads.kv * rows.docs) as f64,
+        }
+    }
+
+    fn row(&self, launch: &Launch, kernel: &'static str, piece: Work, least: usize) -> Row {
+        assert_eq!(launch.kernel, kernel);
+        Row::new(kernel, "", Cost::spread(piece * self.pieces, least))
+    }
 }
 
-/// The adapters' products of a fused linear.
-fn lora_rows(counts: &Counts, g: &Group, layers: usize, dropout: bool) -> Vec<Row> {
-    let parts = g.outs.len();
-    let n: usize = g.outs.iter().sum();
-    let (z, dy) = (&counts.lora[&(parts, dropout)], &counts.lora[&(1, false)]);
-    // A block of u or v, 16 rows of the 512 that were measured.
-    let project =
-        |m: &[[Work; 5]; 2], i: usize, depth| line((WIDTHS[0], m[0][i]), (WIDTHS[1], m[1][i]), depth) * (16.0 / 512.0);
-    // A block of dA or dB: 64 columns.
-    let gradient = |m: &[[Work; 5]; 2], i: usize| {
-        let per = [0, 1].map(|j| m[j][i] * (64.0 / WIDTHS[j] as f64));
-        assert!((per[0].issued / per[1].issued - 1.0).abs() < 0.01, "blocks of one kernel are alike: {per:?}");
-        per[1]
-    };
-    let sum = |f: &dyn Fn(usize) -> Work| g.outs.iter().fold(Work::default(), |sum, &n| sum + f(n));
-    let (row_blocks, splits) = (ROWS / 16, ROWS.div_ceil(skinny::SPLIT_ROWS));
-    let widest = g.outs.iter().copied().max().unwrap_or(0);
-    let (narrow, partial) = (ROWS * RANK * 2, |width: usize| splits * RANK * width * 4);
-    // Seven of adding up and transposing: one launch for each part, here the mean.
-    let mean = |all: Work| all * (1.0 / parts as f64);
-    let transposed = mean(sum(&|n| dy[1][0] * (n as f64 / WIDTHS[1] as f64)));
-    let v = sum(&|n| project(dy, 2, n) * row_blocks as f64);
-    let reduced = |i: usize, width: usize| mean(counts.reduce[i] * (width as f64 / REDUCED as f64));
-    let label = |operand: &str| format!("{operand}, {}", g.name);
-    let kernel = |l: skinny::SkinnyLaunch| l.kernel.to_string();
-    let k = g.k * parts;
+fn attention(counts: &Counts, op: &Attention, launches: &[Launch]) -> Vec<Row> {
+    let (m, c) = (Matrices::of(&op.rows, op.heads), &counts.attention);
+    vec![m.row(&launches[0], "attention", c.forward, m.qk + m.kv + m.q + m.lse)]
+}
+
+fn attention_backward(counts: &Counts, op: &AttentionBackward, launches: &[Launch]) -> Vec<Row> {
+    let (m, c) = (Matrices::of(&op.rows, op.heads), &counts.attention);
+    let [stats, dq, dkv] = launches else { panic!("{} launches", launches.len()) };
     vec![
-        Row::new(
-            kernel(skinny::project(true, parts, RANK, ROWS)),
-            label("u"),
-            layers,
-            project(z, 1, g.k),
-            row_blocks,
-            ROWS * g.k * 2 + parts * narrow,
-        ),
-        Row::spread("lora_transpose", label("B"), layers * parts, transposed, n * RANK * 4 / parts),
-        Row::spread(
-            kernel(skinny::project(false, parts, RANK, ROWS)),
-            label("v"),
-            layers,
-            v,
-            ROWS * n * 2 + parts * narrow,
-        ),
-        Row::new(
-            kernel(skinny::gradient(false, parts, RANK, ROWS, widest)),
-            label("dB"),
-            layers,
-            gradient(dy, 4),
-            n / 64 * splits,
-            ROWS * n * 2 + parts * narrow + partial(n),
-        ),
-        Row::new(
-            kernel(skinny::gradient(true, parts, RANK, ROWS, g.k)),
-            label("dA"),
-            layers,
-            gradient(z, 3),
-            g.k / 64 * splits,
-            ROWS * g.k * 2 + parts * narrow + partial(k),
-        ),
-        Row::spread("lora_reduce", label("dA"), layers * parts, reduced(0, k), (partial(k) + RANK * k * 8) / parts),
-        Row::spread(
-            "lora_reduce_transposed",
-            label("dB"),
-            layers * parts,
-            reduced(1, n),
-            (partial(n) + RANK * n * 8) / parts,
-        ),
+        m.row(stats, "attention_stats", c.stats, 2 * m.q + 3 * m.lse),
+        m.row(dq, "attention_dq", c.dq, m.qk + m.kv + 2 * m.q + 2 * m.lse),
+        m.row(dkv, "attention_dkv", c.dkv, m.qk + m.kv + m.q + 2 * m.lse + 2 * m.kv),
     ]
 }
 
-/// All launches of a micro-batch, in the order of src/model/engine/graph/mod.rs: everything saved, adapters on all linears.
-pub fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Option<Vec<Row>> {
-    let c = model();
-    let (layers, heads) = (c.layers, c.heads);
-    let by_rows = |kernel: &str, what: &str, launches, rows: usize| {
-        let s = counts.streaming.iter().find(|s| s.kernel == kernel).expect("measured");
-        Row::new(kernel, what, launches, s.block, (s.blocks_per_row * rows as f64).round() as usize, rows * s.least)
-    };
-    let attention_row = |kernel: &str, work: Work, least| {
-        Row::spread(kernel, "", layers, work * (heads.kv * (ROWS / DOCUMENT)) as f64, least)
-    };
-    let lse = ROWS * heads.q * 4;
-    let (q, qk, kv) = (ROWS * heads.q_width() * 2, ROWS * heads.qk_width() * 2, ROWS * heads.kv_width() * 2);
-
-    let mut rows = vec![
-        by_rows("gather_rows", "embedding", 1, ROWS),
-        by_rows("rmsnorm", "forward, and again backward", 4 * layers, ROWS),
-    ];
-    for g in groups(&c) {
-        let n = g.outs.iter().sum();
-        let adapters = Adapters { parts: g.outs.len(), dropout: false, add: g.add };
-        let (stored, rows_of) = (Stored::Packed, ROWS);
-        let forward =
-            Product { stored, direction: Direction::Forward, rows: rows_of, columns: n, depth: g.k, adapters };
-        let adapters = Adapters { dropout, add: false, ..adapters };
-        let backward = Product { direction: Direction::Backward, columns: g.k, depth: n, adapters, ..forward };
-        rows.append(&mut lora_rows(counts, &g, layers, dropout));
-        rows.append(&mut forward.rows(counts, g.name, layers)?);
-        // Nothing below the first layer's qkv has adapters.
-        rows.append(&mut backward.rows(counts, g.name, if g.name == "qkv" { layers - 1 } else { layers })?);
-    }
-    let a = &counts.attention;
-    rows.extend([
-        by_rows("headnorm_rope", "forward, and again backward", 2 * layers, ROWS),
-        by_rows("headnorm_rope_backward", "", layers, ROWS),
-        attention_row("attention", a.forward, qk + kv + q + lse),
-        attention_row("attention_stats", a.stats, 2 * q + 3 * lse),
-        attention_row("attention_dq", a.dq, qk + kv + 2 * q + 2 * lse),
-        attention_row("attention_dkv", a.dkv, qk + kv + q + 2 * lse + 2 * kv),
-        by_rows("swiglu", "forward, and again backward", 2 * layers, ROWS),
-        by_rows("swiglu_backward", "", layers, ROWS),
-        by_rows("rmsnorm_backward", "", 2 * layers - 1, ROWS),
-    ]);
-
-    let chunk = targets.min(LOGIT_ROWS);
-    assert_eq!(targets % chunk, 0, "chunks are alike");
-    let chunks = targets / chunk;
-    let adapters = Adapters { parts: 0, dropout: false, add: false };
-    let forward = Product {
-        stored: Stored::Dense,
-        direction: Direction::Forward,
-        rows: chunk,
-        columns: c.vocab,
-        depth: c.hidden,
-        adapters,
-    };
-    let backward = Product { direction: Direction::Backward, columns: c.hidden, depth: c.vocab, ..forward };
-    rows.extend([
-        by_rows("gather_rows", "head", chunks, chunk),
-        by_rows("rmsnorm", "head", chunks, chunk),
-        by_rows("cross_entropy", "head", chunks, chunk),
-        by_rows("rmsnorm_backward", "head", chunks, chunk),
-        by_rows("scatter_rows", "head", chunks, chunk),
-    ]);
-    rows.append(&mut forward.rows(counts, "head", chunks)?);
-    rows.append(&mut backward.rows(counts, "head", chunks)?);
-    Some(rows)
+fn cross_entropy(counts: &Counts, op: &CrossEntropy, launches: &[Launch]) -> Vec<Row> {
+    let [by_row, sum] = launches else { panic!("{} launches", launches.len()) };
+    let added = Cost::of_blocks(counts::add_loss(op.rows()), blocks(sum), op.rows() * DType::F32.size());
+    // Logits are read for the sum of exponentials and once more for their gradient.
+    vec![streaming(counts, by_row, ("head", false), 3 * op.logits.bytes()), Row::new(sum.kernel, "head", added)]
 }
 
-/// What the optimizer does once a step, however many micro-batches it has.
-pub fn update(counts: &Counts) -> Vec<Row> {
-    let parameters = adapter_parameters(&model());
-    let row = |s: &Streaming| {
-        let blocks = (s.blocks_per_row * parameters as f64).ceil() as usize;
-        Row::new(s.kernel, "once a step", 1, s.block, blocks, parameters * s.least)
-    };
-    counts.optimizer.iter().map(row).collect()
+fn global_norm(counts: &Counts, op: &GlobalNorm, launches: &[Launch]) -> Vec<Row> {
+    let [squares, finish] = launches else { panic!("{} launches", launches.len()) };
+    let partial = blocks(squares) as usize * DType::F32.size();
+    let finished = Cost::of_blocks(counts::finish_norm(op.grad.len()), blocks(finish), partial);
+    let what = "once a step";
+    vec![streaming(counts, squares, (what, false), op.grad.bytes()), Row::new(finish.kernel, what, finished)]
 }
