@@ -14,19 +14,33 @@ const CHATML: &str = "{% for message in messages %}\
     {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\
     {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
+/// The fields of a turn in which templates look for the model's thought.
+pub const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     /// What is said.
     pub content: String,
+    /// What else the template is given, such as `reasoning_content` and `tool_calls`.
+    #[serde(flatten)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Whether the turn may be learned, if it is the model's.
+    #[serde(skip)]
+    pub learned: bool,
 }
 
 impl Message {
     /// A turn.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), fields: serde_json::Map::new(), learned: true }
+    }
+
+    /// Whether the turn has a thought in a field of its own.
+    pub fn thinks(&self) -> bool {
+        THOUGHTS.iter().any(|field| self.fields.contains_key(*field))
     }
 }
 
@@ -104,12 +118,36 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses the conversation (`raise_exception`) or does not fit it.
     pub fn render(&self, messages: &[Message], generation_prompt: bool, thinking: bool) -> Result<String> {
+        self.render_with(messages, &[], generation_prompt, thinking)
+    }
+
+    /// [`ChatTemplate::render`] with `tools` that the model may call.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        generation_prompt: bool,
+        thinking: bool,
+    ) -> Result<String> {
         let template = self.environment.get_template("chat").map_err(|e| chat_error(&self.path, &e))?;
         let variables = context! {
             messages => messages, add_generation_prompt => generation_prompt, enable_thinking => thinking,
             bos_token => self.bos, eos_token => self.eos,
         };
+        let variables = if tools.is_empty() {
+            variables
+        } else {
+            context! { tools => tools, ..variables }
+        };
         template.render(variables).map_err(|e| chat_error(&self.path, &e))
+    }
+
+    /// Where the template comes from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What the template puts behind the model's last turn, such as `<|im_end|>`; `None` if it puts nothing there.

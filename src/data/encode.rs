@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{Error, Result, error::Setting};
 use rayon::prelude::*;
+use serde_json::Value;
 use std::path::Path;
 
 /// How a conversation becomes text.
@@ -136,8 +137,13 @@ impl Encoder {
 
     /// The text of a conversation up to where the model begins its turn.
     pub fn prompt_text(&self, messages: &[Message], thinking: bool) -> Result<String> {
+        self.prompt_text_with(messages, &[], thinking)
+    }
+
+    /// [`Encoder::prompt_text`] with `tools` that the model may call.
+    pub(super) fn prompt_text_with(&self, messages: &[Message], tools: &[Value], thinking: bool) -> Result<String> {
         match self.style {
-            TextStyle::Chat => self.chat.render(messages, true, thinking),
+            TextStyle::Chat => self.chat.render_with(messages, tools, true, thinking),
             TextStyle::Raw => {
                 let mut text = String::new();
                 for m in messages {
@@ -154,7 +160,15 @@ impl Encoder {
 
     /// The ids of [`Encoder::prompt_text`] with thinking off: the prompt of training and of inference.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.tokenizer.encode(&self.prompt_text(messages, false)?)
+        self.prompt_with(messages, &[])
+    }
+
+    /// [`Encoder::prompt`] with `tools` that the model may call.
+    ///
+    /// # Errors
+    /// As [`Encoder::prompt`].
+    pub fn prompt_with(&self, messages: &[Message], tools: &[Value]) -> Result<Vec<u32>> {
+        self.tokenizer.encode(&self.prompt_text_with(messages, tools, false)?)
     }
 
     /// [`encode`] with this tokenizer.
@@ -162,12 +176,12 @@ impl Encoder {
         encode(Some(self), path, records, limits, loss)
     }
 
-    fn turn(&self, history: &[Message], answer: &str, max_len: usize, loss: LossOn) -> Result<Made> {
-        // An answer that brings its own thought must not stand behind the empty one of thinking off.
-        let thinking = answer.trim_start().starts_with("<think>");
-        let text = self.prompt_text(history, thinking)?;
+    /// The sample of the last of `messages`, behind the others.
+    fn turn(&self, messages: &[Message], tools: &[Value], max_len: usize, loss: LossOn) -> Result<Made> {
+        let history = &messages[..messages.len() - 1];
+        let (text, answer) = self.turn_text(messages, tools)?;
         let mut prompt = self.tokenizer.encode(&text)?;
-        let mut target = self.tokenizer.encode(answer.trim())?;
+        let mut target = self.tokenizer.encode(&answer)?;
         target.push(self.end_of_turn);
         if target.len() >= max_len {
             return Ok(Made { sample: None, cut: 0 });
@@ -279,11 +293,12 @@ fn encode_one(
                 return Err(Error::setting(Setting::named("tokenizer"), message));
             };
             let last = messages.len() - 1;
+            check_weights(messages, loss).map_err(|e| e.context(format!("{}: {at}", path.display())))?;
             let turns = (0..messages.len())
-                .filter(|&i| messages[i].role == "assistant" && i > 0)
+                .filter(|&i| messages[i].role == "assistant" && messages[i].learned && i > 0)
                 .filter(|&i| i == last || loss == LossOn::AllTurns);
             let made: Vec<Made> = turns
-                .map(|i| encoder.turn(&messages[..i], &messages[i].content, max_len, loss))
+                .map(|i| encoder.turn(&messages[..=i], &record.tools, max_len, loss))
                 .collect::<Result<_>>()
                 .map_err(|e| e.context(format!("{}: {at}", path.display())))?;
             let largest = made.iter().filter_map(|m| m.sample.as_ref()?.tokens.iter().max()).max();
@@ -298,6 +313,25 @@ fn encode_one(
             }
         }
     }
+}
+
+/// Refuses turns of weight 0 where `loss` asks to learn them.
+fn check_weights(messages: &[Message], loss: LossOn) -> Result<()> {
+    let unlearned = |m: &Message| m.role == "assistant" && !m.learned;
+    let refused = match loss {
+        LossOn::AllTurns => false,
+        LossOn::Answer => messages.last().is_some_and(unlearned),
+        LossOn::Everything => messages.iter().any(unlearned),
+    };
+    if !refused {
+        return Ok(());
+    }
+    let (value, what) = match loss {
+        LossOn::Everything => ("everything", "a turn"),
+        _ => ("answer", "the last turn, which alone is learned,"),
+    };
+    let message = format!("{what} has the `weight` 0, so it must not be learned");
+    Err(Error::setting(Setting::new("loss-on", value), message).advise([Setting::new("loss-on", "all-turns")]))
 }
 
 /// The answers that name each of `choices` letters in `format`, tokenised whole as in training: in `Answer: c` the space

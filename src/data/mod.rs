@@ -9,6 +9,7 @@ pub mod balance;
 pub mod batch;
 pub mod chat;
 pub mod encode;
+pub mod json;
 pub mod leak;
 pub mod order;
 pub mod packing;
@@ -18,6 +19,7 @@ pub mod questions;
 pub mod record;
 #[cfg(test)]
 pub(crate) mod shared;
+mod shown;
 pub mod split;
 pub mod tokenizer;
 

@@ -44,7 +44,7 @@ pub fn choice_prompts(encoder: &Encoder, path: &Path, records: &[Record], limits
             AnswerFormat::Letter
         };
         let (prefix, letters) = letter_tokens(encoder, format, choices)?;
-        let mut prompt = encoder.prompt(history)?;
+        let mut prompt = encoder.prompt_with(history, &record.tools)?;
         prompt.extend(prefix);
         if prompt.len() <= limits.max_len && prompt.iter().chain(&letters).all(|&id| (id as usize) < limits.vocab) {
             prompts.push(ChoicePrompt { prompt, letters, right });

@@ -147,7 +147,7 @@ impl Prepared {
 /// Refuses records that do not hold what `train-mode` says, with the line of the first.
 fn check_mode(path: &Path, records: &[Record], mode: TrainMode) -> Result<()> {
     let reasons = |r: &Record| match &r.content {
-        Content::Messages(m) => m.last().is_some_and(|turn| turn.content.trim().lines().count() > 1),
+        Content::Messages(m) => m.last().is_some_and(|turn| turn.thinks() || turn.content.trim().lines().count() > 1),
         Content::Tokens { .. } => mode == TrainMode::Cot,
     };
     let (wrong, message) = match mode {

@@ -54,11 +54,16 @@ pub(super) fn read<G: Group>(text: &str) -> Result<G, FileError> {
 fn unknown<G: Group>(key: &str) -> String {
     let names =
         G::definitions().into_iter().flat_map(|d| d.aliases.iter().chain([&d.name]).copied().collect::<Vec<_>>());
-    let nearest = names.map(|name| (distance(key, name), name)).min();
-    match nearest {
-        Some((d, name)) if d <= 1 + key.len() / 4 => format!("there is no such setting; is `{name}` meant?"),
-        _ => "there is no such setting".into(),
+    match nearest(key, names) {
+        Some(name) => format!("there is no such setting; is `{name}` meant?"),
+        None => "there is no such setting".into(),
     }
+}
+
+/// The name that `key` is likely a misspelling of.
+pub fn nearest<'a>(key: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let nearest = names.into_iter().map(|name| (distance(key, name), name)).min();
+    nearest.filter(|(d, _)| *d <= 1 + key.len() / 4).map(|(_, name)| name)
 }
 
 /// Edits (a character more, less or another) from `a` to `b`.

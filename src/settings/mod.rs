@@ -33,7 +33,7 @@ use crate::{Error, Result, error::Setting};
 pub use bytes::Bytes;
 #[doc(hidden)]
 pub use declare::{enter, kebab, trimmed};
-pub use file::FileError;
+pub use file::{FileError, nearest};
 use std::path::Path;
 pub use value::{Choice, Given, Slot, Value, Words, choices_of, expected};
 
