@@ -2,8 +2,8 @@
 
 use super::{
     permute::{fold, identity},
-    questions::{Question, lawqa},
-    record,
+    questions::{self, Answers, Question, lawqa},
+    record::{self, Record},
 };
 use crate::{Error, Result};
 use std::{collections::HashSet, path::Path};
@@ -35,6 +35,18 @@ pub fn shared_with_file(questions: &[Question], path: &Path) -> Result<Vec<usize
         ids.contains(identity(q).as_str()) || texts.iter().any(|t| needles.iter().all(|n| t.contains(n)))
     };
     Ok((0..questions.len()).filter(|&i| occurs(&questions[i])).collect())
+}
+
+/// Lines of `records` and of `others` that ask the same question and have different right answers.
+pub fn contradictions(records: &[Record], others: &[Record]) -> Vec<(usize, usize)> {
+    let mut answers = Answers::default();
+    for record in others {
+        if let Some(asked) = questions::records::asked(record) {
+            answers.add(record.line, asked);
+        }
+    }
+    let other = |r: &Record| Some((r.line, answers.contradicts(&questions::records::asked(r)?)?));
+    records.iter().filter_map(other).collect()
 }
 
 #[cfg(test)]
@@ -70,5 +82,21 @@ mod tests {
         assert!(shared_with_file(&questions, &jsonl).unwrap().is_empty(), "without the choices it is another question");
         let broken = write("s.json", "[".into());
         assert!(shared_with_file(&questions, &broken).unwrap_err().to_string().contains("not valid JSON"));
+    }
+
+    #[test]
+    fn lines_that_contradict_one_another() {
+        let line = |question: &str, choices: [&str; 2], answer: &str| {
+            let meta = serde_json::json!({"question": question, "choices": choices, "answer": answer});
+            serde_json::json!({"input": question, "output": answer, "meta": meta}).to_string()
+        };
+        let read = |lines: &[String]| record::parse(Path::new("f"), lines.join("\n").as_bytes()).unwrap();
+        let train = read(&[
+            line("p", ["x", "y"], "a"),
+            line("q", ["x", "y"], "a"),
+            "{\"input\":\"q\",\"output\":\"b\"}".into(),
+        ]);
+        let eval = read(&[line("q", ["y", "x"], "b"), line("r", ["x", "y"], "a"), line("p", ["y", "x"], "a")]);
+        assert_eq!(contradictions(&train, &eval), [(1, 3)]);
     }
 }

@@ -127,7 +127,7 @@ mod tests {
         let encoder =
             Encoder::new(byte_tokenizer(dir.path()), ChatTemplate::chatml().unwrap(), TextStyle::Raw).unwrap();
         let line = |said: &str, answer: &str, choices: usize| {
-            serde_json::json!({"input": format!("q {said}?"), "output": answer, "meta": {"choices": vec!["x"; choices]}}).to_string()
+            serde_json::json!({"input": format!("q {said}?"), "output": answer, "meta": {"choices": (0..choices).map(|i| format!("x{i}")).collect::<Vec<_>>()}}).to_string()
         };
         let lines = [
             line("1", "b", 2),

@@ -10,6 +10,7 @@ use crate::{
     Error, Result,
     data::{
         encode::{self, Encoded, Encoder, Limits},
+        leak,
         record::{self, Content, Record},
     },
     error::Setting,
@@ -40,6 +41,8 @@ pub struct Inputs {
     pub eval: Option<Encoded>,
     /// Multiple-choice questions among the records to evaluate on.
     pub questions: Vec<ChoicePrompt>,
+    /// Lines of the training file and of the evaluation file that ask the same question and have different right answers.
+    pub contradictions: Vec<(usize, usize)>,
 }
 
 /// Inputs and the plan to run them.
@@ -57,6 +60,14 @@ pub struct Prepared {
 /// What is missing, malformed or does not fit: all of it before a weight is loaded.
 pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prepared> {
     let inputs = read(config)?;
+    if let (Some((line, other)), Some(eval)) = (inputs.contradictions.first(), &config.eval_file) {
+        listener.note(&format!(
+            "warning: {} of the questions of {} have another right answer in {}: lines {line} and {other} are the first",
+            inputs.contradictions.len(),
+            config.train_file.display(),
+            eval.display()
+        ));
+    }
     let asked = inputs.asked(config);
     let device = device::open(&config.machine, listener)?;
     let plan = engine::plan(&inputs.opened, asked, &device).map_err(|e| with_length(e, config))?;
@@ -88,7 +99,7 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         let encoded = encode::encode(encoder.as_ref(), path, &records, limits, config.loss_on)?;
         Ok((records, encoded))
     };
-    let (_, train) = read(&config.train_file)?;
+    let (train_records, train) = read(&config.train_file)?;
     let (eval_records, eval) = match &config.eval_file {
         Some(path) => read(path).map(|(r, e)| (r, Some(e)))?,
         None => (Vec::new(), None),
@@ -98,7 +109,8 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         _ => Vec::new(),
     };
     let (lora, adapter) = adapter_of(config, &model)?;
-    Ok(Inputs { opened, lora, adapter, train, eval, questions })
+    let contradictions = leak::contradictions(&train_records, &eval_records);
+    Ok(Inputs { opened, lora, adapter, train, eval, questions, contradictions })
 }
 
 /// The tokenizer that is named, else the model's own if it has one: records of token ids need none.

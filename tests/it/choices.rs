@@ -159,7 +159,7 @@ fn what_is_not_two_to_ten_choices_is_an_error_that_names_it() {
     assert!(!at.join("out").exists());
 
     let line = |choices: usize, answer: &str| {
-        json!({"input": "q", "output": answer, "meta": {"question": "q", "choices": vec!["x"; choices], "answer": answer}}).to_string()
+        json!({"input": "q", "output": answer, "meta": {"question": "q", "choices": (0..choices).map(|i| format!("x{i}")).collect::<Vec<_>>(), "answer": answer}}).to_string()
     };
     for (choices, answer, field) in [(1, "a", "choices"), (11, "a", "choices"), (3, "d", "answer")] {
         fs::write(at.join("r.jsonl"), format!("{}\n{}\n", line(10, "j"), line(choices, answer))).unwrap();

@@ -4,8 +4,12 @@
 //! 問題文, 指示, 選択肢 (2 to 10 lines "a …", "b …" and on), output (the right letter) and references; what else it holds is kept
 //! and written back. This module knows the schema and nothing about prompts.
 
-use super::{Choice, Question, choices, excerpt, kind, letters};
-use crate::{Error, Result};
+use super::{
+    Choice, Question, choices,
+    consistent::{self, Answers, Asked},
+    excerpt, kind, letters,
+};
+use crate::{Error, Result, data::json};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -43,8 +47,8 @@ impl Lawqa {
 /// Reads a lawqa file.
 ///
 /// # Errors
-/// The file cannot be read, is not JSON, or a sample lacks a field or has one of a wrong kind; the error names
-/// file, sample and field.
+/// The file cannot be read, is not JSON, or a sample lacks a field or has one of a wrong kind, has a choice twice, or is the
+/// question of another sample with another right answer; the error names file, sample and field.
 pub fn read(path: &Path) -> Result<Lawqa> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     parse(path, &bytes)
@@ -52,9 +56,9 @@ pub fn read(path: &Path) -> Result<Lawqa> {
 
 /// Parses the bytes of a lawqa file; `path` is for messages.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|e| Error::content(path, "", format!("not valid JSON: {e}")))?;
+    let text = std::str::from_utf8(json::plain(path, bytes)?)
+        .map_err(|e| Error::content(path, "", format!("not UTF-8 from byte {} on", e.valid_up_to() + 1)))?;
+    let value: Value = json::value(text).map_err(|e| Error::content(path, "", format!("not valid JSON: {e}")))?;
     let (samples, frame) = match value {
         Value::Array(samples) => (samples, None),
         Value::Object(mut frame) => match frame.get_mut("samples").map(Value::take) {
@@ -86,7 +90,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
     if samples.is_empty() {
         return Err(Error::content(path, "", "there is no sample in it"));
     }
-    let questions = samples
+    let questions: Vec<Question> = samples
         .iter()
         .enumerate()
         .map(|(i, sample)| {
@@ -97,6 +101,15 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lawqa> {
             })
         })
         .collect::<Result<_>>()?;
+    let mut answers = Answers::default();
+    for (i, q) in questions.iter().enumerate() {
+        let asked = Asked::new(&q.text, q.context.as_deref().unwrap_or(""), &q.choices, q.answer);
+        let right = asked.1.clone();
+        if let Some((first, other)) = answers.add(i, asked) {
+            let message = consistent::two_answers(&right, &format!("samples[{first}]"), other);
+            return Err(Error::content(path, format!("samples[{i}], field `output`"), message));
+        }
+    }
     Ok(Lawqa { questions, samples, frame })
 }
 
@@ -119,6 +132,7 @@ fn question(sample: &Value) -> Result<Question, (&'static str, String)> {
     let context = optional("コンテキスト")?.filter(|s| !s.trim().is_empty());
     let text = required("問題文")?;
     let choices = choices::parse(&required("選択肢")?).map_err(|message| ("選択肢", message))?;
+    consistent::choices(&choices).map_err(|message| ("選択肢", message))?;
     let output = required("output")?;
     let answer = Choice::parse(&output).and_then(|c| c.within(choices.len())).ok_or_else(|| {
         let letters = letters(choices.len());
@@ -210,7 +224,9 @@ mod tests {
     fn questions_of_two_to_ten_choices_in_one_file() {
         let all: Vec<Question> = (2..=10)
             .flat_map(|n| Choice::first(n).iter().map(move |&answer| (n, answer)))
-            .map(|(n, answer)| Question { answer, ..sample_of_size(n, "民法_1", "成年は何歳か。", 'a') })
+            .map(|(n, answer)| Question {
+                answer, ..sample_of_size(n, "民法_1", &format!("{answer}の年齢は。"), 'a')
+            })
             .collect();
         let text = serde_json::json!(all.iter().map(sample).collect::<Vec<_>>()).to_string();
         let file = parse(Path::new("q.json"), text.as_bytes()).unwrap();
@@ -239,6 +255,17 @@ mod tests {
                 "output",
                 "e".into(),
                 "q.json: samples[1], field `output`: expected the letter of a choice (a, b, c or d)",
+            ),
+            (
+                "選択肢",
+                "a x\nb y\nc z\nd ｙ".into(),
+                "q.json: samples[1], field `選択肢`: choices b and d are the same: \"y\"",
+            ),
+            (
+                "選択肢",
+                "a 二十二歳\nb 二十歳\nc 十八歳\nd 十六歳".into(),
+                "q.json: samples[1], field `output`: the same question has the right answer \"十六歳\" here and \"二十二歳\" in \
+                 samples[0]",
             ),
             ("references", serde_json::json!([1]), "q.json: samples[1], field `references`: expected a list of texts"),
         ] {

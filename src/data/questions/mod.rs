@@ -6,11 +6,13 @@
 
 mod choice;
 pub mod choices;
+mod consistent;
 pub mod lawqa;
 mod letters;
 pub mod records;
 
 pub use choice::{Choice, letters, unsaid_choices};
+pub use consistent::{Answers, Asked};
 pub use letters::LetterCounts;
 
 use crate::{Error, Result, error::Setting};

@@ -1,6 +1,10 @@
 //! Questions in JSONL records: `irori dataset` writes them there as the record's `meta`, and evaluation reads them back.
 
-use super::{Choice, Question, is_jsonl, letters, unsaid_choices};
+use super::{
+    Choice, Question,
+    consistent::{self, Answers, Asked},
+    is_jsonl, letters, unsaid_choices,
+};
 use crate::{
     Error, Result,
     data::{
@@ -45,9 +49,37 @@ pub fn line(
 /// Reads the questions of a JSONL file of records.
 ///
 /// # Errors
-/// The file cannot be read, or the meta of a record does not hold a question; the error names line and field.
+/// The file cannot be read, or the meta of a record does not hold a question, or holds one that contradicts itself or that of
+/// another record; the error names line and field.
 pub fn read(path: &Path) -> Result<Vec<Question>> {
-    record::read(path)?.iter().map(|r| question(path, r)).collect()
+    let records = record::read(path)?;
+    let questions = records.iter().map(|r| question(path, r)).collect::<Result<_>>()?;
+    check_answers(path, &records)?;
+    Ok(questions)
+}
+
+/// The question of a record and the text of its right choice, if its meta says question, choices and answer.
+pub fn asked(record: &Record) -> Option<(Asked, String)> {
+    let text = |field: &str| record.meta.get(field).and_then(Value::as_str);
+    let (question, choices) = (text("question")?, texts(record, "choices")?);
+    let answer = record.answer()?.within(choices.len())?;
+    // Where the prompt shows the question's own statute, the answer may depend on it.
+    let about = if text("context") == Some("gold") { text("file_name").unwrap_or("") } else { "" };
+    Some(Asked::new(question, about, &choices, answer))
+}
+
+/// Refuses a file in which one question has two right answers.
+fn check_answers(path: &Path, records: &[Record]) -> Result<()> {
+    let mut answers = Answers::default();
+    for record in records {
+        let Some(asked) = asked(record) else { continue };
+        let right = asked.1.clone();
+        if let Some((first, other)) = answers.add(record.line, asked) {
+            let message = consistent::two_answers(&right, &format!("line {first}"), other);
+            return Err(Error::content(path, format!("line {}, field `meta.answer`", record.line), message));
+        }
+    }
+    Ok(())
 }
 
 /// The prompt template that the records of a JSONL file were written with, if all name the same; `None` for other files.
@@ -68,17 +100,19 @@ pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
 /// choices in `meta.choices`; those that do not say them have as many as [`unsaid_choices`] makes of their answers.
 ///
 /// # Errors
-/// A record whose answer is a letter names choices that are not 2 to 10, or has an answer that is none of them; `path` is
-/// for messages.
+/// A record whose answer is a letter names choices that are not 2 to 10, empty or doubled, or has an answer that is none of
+/// them or not the letter of its output, or two records have one question and two answers; `path` is for messages.
 pub fn answers(path: &Path, records: &[Record]) -> Result<Vec<Option<(Choice, usize)>>> {
     let said: Vec<Option<(Choice, Option<usize>)>> = records
         .iter()
         .map(|record| {
             let Some(answer) = record.answer() else { return Ok(None) };
+            check_written(path, record)?;
             let Some(choices) = texts(record, "choices") else { return Ok(Some((answer, None))) };
             check(path, record, &choices, answer).map(|()| Some((answer, Some(choices.len()))))
         })
         .collect::<Result<_>>()?;
+    check_answers(path, records)?;
     let known = said.iter().flatten().filter(|(_, choices)| choices.is_none()).map(|(answer, _)| answer.index() + 1);
     let unsaid = unsaid_choices(known);
     Ok(said.into_iter().map(|s| s.map(|(answer, choices)| (answer, choices.unwrap_or(unsaid)))).collect())
@@ -98,9 +132,23 @@ fn check(path: &Path, record: &Record, choices: &[String], answer: Choice) -> Re
     if !(Choice::FEWEST..=Choice::MOST).contains(&n) {
         return wrong("choices", format!("expected a list of 2 to 10 choices, found {n}"));
     }
+    if let Err(message) = consistent::choices(choices) {
+        return wrong("choices", message);
+    }
     match answer.within(n) {
         Some(_) => Ok(()),
         None => wrong("answer", format!("expected the letter of a choice ({}), found {answer}", letters(n))),
+    }
+}
+
+/// Refuses a record whose meta and whose output name two letters.
+fn check_written(path: &Path, record: &Record) -> Result<()> {
+    match (record.said_answer(), record.written_answer()) {
+        (Some(said), Some(written)) if said != written => {
+            let message = format!("it is {said}, and the output ends in {written}");
+            Err(Error::content(path, format!("line {}, field `meta.answer`", record.line), message))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -115,10 +163,11 @@ fn question(path: &Path, record: &Record) -> Result<Question> {
             format!("expected {what}: evaluation needs records made by `irori dataset`, or lawqa JSON"),
         )
     };
-    let asked = text("question").ok_or_else(|| missing("question", "the question"))?;
+    let asked = text("question").filter(|t| !t.trim().is_empty()).ok_or_else(|| missing("question", "the question"))?;
     let choices = texts(record, "choices").ok_or_else(|| missing("choices", "a list of 2 to 10 choices"))?;
     let answer = record.answer().ok_or_else(|| missing("answer", "the letter of a choice"))?;
     check(path, record, &choices, answer)?;
+    check_written(path, record)?;
     Ok(Question {
         file_name: text("file_name").unwrap_or_default(),
         law: text("law").unwrap_or_default(),
@@ -182,6 +231,37 @@ mod tests {
         }
         let fine = answers(path, &records(&[meta(10, "j"), meta(2, "b"), meta(5, "text")])).unwrap();
         assert_eq!(fine, [Some((Choice::ALL[9], 10)), Some((Choice::ALL[1], 2)), None]);
+    }
+
+    #[test]
+    fn questions_that_contradict_themselves_or_one_another() {
+        let path = Path::new("f.jsonl");
+        let line = |choices: &[&str], answer: &str, output: &str, context: (&str, &str)| {
+            let meta = serde_json::json!({"question": "q", "choices": choices, "answer": answer, "context": context.0, "file_name": context.1});
+            serde_json::json!({"input": "q", "output": output, "meta": meta}).to_string()
+        };
+        let none = ("none", "n");
+        let first = line(&["x", "y", "z"], "a", "Answer: a", none);
+        for (bad, wanted) in [
+            (line(&["x", "ｘ"], "a", "a", none), "`meta.choices`: choices a and b are the same: \"x\""),
+            (line(&["x", " "], "a", "a", none), "`meta.choices`: choice b is empty"),
+            (line(&["z", "x"], "a", "Answer: b", none), "`meta.answer`: it is a, and the output ends in b"),
+            (
+                line(&["z", "ｘ", "y"], "a", "1. …\n\nAnswer: a", none),
+                "`meta.answer`: the same question has the right answer \"z\" here and \"x\" in line 1",
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("f.jsonl");
+            std::fs::write(&file, format!("{first}\n{bad}\n")).unwrap();
+            let error = read(&file).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("f.jsonl: line 2, field {wanted}")), "{error}");
+            let records = records(&[first.clone(), bad]);
+            assert_eq!(answers(path, &records).unwrap_err().to_string(), format!("f.jsonl: line 2, field {wanted}"));
+        }
+        let same = line(&["z", "y", "x"], "c", "c", none);
+        let statutes = [line(&["x", "y"], "a", "a", ("gold", "n_1")), line(&["x", "y"], "b", "b", ("gold", "n_2"))];
+        assert!(answers(path, &records(&[&[first, same][..], &statutes].concat())).is_ok());
     }
 
     #[test]
