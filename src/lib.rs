@@ -1,10 +1,11 @@
 //! irori fine-tunes Qwen3 language models with QLoRA on one small GPU, or on a CPU.
 //!
-//! The rooms of the house, from the ground up; a room imports only from rooms below it:
+//! The rooms of the house, from the top down; a room imports only from rooms below it:
 //!
 //! | room | what is in it |
 //! |---|---|
 //! | [`cli`] | one file per subcommand: arguments in, calls, printing out |
+//! | [`run`] | a run, assembled: device, model, data, plan, engine |
 //! | [`report`] | HTML and SVG of a run or a comparison |
 //! | [`eval`] | multiple-choice scoring, answer parsing, paired comparison |
 //! | [`train`] | trainer, optimizer, schedule, checkpoint, metrics log |
@@ -13,6 +14,7 @@
 //! | [`data`] | lawqa, prompts, splits, records, chat template, tokenizer, packing |
 //! | [`backend`] | the set of operations, and the devices that implement it |
 //! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
+//! | [`settings`] | how a setting is defined: once |
 //! | [`files`] | every file that irori writes: whole or not there |
 //! | [`tensor`] | element types, and tensors in host memory |
 //! | [`digest`] | SHA-256 as text |
