@@ -22,7 +22,7 @@ constexpr int KEYS = 64;
 // Rows of 16 that a warp owns.
 constexpr int M = 2;
 
-struct Params {
+struct Attention {
     const bf16* qk;
     const bf16* qkv;
     const uint32_t* cu_seqlens;
@@ -31,7 +31,15 @@ struct Params {
     Heads heads;
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const Params p) {
+OFFSET(Attention, qk, 0);
+OFFSET(Attention, qkv, 8);
+OFFSET(Attention, cu_seqlens, 16);
+OFFSET(Attention, o, 24);
+OFFSET(Attention, lse, 32);
+OFFSET(Attention, heads, 40);
+SIZE(Attention, 48);
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) attention(const Attention p) {
     extern __shared__ __align__(256) char memory[];
     const Document doc = document(p.cu_seqlens, blockIdx.y);
     const int start = (gridDim.z - 1 - blockIdx.z) * QUERIES;

@@ -18,6 +18,10 @@ struct Heads {
     int q, kv;
 };
 
+OFFSET(Heads, q, 0);
+OFFSET(Heads, kv, 4);
+SIZE(Heads, 8);
+
 // Rows [first, last) of one document.
 struct Document {
     int first, last;
@@ -81,7 +85,7 @@ __device__ __forceinline__ void to_a(uint32_t (&a)[4], const float (&left)[4], c
 }
 
 // 16 rows of accumulators, times factors of rows g and g+8, as bf16 to the 16 rows of `slab` (a part of shared memory that
-// only this warp uses) and from there to `to`, 16 bytes a lane; rows from `valid` on stay away.
+// only this warp uses) and from there to `to`, 16 bytes a lane; rows from `valid` on are not stored.
 __device__ __forceinline__ void store_rows(char* slab, const float (&c)[D / 8][4], float low, float high, bf16* to,
                                            size_t stride, int valid) {
     const int lane = threadIdx.x % WARP;

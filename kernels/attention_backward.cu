@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // --- what both kernels do -----------------------------------------------------------------------------------------------
 
-struct Params {
+struct AttentionBackward {
     const bf16* qk;
     const bf16* qkv;
     const bf16* d_o;
@@ -84,6 +84,17 @@ struct Params {
     Heads heads;
     int rows;
 };
+
+OFFSET(AttentionBackward, qk, 0);
+OFFSET(AttentionBackward, qkv, 8);
+OFFSET(AttentionBackward, d_o, 16);
+OFFSET(AttentionBackward, stats, 24);
+OFFSET(AttentionBackward, cu_seqlens, 32);
+OFFSET(AttentionBackward, dqk, 40);
+OFFSET(AttentionBackward, dqkv, 48);
+OFFSET(AttentionBackward, heads, 56);
+OFFSET(AttentionBackward, rows, 64);
+SIZE(AttentionBackward, 72);
 
 // The 16 rows of this warp as operand A, all of their 128 columns.
 __device__ __forceinline__ void load_all_a(uint32_t (&a)[D / 16][4], uint32_t tile) {
@@ -128,7 +139,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[D / 8][4], const float (
 // --- dq -----------------------------------------------------------------------------------------------------------------
 
 // Grid (Hq, documents, tiles of the longest document), the last tiles first.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const AttentionBackward p) {
     extern __shared__ __align__(256) char memory[];
     const Document doc = document(p.cu_seqlens, blockIdx.y);
     const int start = (gridDim.z - 1 - blockIdx.z) * ROWS;
@@ -141,6 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Para
     const size_t first = size_t(doc.first + start);
     const int valid = doc.rows() - start;
 
+    // This block's queries and their do into registers, through the memory of the stages.
     const uint32_t tiles = shared_address(memory);
     load_tile<ROWS, THREADS>(tiles, p.qk + first * qk_width + head * D, qk_width, valid);
     load_tile<ROWS, THREADS>(tiles + STAGE_BYTES, p.d_o + first * o_width + head * D, o_width, valid);
@@ -159,6 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Para
     load_all_a(d_o, tiles + STAGE_BYTES);
     __syncthreads();
 
+    // Keys and values stream by from the document's first to the last that a query of this block sees.
     const auto load = [&](int key, uint32_t stage) {
         load_tile<TILE, THREADS>(stage, k + size_t(key) * qk_width, qk_width, doc.rows() - key);
         load_tile<TILE, THREADS>(stage + TILE_BYTES, v + size_t(key) * qkv_width, qkv_width, doc.rows() - key);
@@ -174,11 +187,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Para
         __syncthreads();
         if (key + TILE < keys) load(key + TILE, tiles + (stage ^ STAGE_BYTES));
         const uint32_t k_tile = tiles + stage, v_tile = k_tile + TILE_BYTES;
+        // A warp leaves out the chunks that lie wholly behind its last query.
 #pragma unroll 1
         for (int chunk = 0; chunk < TILE && key + chunk <= warp_row + 15; chunk += DQ_CHUNK) {
             float s[DQ_CHUNK / 8][4], dp[DQ_CHUNK / 8][4];
+            // S and dP of 16 queries and 32 keys.
             scores<DQ_CHUNK>(s, q, k_tile, chunk);
             scores<DQ_CHUNK>(dp, d_o, v_tile, chunk);
+            // dS = P∘(dP − Δ), in place of S; zero beyond the diagonal.
             const bool masked = key + chunk + DQ_CHUNK - 1 > warp_row;
 #pragma unroll
             for (int n = 0; n < DQ_CHUNK / 8; ++n) {
@@ -190,9 +206,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Para
                     s[n][i] = x;
                 }
             }
+            // dq += dS·k
             accumulate<DQ_CHUNK>(dq, s, k_tile, chunk);
         }
     }
+    // Out through the memory of the stages, which nobody reads any more.
     __syncthreads();
     bf16* to = p.dqk + (first + warp * 16) * qk_width + head * D;
     store_rows(memory + warp * 16 * ROW_BYTES, dq, SCALE, SCALE, to, qk_width, valid - warp * 16);
@@ -201,7 +219,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const Para
 // --- dk, dv -------------------------------------------------------------------------------------------------------------
 
 // Grid (Hk, documents, tiles of the longest document), the first tiles, which most queries see, first.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const AttentionBackward p) {
     extern __shared__ __align__(256) char memory[];
     const Document doc = document(p.cu_seqlens, blockIdx.y);
     const int start = blockIdx.z * ROWS;
@@ -214,6 +232,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const Par
     const size_t v_at = first * qkv_width + (p.heads.q + p.heads.kv + kv) * D;
     const int valid = doc.rows() - start;
 
+    // This block's keys and values into registers, through the memory of the stages.
     const uint32_t tiles = shared_address(memory);
     load_tile<ROWS, THREADS>(tiles, p.qk + k_at, qk_width, valid);
     load_tile<ROWS, THREADS>(tiles + STAGE_BYTES, p.qkv + v_at, qkv_width, valid);
@@ -248,16 +267,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const Par
         const int next_head = last ? head + 1 : head, next_query = last ? 0 : query + TILE;
         if (next_head < (kv + 1) * group) load(next_head, next_query, stage ^ STAGE_BYTES);
         const uint32_t q_tile = tiles + stage, do_tile = q_tile + TILE_BYTES;
+        // lse·log₂e and Δ of the tile's queries.
         const float4* stats = reinterpret_cast<const float4*>(memory + 2 * STAGE_BYTES + stage / STAGE_BYTES * TILE * 8);
         // Queries before this warp's first key see none of its keys.
 #pragma unroll 1
         for (int chunk = max(0, warp * 16 - query); chunk < TILE; chunk += DKV_CHUNK) {
             float s[DKV_CHUNK / 8][4], dp[DKV_CHUNK / 8][4];
+            // Pᵀ of 16 keys and 16 queries, zero beyond the diagonal.
             scores<DKV_CHUNK>(s, k, q_tile, chunk);
             const bool masked = query + chunk < warp * 16 + 15;
 #pragma unroll
             for (int n = 0; n < DKV_CHUNK / 8; ++n) {
-                // lse and Δ of two neighbouring queries.
+                // Of two neighbouring queries.
                 const float4 stat = stats[(chunk + n * 8) / 2 + lane % 4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
@@ -266,8 +287,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const Par
                     if (masked && query + chunk + n * 8 + lane % 4 * 2 + i % 2 < key) s[n][i] = 0.0f;
                 }
             }
+            // dPᵀ, and dv += Pᵀ·do while P is still there.
             scores<DKV_CHUNK>(dp, v, do_tile, chunk);
             accumulate<DKV_CHUNK>(dv, s, do_tile, chunk);
+            // dSᵀ = Pᵀ∘(dPᵀ − Δ), in place of Pᵀ, and dk += dSᵀ·q.
 #pragma unroll
             for (int n = 0; n < DKV_CHUNK / 8; ++n) {
                 const float4 stat = stats[(chunk + n * 8) / 2 + lane % 4];
@@ -276,10 +299,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkv(const Par
             }
             accumulate<DKV_CHUNK>(dk, s, q_tile, chunk);
         }
+        // The next tile of this head's queries, or the first of the next head in the group.
         head = next_head;
         query = next_query;
         stage ^= STAGE_BYTES;
     }
+    // Out through the memory of the stages, a part of it for each warp: dk, then dv.
     __syncthreads();
     char* slab = memory + warp * 16 * ROW_BYTES;
     const int left = valid - warp * 16;

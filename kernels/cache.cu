@@ -29,6 +29,11 @@ struct Cache {
     int capacity;
 };
 
+OFFSET(Cache, k, 0);
+OFFSET(Cache, v, 8);
+OFFSET(Cache, capacity, 16);
+SIZE(Cache, 24);
+
 // Grid (rows): the k columns of `qk` and the v columns of `qkv` into the row's slot and position.
 extern "C" __global__ void __launch_bounds__(THREADS)
     kv_store(const bf16* __restrict__ qk, const bf16* __restrict__ qkv, const uint32_t* __restrict__ positions,
@@ -43,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-struct Params {
+struct AttentionCached {
     const bf16* qk;
     const uint32_t* positions;
     const uint32_t* slots;
@@ -55,11 +60,21 @@ struct Params {
     Heads heads;
 };
 
+OFFSET(AttentionCached, qk, 0);
+OFFSET(AttentionCached, positions, 8);
+OFFSET(AttentionCached, slots, 16);
+OFFSET(AttentionCached, partial, 24);
+OFFSET(AttentionCached, stats, 32);
+OFFSET(AttentionCached, o, 40);
+OFFSET(AttentionCached, cache, 48);
+OFFSET(AttentionCached, heads, 72);
+SIZE(AttentionCached, 80);
+
 // Place of element d of a head in shared memory: 16 lanes apart in d, or one head further, lie in other banks.
 constexpr int HEAD_PLACES = 168;
 __device__ __forceinline__ int spread(int d) { return d + d / 32 * 4; }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_cached(const Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS) attention_cached(const AttentionCached p) {
     __shared__ __align__(16) float sums[WARPS][GROUP * HEAD_PLACES];
     __shared__ float2 parts[WARPS][GROUP];
     const int row = blockIdx.z, kv = blockIdx.y, split = blockIdx.x;
@@ -173,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_cached(const Par
 }
 
 // Grid (Hq, rows), 128 threads: the splits of one head of one row. `splits` as many as the first kernel's grid had.
-extern "C" __global__ void __launch_bounds__(D) attention_cached_join(const Params p, int splits) {
+extern "C" __global__ void __launch_bounds__(D) attention_cached_join(const AttentionCached p, int splits) {
     const size_t at = size_t(blockIdx.y) * p.heads.q + blockIdx.x;
     const int used = int(p.positions[blockIdx.y]) / SPLIT + 1;
     float top = -INFINITY;

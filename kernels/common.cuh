@@ -3,9 +3,15 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <stddef.h>
 #include <stdint.h>
 
 using bf16 = __nv_bfloat16;
+
+// Layout of a structure that the host fills, padding aside. src/backend/cuda/launches/ has the same structure with `Args`
+// behind its name, and a test there compares it with these lines.
+#define OFFSET(type, field, bytes) static_assert(offsetof(type, field) == bytes, "the host puts it elsewhere")
+#define SIZE(type, bytes) static_assert(sizeof(type) == bytes, "the host's is of another size")
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;

@@ -13,12 +13,12 @@
 #pragma once
 
 #include "mma.cuh"
+#include "parts.cuh"
 #include "philox.cuh"
 
 constexpr int STEP = 32;
-constexpr int PARTS = 3;
 
-// One module's adapter, src/backend/cuda/linear.rs `Part`.
+// One module's adapter.
 struct Part {
     // u [T, r] forward, v [T, r] backward.
     const bf16* left;
@@ -33,7 +33,16 @@ struct Part {
     int unused;
 };
 
-// Parameters of every linear kernel, src/backend/cuda/linear.rs `Linear`.
+OFFSET(Part, left, 0);
+OFFSET(Part, right, 8);
+OFFSET(Part, start, 16);
+OFFSET(Part, end, 20);
+OFFSET(Part, rank, 24);
+OFFSET(Part, module, 28);
+OFFSET(Part, scale, 32);
+SIZE(Part, 40);
+
+// Parameters of every linear kernel.
 struct Linear {
     // z or dy, [rows, depth].
     const bf16* x;
@@ -56,6 +65,23 @@ struct Linear {
     int parts, unused;
     Part part[PARTS];
 };
+
+OFFSET(Linear, x, 0);
+OFFSET(Linear, w, 8);
+OFFSET(Linear, absmax, 16);
+OFFSET(Linear, add, 24);
+OFFSET(Linear, out, 32);
+OFFSET(Linear, samples, 40);
+OFFSET(Linear, positions, 48);
+OFFSET(Linear, rows, 56);
+OFFSET(Linear, columns, 60);
+OFFSET(Linear, depth, 64);
+OFFSET(Linear, group, 68);
+OFFSET(Linear, first, 72);
+OFFSET(Linear, drop, 76);
+OFFSET(Linear, parts, 96);
+OFFSET(Linear, part, 104);
+SIZE(Linear, 224);
 
 // A block's tile: BM×BN of the output, one warp for each WM×64.
 template <int BM_, int BN_, int WM_>
@@ -242,18 +268,16 @@ struct Mask {
 template <class T, bool BACKWARD>
 __device__ __forceinline__ void low_rank(Accumulators<T::M>& acc, const T& t, const Linear& p,
                                          const Reader<T, BACKWARD>& reader, uint32_t memory) {
-    // Selected, not indexed: an indexed parameter would be copied to local memory.
-    auto pick = [](int i, auto a, auto b, auto c) { return i == 0 ? a : i == 1 ? b : c; };
-#define PICK(field) pick(i, p.part[0].field, p.part[1].field, p.part[2].field)
 #pragma unroll 1
     for (int i = 0; i < p.parts; ++i) {
-        const int start = PICK(start), end = PICK(end), rank = PICK(rank);
+        const int start = select(p.part, i, &Part::start), end = select(p.part, i, &Part::end);
+        const int rank = select(p.part, i, &Part::rank);
         if (!BACKWARD && (end <= t.column0 || start >= t.column0 + T::BN)) continue;
-        const bf16* narrow = PICK(left);
-        const bf16* wide = PICK(right);
+        const bf16* narrow = select(p.part, i, &Part::left);
+        const bf16* wide = select(p.part, i, &Part::right);
         const bool masked = BACKWARD && p.drop.threshold > 0;
-        const Mask<T::M> mask = masked ? Mask<T::M>(t, p, PICK(module)) : Mask<T::M>();
-        const float factor = BACKWARD ? p.drop.scale : PICK(scale);
+        const Mask<T::M> mask = masked ? Mask<T::M>(t, p, select(p.part, i, &Part::module)) : Mask<T::M>();
+        const float factor = BACKWARD ? p.drop.scale : select(p.part, i, &Part::scale);
 #pragma unroll 1
         for (int at = 0; at < rank; at += STEP) {
             __syncthreads();
@@ -290,7 +314,6 @@ __device__ __forceinline__ void low_rank(Accumulators<T::M>& acc, const T& t, co
             }
         }
     }
-#undef PICK
 }
 
 // Rounds (acc + add) once and writes it, each warp through shared memory of its own, 128 bytes a row: 16-byte accesses to

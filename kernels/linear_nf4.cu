@@ -45,6 +45,7 @@ __device__ __forceinline__ void fetch_packed(uint32_t memory, const T& t, const 
     const auto* const w = static_cast<const uint8_t*>(p.w);
     const uint32_t scales = memory + P::UNITS * P::UNIT;
     if constexpr (BACKWARD) {
+        // A step's 32 rows of 64 bytes, and of each row the absmax of its two blocks.
         const uint32_t unit = memory + step % P::UNITS * P::UNIT, scale = scales + step % P::UNITS * P::MAX_UNIT;
         const int pitch = p.columns / 2, blocks = p.columns / 64;
         for (int i = threadIdx.x; i < 32 * 4; i += THREADS) {
@@ -60,6 +61,7 @@ __device__ __forceinline__ void fetch_packed(uint32_t memory, const T& t, const 
         }
     } else {
         const int blocks = p.depth / 64;
+        // Every second step the 32 bytes of each of 128 rows that two steps need.
         if (step % 2 == 0) {
             const uint32_t unit = memory + step / 2 % P::UNITS * P::UNIT;
 #pragma unroll
@@ -69,6 +71,7 @@ __device__ __forceinline__ void fetch_packed(uint32_t memory, const T& t, const 
                        w + size_t(t.column0 + row) * (p.depth / 2) + step * 16 + chunk * 16, t.column0 + row < p.columns);
             }
         }
+        // Every 16 steps the absmax of eight blocks of each row.
         if (step % 16 == 0) {
             const uint32_t unit = scales + step / 16 % 2 * P::MAX_UNIT;
 #pragma unroll 1
@@ -88,6 +91,7 @@ __device__ __forceinline__ void decode(uint32_t to, uint32_t memory, float code,
     constexpr int THREADS = T::THREADS, BN = T::BN;
     const uint32_t scales = memory + P::UNITS * P::UNIT;
     if constexpr (BACKWARD) {
+        // Eight threads a row: each 8 weights of the first block and 8 of the second.
         const uint32_t unit = memory + step % P::UNITS * P::UNIT, scale = scales + step % P::UNITS * P::MAX_UNIT;
 #pragma unroll
         for (int i = 0; i < STEP * 8; i += THREADS) {
@@ -99,6 +103,7 @@ __device__ __forceinline__ void decode(uint32_t to, uint32_t memory, float code,
                            nf4_decode(load_shared(at + 32 * 32 + 64), code, __uint_as_float(absmax.y)));
         }
     } else {
+        // Two threads a row: each 16 of its 32 weights, which are of one block.
         const uint32_t unit = memory + step / 2 % P::UNITS * P::UNIT;
         const uint32_t scale = scales + step / 16 % 2 * P::MAX_UNIT + step / 2 % 8 * ((BN + 4) * 4);
 #pragma unroll 1
@@ -117,7 +122,7 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
     using T = Tile<BM, BN, WM>;
     static_assert(STAGES == 3, "the rings of packed weights hold what is in flight then");
     extern __shared__ __align__(128) unsigned char shared[];
-    // x: STAGES tiles; decoded W: 2; packed W and absmax.
+    // Shared memory, x: STAGES tiles; decoded W: 2; packed W and absmax.
     const uint32_t memory = shared_address(shared);
     const uint32_t decoded = memory + STAGES * T::LEFT, packed = decoded + 2 * T::RIGHT;
     const T t(p);
@@ -125,6 +130,7 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
     const float code = nf4_code(lane_id() % 16);
     const int steps = (p.depth + STEP - 1) / STEP;
 
+    // One group of copies: x of this step, packed W of the next.
     auto fetch = [&](int step) {
         if (step < steps) {
             const int at = step * STEP;
@@ -137,11 +143,12 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
     fetch_packed<T, BACKWARD>(packed, t, p, 0);
     fetch(0);
 
-    // The low-rank step borrows what is not in flight yet.
+    // The low-rank steps come first in the sum. They borrow what is not in flight yet.
     Accumulators<T::M> acc = {};
     static_assert(STAGES * T::LEFT + 2 * T::RIGHT >= 2 * T::LEFT + T::RIGHT, "room beside x of step 0");
     low_rank<T, BACKWARD>(acc, t, p, reader, memory + T::LEFT);
     __syncthreads();
+    // Fill the pipeline, and decode the first step.
 #pragma unroll
     for (int s = 1; s < STAGES - 1; ++s) fetch(s);
 
@@ -154,6 +161,7 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
     constexpr bool AHEAD = BM != 128;
     Fragments<T::M> f[AHEAD ? 2 : 1];
     if constexpr (AHEAD) reader.load(f[0], memory, decoded, 0);
+    // Main loop: ask for step s + 2, decode s + 1, multiply s.
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
         const uint32_t left = memory + s % STAGES * T::LEFT, right = decoded + s % 2 * T::RIGHT;
@@ -177,6 +185,7 @@ __device__ __forceinline__ void linear_nf4(const Linear& p) {
             multiply(acc, f[1]);
         }
     }
+    // All of shared memory is free for the output.
     copies_wait<0>();
     __syncthreads();
     store(acc, t, p, memory);

@@ -23,46 +23,68 @@
 // Bank layouts: x 128 bytes a row, chunk c of row r at c ^ (r % 8); u and v 32 bytes a row, chunk c at c ^ (r / 4 % 2), or
 // 64 bytes a row, chunk c at c ^ (r / 2 % 4); the warps' sums 32-byte groups, XORed likewise: no conflicts.
 #include "mma.cuh"
+#include "parts.cuh"
 #include "philox.cuh"
 
-constexpr int PARTS_MAX = 3;
-
-// src/backend/cuda/skinny.rs `SkinnyPart`.
-struct SkinnyPart {
+// One module in a product.
+struct LoraPart {
+    // u or v [T, r]: written by project, read by gradient.
     bf16* narrow;
+    // A or Bᵀ [r, depth]; project only.
     const bf16* wide;
+    // [splits, r, depth]; gradient only.
     float* partial;
-    int column, depth, rank;
+    // The columns of x that it sees.
+    int column, depth;
+    int rank;
     uint32_t module;
+    // Of what project makes.
     float scale;
     int unused;
 };
 
-// src/backend/cuda/skinny.rs `Skinny`.
-struct Skinny {
+OFFSET(LoraPart, narrow, 0);
+OFFSET(LoraPart, wide, 8);
+OFFSET(LoraPart, partial, 16);
+OFFSET(LoraPart, column, 24);
+OFFSET(LoraPart, depth, 28);
+OFFSET(LoraPart, rank, 32);
+OFFSET(LoraPart, module, 36);
+OFFSET(LoraPart, scale, 40);
+SIZE(LoraPart, 48);
+
+// Parameters of project and gradient.
+struct Lora {
+    // z or dy, rows `pitch` elements apart.
     const bf16* x;
+    // Of each row, for dropout; null without.
     const uint32_t* samples;
     const uint32_t* positions;
-    int rows, pitch, split;
+    int rows, pitch;
+    // Rows of a partial sum.
+    int split;
     Dropout drop;
     int parts, unused;
-    SkinnyPart part[PARTS_MAX];
+    LoraPart part[PARTS];
 };
 
-// Selected, not indexed: an indexed parameter would be copied to local memory.
-__device__ __forceinline__ SkinnyPart pick(const Skinny& p, int i) {
-    SkinnyPart a = p.part[0];
-#define TAKE(field) a.field = i == 0 ? p.part[0].field : i == 1 ? p.part[1].field : p.part[2].field
-    TAKE(narrow);
-    TAKE(wide);
-    TAKE(partial);
-    TAKE(column);
-    TAKE(depth);
-    TAKE(rank);
-    TAKE(module);
-    TAKE(scale);
-#undef TAKE
-    return a;
+OFFSET(Lora, x, 0);
+OFFSET(Lora, samples, 8);
+OFFSET(Lora, positions, 16);
+OFFSET(Lora, rows, 24);
+OFFSET(Lora, pitch, 28);
+OFFSET(Lora, split, 32);
+OFFSET(Lora, drop, 36);
+OFFSET(Lora, parts, 56);
+OFFSET(Lora, part, 64);
+SIZE(Lora, 208);
+
+__device__ __forceinline__ LoraPart pick(const Lora& p, int i) {
+    return {select(p.part, i, &LoraPart::narrow),  select(p.part, i, &LoraPart::wide),
+            select(p.part, i, &LoraPart::partial), select(p.part, i, &LoraPart::column),
+            select(p.part, i, &LoraPart::depth),   select(p.part, i, &LoraPart::rank),
+            select(p.part, i, &LoraPart::module),  select(p.part, i, &LoraPart::scale),
+            0};
 }
 
 // The columns of eight consecutive elements.
@@ -84,18 +106,19 @@ __device__ __forceinline__ Bf16x8 dropped(Bf16x8 v, const Dropout& d, const Drop
     return v;
 }
 
-template <int PARTS, int TILES>
-__device__ __forceinline__ void project(const Skinny& p) {
+// TOGETHER parts go through x in one pass.
+template <int TOGETHER, int TILES>
+__device__ __forceinline__ void project(const Lora& p) {
     constexpr int WARPS = 8, ROWS = 16, WIDTH = TILES * 8;
     // A warp's turn: 64 of the inner dimension where registers allow, else 32.
-    constexpr int HALVES = PARTS * TILES > 8 ? 1 : 2, CHUNK = HALVES * 32;
+    constexpr int HALVES = TOGETHER * TILES > 8 ? 1 : 2, CHUNK = HALVES * 32;
     __shared__ float2 sums[WARPS * ROWS * WIDTH / 2];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int g = lane / 4, c = lane % 4;
     const int row0 = blockIdx.x * ROWS, rank0 = blockIdx.y * WIDTH;
-    SkinnyPart part[PARTS];
+    LoraPart part[TOGETHER];
 #pragma unroll
-    for (int i = 0; i < PARTS; ++i) part[i] = pick(p, PARTS == 1 ? blockIdx.z : i);
+    for (int i = 0; i < TOGETHER; ++i) part[i] = pick(p, TOGETHER == 1 ? blockIdx.z : i);
     const int depth = part[0].depth;
     const bool masked = p.drop.threshold > 0;
     DropoutRow of_row[2];
@@ -108,7 +131,7 @@ __device__ __forceinline__ void project(const Skinny& p) {
         of_row[i] = masked && inside ? DropoutRow(p.drop, p.samples[row], p.positions[row]) : DropoutRow{};
     }
 
-    float acc[PARTS][TILES][4] = {};
+    float acc[TOGETHER][TILES][4] = {};
 #pragma unroll 1
     for (int k0 = warp * CHUNK; k0 < depth; k0 += WARPS * CHUNK) {
         Bf16x8 x[HALVES][2];
@@ -124,7 +147,7 @@ __device__ __forceinline__ void project(const Skinny& p) {
         for (int half = 0; half < HALVES; ++half) {
             const int k = k0 + half * 32 + c * 8;
 #pragma unroll
-            for (int q = 0; q < PARTS; ++q) {
+            for (int q = 0; q < TOGETHER; ++q) {
                 Bf16x8 left[2] = {x[half][0], x[half][1]};
                 if (masked) {
                     const Quads columns(p.drop, part[q].module, k);
@@ -149,7 +172,7 @@ __device__ __forceinline__ void project(const Skinny& p) {
     // Group n of four pairs in a row of the sums.
     auto place = [](int row, int n) { return row * (WIDTH / 2) + (TILES == 2 ? n ^ (row / 2 & 1) : n ^ (row & 3)) * 4; };
 #pragma unroll
-    for (int q = 0; q < PARTS; ++q) {
+    for (int q = 0; q < TOGETHER; ++q) {
         if (q > 0) __syncthreads();
 #pragma unroll
         for (int n = 0; n < TILES; ++n)
@@ -177,18 +200,18 @@ __device__ __forceinline__ void project(const Skinny& p) {
     }
 }
 
-template <int PARTS, int TILES>
-__device__ __forceinline__ void gradient(const Skinny& p) {
+template <int TOGETHER, int TILES>
+__device__ __forceinline__ void gradient(const Lora& p) {
     constexpr int THREADS = 128, ROWS = 64, COLUMNS = 64, WIDTH = TILES * 8;
-    __shared__ __align__(128) unsigned char wide[PARTS][ROWS * COLUMNS * 2];
-    __shared__ __align__(128) unsigned char narrow[PARTS][ROWS * WIDTH * 2];
+    __shared__ __align__(128) unsigned char wide[TOGETHER][ROWS * COLUMNS * 2];
+    __shared__ __align__(128) unsigned char narrow[TOGETHER][ROWS * WIDTH * 2];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int column0 = blockIdx.x * COLUMNS;
     const int passes = (p.part[0].rank + WIDTH - 1) / WIDTH;
     const int rank0 = blockIdx.z % passes * WIDTH;
-    SkinnyPart part[PARTS];
+    LoraPart part[TOGETHER];
 #pragma unroll
-    for (int i = 0; i < PARTS; ++i) part[i] = pick(p, PARTS == 1 ? blockIdx.z / passes : i);
+    for (int i = 0; i < TOGETHER; ++i) part[i] = pick(p, TOGETHER == 1 ? blockIdx.z / passes : i);
     const int depth = part[0].depth;
     if (column0 >= depth) return;
     const int first = blockIdx.y * p.split, last = min(p.rows, first + p.split);
@@ -199,7 +222,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
     const int narrow_row = threadIdx.x / TILES, narrow_chunk = threadIdx.x % TILES;
     constexpr int NARROW_ROWS = THREADS / TILES;
     const bool inside = column0 + chunk * 8 < depth;
-    Bf16x8 x[4], left[PARTS][TILES / 2];
+    Bf16x8 x[4], left[TOGETHER][TILES / 2];
     auto fetch = [&](int t0) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -208,7 +231,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
             if (inside && t < last) x[i] = load8(p.x + size_t(t) * p.pitch + part[0].column + column0 + chunk * 8);
         }
 #pragma unroll
-        for (int q = 0; q < PARTS; ++q)
+        for (int q = 0; q < TOGETHER; ++q)
 #pragma unroll
             for (int i = 0; i < TILES / 2; ++i) {
                 const int t = t0 + narrow_row + NARROW_ROWS * i, r = rank0 + narrow_chunk * 8;
@@ -221,7 +244,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
         return row * (WIDTH * 2) + ((TILES == 2 ? chunk ^ (row / 4 & 1) : chunk ^ (row / 2 & 3)) << 4);
     };
 
-    float acc[PARTS][TILES / 2][2][4] = {};
+    float acc[TOGETHER][TILES / 2][2][4] = {};
     fetch(first);
 #pragma unroll 1
     for (int t0 = first; t0 < last; t0 += ROWS) {
@@ -231,7 +254,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
             const bool real = masked && t < last;
             const DropoutRow of_row = real ? DropoutRow(p.drop, p.samples[t], p.positions[t]) : DropoutRow{};
 #pragma unroll
-            for (int q = 0; q < PARTS; ++q) {
+            for (int q = 0; q < TOGETHER; ++q) {
                 if (q > 0 && !masked) break;
                 const Bf16x8 v = masked ? dropped(x[i], p.drop, of_row, Quads(p.drop, part[q].module, column0 + chunk * 8))
                                         : x[i];
@@ -239,7 +262,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
             }
         }
 #pragma unroll
-        for (int q = 0; q < PARTS; ++q)
+        for (int q = 0; q < TOGETHER; ++q)
 #pragma unroll
             for (int i = 0; i < TILES / 2; ++i) {
                 store_shared16(shared_address(narrow[q]) + narrow_place(narrow_row + NARROW_ROWS * i, narrow_chunk),
@@ -250,7 +273,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
 #pragma unroll
         for (int k = 0; k < ROWS; k += 16)
 #pragma unroll
-            for (int q = 0; q < PARTS; ++q) {
+            for (int q = 0; q < TOGETHER; ++q) {
                 uint32_t right[4];
                 load_matrices_transposed(right, shared_address(masked ? wide[q] : wide[0]) +
                                                     wide_place(k + lane % 16, warp * 2 + lane / 16));
@@ -266,7 +289,7 @@ __device__ __forceinline__ void gradient(const Skinny& p) {
         __syncthreads();
     }
 #pragma unroll
-    for (int q = 0; q < PARTS; ++q)
+    for (int q = 0; q < TOGETHER; ++q)
 #pragma unroll
         for (int m = 0; m < TILES / 2; ++m)
 #pragma unroll
@@ -339,10 +362,10 @@ extern "C" __global__ void __launch_bounds__(64) lora_transpose(const bf16* __re
 }
 
 #define LORA(parts, tiles, width)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, (parts) == 1 ? 2 : 1) lora_project_##parts##x##width(const __grid_constant__ Skinny p) { \
+    extern "C" __global__ void __launch_bounds__(256, (parts) == 1 ? 2 : 1) lora_project_##parts##x##width(const __grid_constant__ Lora p) { \
         project<parts, tiles>(p);                                                                                         \
     }                                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) lora_gradient_##parts##x##width(const __grid_constant__ Skinny p) {    \
+    extern "C" __global__ void __launch_bounds__(128) lora_gradient_##parts##x##width(const __grid_constant__ Lora p) {    \
         gradient<parts, tiles>(p);                                                                                        \
     }
 

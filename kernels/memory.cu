@@ -2,7 +2,7 @@
 //
 // convert rounds f32 to nearest even, an element a thread. Traffic: 4 B in and 2 B out an element.
 //
-// near_normal_bf16 makes random weights for models that have no file, bit for bit those of src/rng.rs `Bell`: an element is
+// near_normal_bf16 makes random weights for models that have no file, bit for bit those of src/rng.rs `NearNormal`: an element is
 // the sum of four random bytes, less its mean, times a unit. Integers until one multiplication and one rounding, so host and
 // device agree. Eight elements a thread: two draws of Philox, one store of 16 bytes.
 #include "common.cuh"

@@ -46,6 +46,16 @@ struct AdamW {
     float max_norm;
 };
 
+OFFSET(AdamW, one_minus_beta1, 0);
+OFFSET(AdamW, beta2, 4);
+OFFSET(AdamW, one_minus_beta2, 8);
+OFFSET(AdamW, eps, 12);
+OFFSET(AdamW, keep, 16);
+OFFSET(AdamW, step_size, 20);
+OFFSET(AdamW, correction2, 24);
+OFFSET(AdamW, max_norm, 28);
+SIZE(AdamW, 32);
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     adamw(AdamW p, const float* __restrict__ norm, const float* __restrict__ grad, uint64_t count,
           float* __restrict__ m, float* __restrict__ v, float* __restrict__ master, bf16* __restrict__ working) {

@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon et al., SC 2011) and the dropout mask over it, bit for bit those of src/rng.rs.
 #pragma once
 
-#include <stdint.h>
+#include "common.cuh"
 
 constexpr uint32_t PHILOX_M0 = 0xD2511F53u, PHILOX_M1 = 0xCD9E8D57u, PHILOX_W0 = 0x9E3779B9u, PHILOX_W1 = 0xBB67AE85u;
 
@@ -20,6 +20,13 @@ struct Dropout {
     // and is multiplied by this.
     float scale;
 };
+
+OFFSET(Dropout, key0, 0);
+OFFSET(Dropout, key1, 4);
+OFFSET(Dropout, layer, 8);
+OFFSET(Dropout, threshold, 12);
+OFFSET(Dropout, scale, 16);
+SIZE(Dropout, 20);
 
 // The counter is (quad, row, sample, layer·8 + module). Of the first two rounds one half depends on the row alone and the
 // other on the columns and the module alone: a kernel makes each once and joins them for each quad of each row.

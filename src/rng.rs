@@ -31,14 +31,14 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// Random weights by key: element i is the sum of the four bytes of Philox value i, less their mean of 510, times `unit`,
 /// rounded to bf16. Nearly normal; integers up to one product and one rounding, so every device makes the same bits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bell {
+pub struct NearNormal {
     /// Key of the tensor.
     pub key: [u32; 2],
     /// Deviation of the elements over that of the sum.
     pub unit: f32,
 }
 
-impl Bell {
+impl NearNormal {
     /// Elements of this standard deviation. A byte has the variance (256² − 1)/12.
     pub fn new(key: u64, deviation: f32) -> Self {
         Self { key: [key as u32, (key >> 32) as u32], unit: deviation / (65_535.0f32 / 3.0).sqrt() }

@@ -79,7 +79,7 @@ pub(super) fn error(name: &str, message: impl std::fmt::Display) -> Error {
 fn one(o: &Operand, arena: &Extent) -> Result<(), String> {
     let (name, b) = (o.name, o.buffer);
     let found = b.len();
-    if !o.has_type() && !(b.is_empty() && o.len == Some(0)) {
+    if !(o.has_type() || b.is_empty() && o.len == Some(0)) {
         return Err(format!("{name} is {:?}, expected {}", b.dtype(), o.type_names()));
     }
     match o.len {

@@ -1,11 +1,11 @@
-//! `irori demo`: the whole job on data and a tiny model made on the spot, so that a newcomer sees every command work before
-//! he has a model or a data set of his own.
+//! `irori demo`: the whole job on data and a tiny model made on the spot, so that a newcomer sees every command work without a
+//! model or a data set.
 //!
 //! Each step is a command line. It is shown, then parsed and run in this process exactly as if it had been typed, so what
 //! the demo teaches cannot drift from what the commands take. Nothing is computed here.
 //!
-//! The story is that of irori's first user, whose fine-tune made his model worse while nothing showed why: the training
-//! questions come out right afterwards, the held-out ones do not, and only the held-out ones say what was learned.
+//! What it shows is a fine-tune that looks good and is not: the training questions come out right afterwards, the held-out
+//! ones do not, and only the held-out ones say what was learned.
 
 use super::{common::ensure_new_dir, print};
 use crate::{
@@ -70,14 +70,14 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// A command of the job.
-struct Step {
+struct Stage {
     /// What it is for.
     what: &'static str,
     /// The words after `irori`.
     words: Vec<String>,
 }
 
-impl Step {
+impl Stage {
     /// The command line as one would type it, flags that do not fit on a line below it.
     fn shown(&self) -> String {
         let mut lines = vec![String::from("irori")];
@@ -162,14 +162,14 @@ const JOB: &[(&str, &str)] = &[
 ];
 
 /// The job in `dir`.
-fn steps(dir: &Path, seed: u64) -> Vec<Step> {
+fn steps(dir: &Path, seed: u64) -> Vec<Stage> {
     let (dir, seed) = (dir.display().to_string(), seed.to_string());
     let word = |w: &str| match w.strip_prefix("DIR") {
         Some(rest) => format!("{dir}{rest}"),
         None if w == "SEED" => seed.clone(),
         None => w.to_owned(),
     };
-    JOB.iter().map(|&(what, line)| Step { what, words: line.split_whitespace().map(word).collect() }).collect()
+    JOB.iter().map(|&(what, line)| Stage { what, words: line.split_whitespace().map(word).collect() }).collect()
 }
 
 /// Accuracies before and after.
@@ -219,9 +219,9 @@ mod tests {
 
     #[test]
     fn commands_are_shown_as_a_shell_takes_them() {
-        let step = Step { what: "", words: ["a", "--b", "c d", "x", "--it's", "", "--n=1"].map(String::from).into() };
+        let step = Stage { what: "", words: ["a", "--b", "c d", "x", "--it's", "", "--n=1"].map(String::from).into() };
         assert_eq!(step.shown(), "irori a --b 'c d' x '--it'\\''s' '' --n=1");
-        let long = Step { what: "", words: (0..30).flat_map(|n| [format!("--flag-{n}"), "value".into()]).collect() };
+        let long = Stage { what: "", words: (0..30).flat_map(|n| [format!("--flag-{n}"), "value".into()]).collect() };
         let shown = long.shown();
         assert!(shown.lines().count() > 3 && shown.lines().all(|l| l.len() <= 112), "{shown}");
         assert_eq!(shown.replace(" \\\n    ", " "), format!("irori {}", long.words.join(" ")));

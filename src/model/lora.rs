@@ -3,10 +3,13 @@
 use super::{ModelConfig, Module};
 use crate::backend::{Buffer, DType};
 
+/// Largest rank of an adapter.
+pub const MAX_RANK: usize = 256;
+
 /// How the adapter is made: the part of `adapter_config.json` that decides what its weights compute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
-    /// Rank, 1..=256.
+    /// Rank, from 1 to [`MAX_RANK`].
     pub r: usize,
     /// Numerator of the scale.
     pub alpha: f32,

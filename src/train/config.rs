@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     error::Setting,
-    model::{LoraConfig, Module, peft::MAX_RANK},
+    model::{LoraConfig, Module, lora::MAX_RANK},
     settings::{Group, to_toml},
 };
 use serde::{Deserialize, Serialize};

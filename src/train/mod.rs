@@ -11,8 +11,7 @@
 //! | [`steps`] | which samples make up which step, and how they are packed |
 //! | [`schedule`] | the learning rate of each step |
 //! | [`learner`] | what the loop needs of a model |
-//! | [`trainer`] | the loop |
-//! | [`resume`] | how it goes on from a checkpoint |
+//! | [`trainer`] | the loop; what it writes, and how it goes on from a checkpoint |
 //! | [`evaluate`] | loss on held-out samples, the best checkpoint, early stopping |
 //! | [`state`] | what a checkpoint remembers beside the tensors; `trainer_state.json` |
 //! | [`checkpoint`] | directories that are written whole, verified and found again |
@@ -28,7 +27,6 @@ pub mod learner;
 pub mod metrics;
 pub mod output;
 pub mod progress;
-mod resume;
 pub mod schedule;
 pub mod settings;
 pub mod state;

@@ -30,10 +30,10 @@ impl StepPlan {
     /// If there are none, or more than 2³² − 1.
     pub fn new(config: &TrainConfig, samples: usize) -> Result<Self> {
         if samples == 0 {
-            return Err(Error::failed(format!("{}: no sample to train on", config.train_file.display())));
+            return Err(Error::content(&config.train_file, "", "holds no sample to train on"));
         }
         if u32::try_from(samples).is_err() {
-            return Err(Error::failed(format!("{}: more samples than 2^32", config.train_file.display())));
+            return Err(Error::content(&config.train_file, "", "holds more samples than 2^32"));
         }
         let per_step = config.samples_per_step();
         let per_epoch = samples.div_ceil(per_step) as u64;

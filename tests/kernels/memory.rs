@@ -7,7 +7,7 @@ use irori::{
         DType, HostTensor,
         ops::{Convert, Copy, LoadDense, MakeDense, Zero},
     },
-    rng::Bell,
+    rng::NearNormal,
 };
 
 /// Ties, subnormal results, infinities.
@@ -71,12 +71,12 @@ fn zeros_and_copies() {
 
 #[test]
 fn made_weights_are_those_of_the_host_bit_for_bit() {
-    let recipe = Bell::new(0x0123_4567_89ab_cdef, 0.02);
+    let recipe = NearNormal::new(0x0123_4567_89ab_cdef, 0.02);
     let want: Vec<f32> = recipe.elements(8208).iter().map(|x| x.to_f32()).collect();
     for (seed, len) in SEEDS.into_iter().flat_map(|seed| [(seed, 8208), (seed, 8), (seed, 2056), (seed, 13)]) {
         let Some(mut gpu) = Gpu::new(seed) else { return };
         let dst = gpu.out(DType::Bf16, len);
-        let costs = gpu.run(MakeDense { bell: recipe, dst });
+        let costs = gpu.run(MakeDense { recipe, dst });
         assert_bits("weights", &gpu.get(dst), &want[..len]);
         // What is not whole vectors is made by the host.
         assert_eq!(costs.len(), usize::from(len % 8 == 0));

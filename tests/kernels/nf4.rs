@@ -8,7 +8,7 @@ use irori::{
         ops::{Dequantize, LoadNf4, MakeNf4},
     },
     quant::nf4,
-    rng::Bell,
+    rng::NearNormal,
     tensor::Floats,
 };
 
@@ -86,11 +86,11 @@ fn f32_sources_are_not_rounded_first() {
 /// A chunk in scratch and a bit: what begins in the middle of a tensor is what the host makes there.
 #[test]
 fn made_and_quantised_in_chunks() {
-    let (recipe, len) = (Bell::new(77, 0.02), (4 << 20) + 64 * 5);
+    let (recipe, len) = (NearNormal::new(77, 0.02), (4 << 20) + 64 * 5);
     let dense: Vec<f32> = recipe.elements(len).iter().map(|x| x.to_f32()).collect();
     let (want_packed, want_absmax, _) = host(&dense);
     let Some(mut gpu) = Gpu::counting() else { return };
     let (packed, absmax) = (gpu.out(DType::U8, len / 2), gpu.out(DType::F32, len / 64));
-    assert_eq!(gpu.run(MakeNf4 { bell: recipe, packed, absmax }).len(), 4);
+    assert_eq!(gpu.run(MakeNf4 { recipe, packed, absmax }).len(), 4);
     assert!(gpu.get(absmax) == want_absmax && gpu.bytes_of(packed) == want_packed);
 }

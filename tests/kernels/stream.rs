@@ -18,7 +18,7 @@ use irori::{
         Module,
         engine::{Arrangement, BatchShape, EngineSpec, HeadStore, Residency, Saved, arrange, operations},
     },
-    rng::Bell,
+    rng::NearNormal,
 };
 
 /// Everything at once: dropout, adapters on all linears, a head in NF4, generation, every kind of layer.
@@ -88,7 +88,7 @@ impl Paper {
         let bytes = vec![0; 4 * w.n * w.k];
         let src = HostTensor { dtype: DType::F32, bytes: &bytes };
         f(&LoadNf4 { src, packed, absmax }.into())?;
-        f(&MakeNf4 { bell: Bell::new(1, 1.0), packed, absmax }.into())?;
+        f(&MakeNf4 { recipe: NearNormal::new(1, 1.0), packed, absmax }.into())?;
         f(&LoadDense { src, dst }.into())?;
         f(&Dequantize { w, dst }.into())
     }

@@ -96,7 +96,7 @@ pub(super) fn load_dense(m: &mut Access, op: &ops::LoadDense) -> Result<()> {
 
 /// See [`ops::MakeDense`].
 pub(super) fn make_dense(m: &mut Access, op: &ops::MakeDense) -> Result<()> {
-    let elements = op.bell.elements(op.dst.len());
+    let elements = op.recipe.elements(op.dst.len());
     dense(Floats::Bf16(bytemuck::cast_slice(&elements)), m, op.dst)
 }
 

@@ -17,7 +17,7 @@ pub(super) fn load(m: &mut Access, op: &ops::LoadNf4) -> Result<()> {
 
 /// See [`ops::MakeNf4`].
 pub(super) fn make(m: &mut Access, op: &ops::MakeNf4) -> Result<()> {
-    let elements = op.bell.elements(2 * op.packed.len());
+    let elements = op.recipe.elements(2 * op.packed.len());
     quantize(Floats::Bf16(bytemuck::cast_slice(&elements)), m, op.packed, op.absmax)
 }
 

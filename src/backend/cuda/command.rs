@@ -3,7 +3,7 @@
 use super::launch::{Address, Launch};
 use crate::{
     backend::{DType, HostTensor},
-    rng::Bell,
+    rng::NearNormal,
     tensor::Floats,
 };
 
@@ -45,7 +45,7 @@ pub enum Upload<'a> {
     /// These elements as f32.
     Widened(Floats<'a>),
     /// The first elements of a random tensor, as elements of this type: Bf16 or F32.
-    Made(Bell, usize, DType),
+    Made(NearNormal, usize, DType),
 }
 
 impl<'a> Upload<'a> {
@@ -93,9 +93,9 @@ mod tests {
         assert_eq!(sent(bf, DType::F32), wide);
         assert_eq!(sent(bf, DType::Bf16), bf.bytes);
         assert_eq!(sent(HostTensor { dtype: DType::F16, bytes: bytemuck::cast_slice(&half) }, DType::F32), wide);
-        let made = |to| Upload::Made(Bell::new(7, 0.5), 12, to).with(<[u8]>::to_vec);
+        let made = |to| Upload::Made(NearNormal::new(7, 0.5), 12, to).with(<[u8]>::to_vec);
         let bytes = made(DType::Bf16);
-        assert_eq!(bytes, bytemuck::cast_slice::<_, u8>(&Bell::new(7, 0.5).elements(12)));
+        assert_eq!(bytes, bytemuck::cast_slice::<_, u8>(&NearNormal::new(7, 0.5).elements(12)));
         assert_eq!(made(DType::F32), sent(HostTensor { dtype: DType::Bf16, bytes: &bytes }, DType::F32));
     }
 }

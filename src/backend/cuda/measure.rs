@@ -42,7 +42,7 @@ const BYTES: (usize, usize) = (1 << 30, 32 << 20);
 const PINNED: usize = 16 << 20;
 /// Clocks have gone up after this time.
 const WARM: Duration = Duration::from_millis(200);
-/// Tries without a better one after which the best is believed.
+/// Measuring stops after this many tries without improvement.
 const PATIENCE: u32 = 5;
 
 /// Measures all of them, in memory that is given back; `rounds` of [`mma_peak`]. The kernels are loaded. The operands are all

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     backend::{Buffer, DType, HostTensor},
-    rng::Bell,
+    rng::NearNormal,
 };
 
 /// All bytes of `dst` become zero. PyTorch: `dst.zero_()`.
@@ -98,11 +98,11 @@ pub(super) fn floats(name: &str, t: HostTensor) -> Result<usize, String> {
     super::rows_of(name, t.bytes.len(), t.dtype.size())
 }
 
-/// `dst` = random elements as [`Bell`] says: [`LoadDense`] of a tensor that has no bytes.
+/// `dst` = random elements as [`NearNormal`] says: [`LoadDense`] of a tensor that has no bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MakeDense {
     /// Which elements; they are bf16.
-    pub bell: Bell,
+    pub recipe: NearNormal,
     /// F32 or Bf16; on the device or in host memory.
     pub dst: Buffer,
 }

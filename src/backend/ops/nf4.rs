@@ -8,7 +8,7 @@ use super::{
 use crate::{
     backend::{Buffer, DType, HostTensor},
     quant::nf4,
-    rng::Bell,
+    rng::NearNormal,
 };
 
 /// The two buffers of `len` quantised elements.
@@ -38,11 +38,11 @@ impl Operation for LoadNf4<'_> {
     }
 }
 
-/// [`LoadNf4`] of random elements as [`Bell`] says.
+/// [`LoadNf4`] of random elements as [`NearNormal`] says.
 #[derive(Debug, Clone, Copy)]
 pub struct MakeNf4 {
     /// Which elements; they are bf16.
-    pub bell: Bell,
+    pub recipe: NearNormal,
     /// U8 [len/2].
     pub packed: Buffer,
     /// F32 [len/64].

@@ -14,7 +14,7 @@ use crate::{
     model::{
         Engine, LoraConfig, Module,
         engine::EngineSpec,
-        peft::MAX_RANK,
+        lora::MAX_RANK,
         source::{Opened, open},
     },
     plan::settings::{Base, BaseSettings, Machine, MachineSettings},
@@ -27,7 +27,7 @@ use std::time::Instant;
 /// Arguments of `irori bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to measure
+    /// What to measure; without a model on synthetic:tiny, kernels on the shapes of synthetic:qwen3-0.6b
     what: What,
     /// Rows (tokens) of a micro-batch
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -47,7 +47,6 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// The model, synthetic:tiny unless named; for kernels the shapes of synthetic:qwen3-0.6b
     #[command(flatten)]
     base: Flags<BaseSettings>,
     #[command(flatten)]

@@ -18,19 +18,19 @@ pub(super) struct Args {
     /// JSONL records
     file: PathBuf,
     /// A model or tokenizer directory
-    #[arg(long, alias = "model-name")]
+    #[arg(long, alias = "model-name", value_name = "MODEL")]
     model: PathBuf,
     /// Samples are shortened to this many tokens
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
     max_seq_length: u32,
     /// How many samples to print
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     samples: usize,
     /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
     #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
     text_style: TextStyle,
-    /// Where loss falls
-    #[arg(long, default_value = "answer")]
+    /// Where loss falls: on the answer and its end of turn, on every turn of the model, or on the prompt too
+    #[arg(long, value_name = "WHERE", default_value = "answer")]
     loss_on: LossOn,
     /// Print the report as JSON
     #[arg(long)]

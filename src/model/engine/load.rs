@@ -18,7 +18,7 @@ use crate::{
         source::{LinearData, WeightSource},
     },
     quant::nf4,
-    rng::Bell,
+    rng::NearNormal,
 };
 
 /// Called after each tensor with the parameters loaded so far and the parameters in all.
@@ -105,7 +105,7 @@ impl Engine {
         dst: &Weight,
     ) -> Result<Option<(Buffer, Buffer)>> {
         let data = match source.recipe(&t.name) {
-            Some(bell) => Fetched::Made(bell),
+            Some(recipe) => Fetched::Made(recipe),
             None => Fetched::Read(source.linear(t.path(), dst.n, dst.k)?),
         };
         let (b, compute) = (self.backend.as_mut(), self.spec.compute);
@@ -116,7 +116,7 @@ impl Engine {
 /// A tensor that is converted, not quantised.
 fn load_dense(b: &mut dyn Backend, source: &dyn WeightSource, t: &ModelTensor, dst: Buffer) -> Result<()> {
     match source.recipe(&t.name) {
-        Some(bell) => b.run(&MakeDense { bell, dst }.into()),
+        Some(recipe) => b.run(&MakeDense { recipe, dst }.into()),
         None => b.run(&LoadDense { src: source.tensor(&t.name, &t.shape)?.host(), dst }.into()),
     }
 }
@@ -137,7 +137,7 @@ enum Fetched<'a> {
     /// From a file.
     Read(LinearData<'a>),
     /// To be made where it goes.
-    Made(Bell),
+    Made(NearNormal),
 }
 
 /// See [`Engine::load_weight`].
@@ -150,7 +150,7 @@ fn store(
     dst: &Weight,
 ) -> Result<Option<(Buffer, Buffer)>> {
     let to_nf4 = |b: &mut dyn Backend, packed: Buffer, absmax: Buffer| match data {
-        Fetched::Made(bell) => b.run(&MakeNf4 { bell: *bell, packed, absmax }.into()),
+        Fetched::Made(recipe) => b.run(&MakeNf4 { recipe: *recipe, packed, absmax }.into()),
         Fetched::Read(LinearData::Dense(t)) => b.run(&LoadNf4 { src: t.host(), packed, absmax }.into()),
         Fetched::Read(LinearData::Nf4(nf4)) => {
             b.write(packed, &nf4.packed)?;
@@ -174,7 +174,7 @@ fn store(
         }
         (WeightStore::Dense(dense), _) => {
             match data {
-                Fetched::Made(bell) => b.run(&MakeDense { bell: *bell, dst: dense }.into())?,
+                Fetched::Made(recipe) => b.run(&MakeDense { recipe: *recipe, dst: dense }.into())?,
                 Fetched::Read(LinearData::Dense(t)) => b.run(&LoadDense { src: t.host(), dst: dense }.into())?,
                 Fetched::Read(LinearData::Nf4(_)) => {
                     let four_bit = Setting::new("use-4bit", false);

@@ -29,8 +29,6 @@ use std::{collections::HashSet, ops::Range, path::Path};
 pub const CONFIG: &str = "adapter_config.json";
 /// File name of the weights.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Largest rank.
-pub const MAX_RANK: usize = 256;
 
 /// A and B of one linear: the name, shape and place in the flat vector of each.
 fn pair(slot: &AdapterSlot) -> [(String, [usize; 2], Range<usize>); 2] {

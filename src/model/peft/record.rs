@@ -1,9 +1,9 @@
 //! `adapter_config.json`, written and read.
 
-use super::{CONFIG, MAX_RANK, WEIGHTS};
+use super::{CONFIG, WEIGHTS};
 use crate::{
     Error, Result,
-    model::{LoraConfig, Module, safetensors::MappedFile},
+    model::{LoraConfig, Module, lora::MAX_RANK, safetensors::MappedFile},
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use super::ModelConfig;
 use crate::{
     Result,
     quant::nf4::Nf4,
-    rng::Bell,
+    rng::NearNormal,
     tensor::{DType, Tensor},
 };
 pub use hf::HfDirectory;
@@ -41,7 +41,7 @@ pub trait WeightSource: Send + Sync {
     fn dense_dtype(&self) -> DType;
 
     /// How the tensor called `name` can be made on a device, where it is not read from anywhere but made.
-    fn recipe(&self, _name: &str) -> Option<Bell> {
+    fn recipe(&self, _name: &str) -> Option<NearNormal> {
         None
     }
 

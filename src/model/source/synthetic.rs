@@ -5,7 +5,7 @@ use super::{LinearData, ModelConfig, WeightSource};
 use crate::{
     Result,
     model::catalogue::is_norm,
-    rng::{Bell, mix64},
+    rng::{NearNormal, mix64},
     tensor::{DType, Tensor},
 };
 use half::bf16;
@@ -34,7 +34,7 @@ impl Synthetic {
     /// The elements of a tensor as bf16: norm weights are 1, everything else is nearly normal with mean 0.
     pub fn elements(&self, name: &str, len: usize) -> Vec<bf16> {
         match self.recipe(name) {
-            Some(bell) => bell.elements(len),
+            Some(recipe) => recipe.elements(len),
             None => vec![bf16::ONE; len],
         }
     }
@@ -54,9 +54,9 @@ impl WeightSource for Synthetic {
         Ok(LinearData::Dense(self.tensor(&format!("{path}.weight"), &[n, k])?))
     }
 
-    fn recipe(&self, name: &str) -> Option<Bell> {
+    fn recipe(&self, name: &str) -> Option<NearNormal> {
         let key = || name.bytes().fold(mix64(self.seed), |h, b| mix64(h ^ u64::from(b)));
-        (!is_norm(name)).then(|| Bell::new(key(), spread(self.config.hidden)))
+        (!is_norm(name)).then(|| NearNormal::new(key(), spread(self.config.hidden)))
     }
 
     fn dense_dtype(&self) -> DType {

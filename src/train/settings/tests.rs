@@ -178,6 +178,12 @@ fn an_older_trajectory_is_compared_as_what_it_meant() {
 }
 
 #[test]
+fn the_help_of_the_rank_names_the_largest() {
+    let rank = Settings::definitions().into_iter().find(|d| d.is("lora-r")).unwrap();
+    assert!(rank.help.contains(&format!("1 to {}", crate::model::lora::MAX_RANK)), "{}", rank.help);
+}
+
+#[test]
 fn every_setting_is_said_whole() {
     let all = Settings::definitions();
     let mut names: Vec<&str> =

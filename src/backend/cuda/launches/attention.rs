@@ -27,9 +27,9 @@ const STATS_BYTES: usize = 2 * DType::F32.size();
 #[repr(C)]
 pub struct HeadsArgs {
     /// Query heads.
-    pub q: u32,
+    pub(super) q: u32,
     /// Key/value heads.
-    pub kv: u32,
+    pub(super) kv: u32,
 }
 
 impl TryFrom<Heads> for HeadsArgs {
@@ -47,12 +47,12 @@ impl TryFrom<Heads> for HeadsArgs {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct AttentionArgs {
-    qk: Address,
-    qkv: Address,
-    cu_seqlens: Address,
-    o: Address,
-    lse: Address,
-    heads: HeadsArgs,
+    pub(super) qk: Address,
+    pub(super) qkv: Address,
+    pub(super) cu_seqlens: Address,
+    pub(super) o: Address,
+    pub(super) lse: Address,
+    pub(super) heads: HeadsArgs,
 }
 
 /// See [`Attention`].
@@ -82,16 +82,17 @@ fn grid(heads: usize, rows: &Rows) -> Result<[u32; 3], String> {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct AttentionBackwardArgs {
-    qk: Address,
-    qkv: Address,
-    d_o: Address,
-    stats: Address,
-    cu_seqlens: Address,
-    dqk: Address,
-    dqkv: Address,
-    heads: HeadsArgs,
-    rows: u32,
-    unused: u32,
+    pub(super) qk: Address,
+    pub(super) qkv: Address,
+    pub(super) d_o: Address,
+    pub(super) stats: Address,
+    pub(super) cu_seqlens: Address,
+    pub(super) dqk: Address,
+    pub(super) dqkv: Address,
+    pub(super) heads: HeadsArgs,
+    pub(super) rows: u32,
+    /// Padding.
+    pub(super) unused: u32,
 }
 
 /// See [`AttentionBackward`]: preparation into scratch, dq, then dk and dv.

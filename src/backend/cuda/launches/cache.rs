@@ -21,10 +21,11 @@ const THREADS: u32 = 128;
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct CacheArgs {
-    k: Address,
-    v: Address,
-    capacity: u32,
-    unused: u32,
+    pub(super) k: Address,
+    pub(super) v: Address,
+    pub(super) capacity: u32,
+    /// Padding.
+    pub(super) unused: u32,
 }
 
 impl CacheArgs {
@@ -45,14 +46,14 @@ pub fn store(op: &KvStore, at: &Context) -> Launches {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct AttentionCachedArgs {
-    qk: Address,
-    positions: Address,
-    slots: Address,
-    partial: Address,
-    stats: Address,
-    o: Address,
-    cache: CacheArgs,
-    heads: HeadsArgs,
+    pub(super) qk: Address,
+    pub(super) positions: Address,
+    pub(super) slots: Address,
+    pub(super) partial: Address,
+    pub(super) stats: Address,
+    pub(super) o: Address,
+    pub(super) cache: CacheArgs,
+    pub(super) heads: HeadsArgs,
 }
 
 /// See [`AttentionCached`]: each split of a sequence's keys, then their join where a sequence can have more than one.

@@ -10,7 +10,7 @@ use crate::{
         },
         ops::{Convert, Copy, LoadDense, MakeDense, Zero},
     },
-    rng::Bell,
+    rng::NearNormal,
 };
 
 /// Bytes of a tensor that lie in scratch at a time, on their way from the host to where a kernel puts them.
@@ -53,9 +53,9 @@ pub fn load_dense<'a>(op: &LoadDense<'a>, at: &Context) -> Result<Vec<Command<'a
 pub fn make_dense<'a>(op: &MakeDense, at: &Context) -> Result<Vec<Command<'a>>, String> {
     let (dst, len, to) = (at.of(op.dst), op.dst.len(), op.dst.dtype());
     if op.dst.space() == Space::Host || !len.is_multiple_of(VECTOR) || to != DType::Bf16 {
-        return Ok(vec![Command::Upload { dst, data: Upload::Made(op.bell, len, to) }]);
+        return Ok(vec![Command::Upload { dst, data: Upload::Made(op.recipe, len, to) }]);
     }
-    Ok(vec![Command::Launch(made(&op.bell, 0, len, dst))])
+    Ok(vec![Command::Launch(made(&op.recipe, 0, len, dst))])
 }
 
 /// A piece of a tensor in scratch.
@@ -95,7 +95,7 @@ fn to_bf16(count: usize, src: Address, dst: Address) -> Launch {
 }
 
 /// Makes elements `start..start + count` of a random tensor, both multiples of 8, as bf16.
-pub(super) fn made(recipe: &Bell, start: usize, count: usize, out: Address) -> Launch {
+pub(super) fn made(recipe: &NearNormal, start: usize, count: usize, out: Address) -> Launch {
     let [key0, key1] = recipe.key;
     let args = Args::new().with(key0).with(key1).with(recipe.unit);
     let args = args.with(start as u64).with(count as u64).with(out);

@@ -14,6 +14,10 @@
 pub mod attention;
 pub mod cache;
 pub mod dropout;
+#[cfg(test)]
+mod layouts;
+#[cfg(test)]
+mod limits;
 pub mod linear;
 pub mod lora;
 mod loss;

@@ -34,7 +34,7 @@ pub fn make(op: &MakeNf4, at: &Context) -> Launches {
     let step = CHUNK / dtype.size();
     let piece = |start: usize| {
         let chunk = Chunk { start, len: step.min(len - start), at: scratch, dtype };
-        [made(&op.bell, start, chunk.len, scratch), quantize(&chunk, packed, absmax)]
+        [made(&op.recipe, start, chunk.len, scratch), quantize(&chunk, packed, absmax)]
     };
     Ok((0..len).step_by(step).flat_map(piece).collect())
 }

@@ -9,7 +9,7 @@ use crate::{
         source::{LinearData, WeightSource},
     },
     quant::nf4::Nf4,
-    rng::Bell,
+    rng::NearNormal,
     tensor::{DType, Tensor},
 };
 
@@ -49,7 +49,7 @@ impl WeightSource for Reader<'_> {
         self.inner.dense_dtype()
     }
 
-    fn recipe(&self, name: &str) -> Option<Bell> {
+    fn recipe(&self, name: &str) -> Option<NearNormal> {
         self.inner.recipe(name)
     }
 

@@ -1,12 +1,16 @@
 //! How a run goes on from a checkpoint: it must be the run that was cut off, and takes up its state.
 
-use super::{
-    learner::Learner,
-    output::Resume,
-    state::{Identity, RunState, TrainerState, read_optimizer},
-    trainer::Run,
+use super::Run;
+use crate::{
+    Error, Result,
+    data::Sample,
+    error::Setting,
+    train::{
+        learner::Learner,
+        output::Resume,
+        state::{Identity, RunState, TrainerState, read_optimizer},
+    },
 };
-use crate::{Error, Result, data::Sample, error::Setting};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::path::Path;

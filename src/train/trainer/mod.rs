@@ -1,21 +1,22 @@
 //! The loop: step, log, evaluate, checkpoint; and its beginning and end. How it goes on from a checkpoint is in
-//! [`resume`](super::resume).
+//! `resume`.
 //!
 //! What a step does depends on the adapter, the two moments, the step number and the run's identity, all of which a
 //! checkpoint holds. That is the whole argument for why a resumed run is bit for bit the undisturbed one, and the tests
 //! hold it to that.
 
+mod resume;
+mod save;
+
 use super::{
-    checkpoint,
     config::{BestBy, TrainConfig},
     evaluate::{AccuracyHook, EvalSet, exhausted, judge},
     learner::Learner,
     metrics::{EndReason, Eval, MetricsLog, Record, Start, Step},
     output::{METRICS, OutputDir, RUN_CONFIG, Resume},
     progress::Observer,
-    resume::{identity_of, restore},
     schedule::Schedule,
-    state::{Best, RunState, TRAINER_STATE, TrainerState, eval_entry, optimizer_file, step_entry},
+    state::{Best, RunState, eval_entry, step_entry},
     steps::{StepPlan, micro_batches},
     stop::Stop,
 };
@@ -24,9 +25,10 @@ use crate::{
     backend::AdamW,
     data::Sample,
     error::{ResultExt, Setting},
-    files::{self, Disk, replace},
+    files::{Disk, replace},
     rng::Dropout,
 };
+use resume::{identity_of, restore};
 use serde_json::{Map, Value};
 use std::time::{Duration, Instant};
 
@@ -264,62 +266,6 @@ impl<'a, L: Learner> Trainer<'a, L> {
         Ok(best)
     }
 
-    /// Writes the checkpoint of the present step unless it is there already, then removes those in excess.
-    fn save_once(&mut self) -> Result<()> {
-        let step = self.state.step;
-        if self.saved == Some(step) {
-            return Ok(());
-        }
-        self.save().with_context(|| format!("the checkpoint after step {step} was not written{}", self.last_good()))?;
-        self.saved = Some(step);
-        let best = self.state.best.map(|b| b.step);
-        let checkpoint = name(&checkpoint::directory(&self.run.output.path, step));
-        self.record(Record::Checkpoint { step, checkpoint, best: best == Some(step) })?;
-        match self.run.config.save_total_limit {
-            Some(limit) => checkpoint::rotate(self.run.disk, &self.run.output.path, limit, step, best),
-            None => Ok(()),
-        }
-    }
-
-    fn save(&mut self) -> Result<()> {
-        let step = self.state.step;
-        self.log.sync()?;
-        let (m, v) = self.run.learner.moments()?;
-        if m.iter().chain(&v).any(|x| !x.is_finite()) {
-            return Err(Error::failed("a moment of the optimizer is not finite"));
-        }
-        let mut files = self.run.learner.adapter_files()?;
-        files.push(optimizer_file(&m, &v, step)?);
-        files.push(super::learner::NamedFile::new(TRAINER_STATE, files::json(&self.trainer_state())?));
-        files.push(self.state.file()?);
-        checkpoint::save(self.run.disk, &self.run.output.path, step, &files)?;
-        Ok(())
-    }
-
-    fn trainer_state(&self) -> TrainerState {
-        let epoch = self.plan.epoch(self.state.step);
-        TrainerState::new(self.run.config, &self.state, epoch, self.plan.total(), &self.history)
-    }
-
-    /// The adapter and the state at the top of the output directory.
-    fn results(&mut self) -> Result<()> {
-        let out = &self.run.output.path;
-        if self.run.config.load_best_model_at_end
-            && let Some(best) = self.state.best
-            && best.step != self.state.step
-        {
-            let dir = checkpoint::directory(out, best.step);
-            let loaded = checkpoint::verify(&dir).and_then(|_| self.run.learner.load_adapter(&dir));
-            let setting = Setting::new("load-best-model-at-end", true);
-            loaded.with_context(|| format!("{setting}: {}", dir.display()))?;
-            self.run.observer.note(&format!("the final adapter is that of the best step, {}", best.step));
-        }
-        for file in self.run.learner.adapter_files()? {
-            replace(self.run.disk, &out.join(&file.name), &file.bytes)?;
-        }
-        replace(self.run.disk, &out.join(TRAINER_STATE), &files::json(&self.trainer_state())?)
-    }
-
     fn end(&mut self, reason: EndReason, signal: Option<&'static str>) -> Result<Outcome> {
         let (step, total) = (self.state.step, self.plan.total());
         self.record(Record::End { step, epoch: self.plan.epoch(step), reason })?;
@@ -331,17 +277,6 @@ impl<'a, L: Learner> Trainer<'a, L> {
         self.log.write(&record)?;
         self.run.observer.record(&record);
         Ok(())
-    }
-
-    /// "; the last whole checkpoint is …", for errors.
-    fn last_good(&self) -> String {
-        match self.saved {
-            Some(step) => {
-                let dir = checkpoint::directory(&self.run.output.path, step);
-                format!("; the last whole checkpoint is {} (`resume = true` goes on from it)", dir.display())
-            }
-            None => "; there is no checkpoint yet".into(),
-        }
     }
 }
 
