@@ -31,7 +31,7 @@
 //!
 //! ```
 //! use irori::{
-//!     backend::cuda::CudaSizes,
+//!     backend::cuda::CudaProperties,
 //!     model::{LoraConfig, ModelConfig, Module, engine::EngineSpec},
 //!     plan::{self, Unpack},
 //! };
@@ -41,7 +41,7 @@
 //! let asked = EngineSpec { lora: Some(lora), training: true, ..EngineSpec::new(model, 2048, 1024) };
 //! let slice = plan::device::profile("a100-2g.20gb").expect("a known device");
 //!
-//! let plan = plan::plan(&asked, Unpack::WhereItFits, &CudaSizes::FUSED, &slice.speed, Some(19 << 30))?;
+//! let plan = plan::plan(&asked, Unpack::WhereItFits, &CudaProperties::FUSED, &slice.speed, Some(19 << 30))?;
 //! assert!(plan.bytes <= 19 << 30);
 //! assert_eq!(plan.saved_counts(), [36, 0, 0], "nothing is recomputed in any of the 36 layers");
 //! # Ok::<(), irori::Error>(())
