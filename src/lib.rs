@@ -14,7 +14,7 @@
 //! | [`data`] | lawqa, prompts, splits, records, chat template, tokenizer, packing |
 //! | [`backend`] | the set of operations, and the devices that implement it |
 //! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
-//! | [`settings`] | how a setting is defined: once |
+//! | [`mod@settings`] | how a setting is defined: once |
 //! | [`files`] | every file that irori writes: whole or not there |
 //! | [`tensor`] | element types, and tensors in host memory |
 //! | [`digest`] | SHA-256 as text |
