@@ -97,7 +97,6 @@ pub struct PromptTemplate {
     pub answer: AnswerFormat,
     /// The system message, if the front matter has one.
     pub system: Option<String>,
-    source: String,
     environment: Environment<'static>,
 }
 
@@ -136,7 +135,6 @@ impl PromptTemplate {
             path: path.to_owned(),
             answer: front.answer,
             system: front.system,
-            source: front.whole,
             environment,
         };
         let example = worked_example()?;
@@ -153,11 +151,6 @@ impl PromptTemplate {
     /// `letter`, `answer-line`, `cot`, or the path it was read from.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The whole template with its front matter, for records of what was run.
-    pub fn source(&self) -> &str {
-        &self.source
     }
 
     /// The user's message: `question` in the order of its choices, after the worked `examples`.
@@ -218,7 +211,6 @@ struct FrontMatter<'a> {
     system: Option<String>,
     lines: usize,
     body: &'a str,
-    whole: String,
 }
 
 impl<'a> FrontMatter<'a> {
@@ -247,7 +239,7 @@ impl<'a> FrontMatter<'a> {
             }
         }
         let answer = answer.ok_or_else(|| error(1, format!("the form of the answer is not given: {form}")))?;
-        Ok(Self { answer, system, lines, body: rest, whole: source.to_owned() })
+        Ok(Self { answer, system, lines, body: rest })
     }
 }
 

@@ -85,7 +85,7 @@ impl Engine {
 
     fn check_prompts(&self, prompts: &[Vec<u32>], max_new: usize) -> Result<()> {
         if self.spec.kv_slots == 0 {
-            return Err(Error::failed("this engine was laid out without a KV cache"));
+            return Err(Error::internal("this engine was laid out without a KV cache"));
         }
         for (i, p) in prompts.iter().enumerate() {
             // The last new token is never fed back, so it needs no place in the cache.

@@ -6,14 +6,15 @@ mod generate;
 mod graph;
 mod layer;
 mod load;
+mod spec;
 #[cfg(test)]
 mod tests;
 
-use super::{LoraConfig, ModelConfig, sink::PackedSink, source::WeightSource};
+use super::{sink::PackedSink, source::WeightSource};
 use crate::{
     Error, Result,
     backend::{
-        AdamW, Backend, Buffer, DType, Op, OperationTime, Rows, Sizes, Space,
+        AdamW, Backend, Buffer, Op, OperationTime, Rows, Sizes,
         ops::{Convert, Zero},
     },
     data::MicroBatch,
@@ -22,102 +23,7 @@ pub use arrange::{Arrangement, arrange};
 pub use graph::operations::{self, BatchShape};
 use graph::{Graph, Pass};
 pub use load::LoadProgress;
-
-/// What is kept of a layer's activations for its backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Saved {
-    /// x, qkv, o, log-sum-exp, x2, gate/up: nothing large is recomputed.
-    All,
-    /// The same without gate/up, whose product is computed again.
-    NoGateUp,
-    /// x only: the layer's forward pass runs again, without down_proj.
-    InputOnly,
-}
-
-/// How the base weights of a layer's linears are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Residency {
-    /// Packed NF4; dequantised at each use.
-    Nf4,
-    /// The dequantised values, unpacked once at load. Same numbers as `Nf4`.
-    Unpacked,
-    /// Never quantised (`--no-4bit`).
-    Dense,
-}
-
-/// How the head is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HeadStore {
-    /// As the source has it; the embedding itself where tied.
-    #[default]
-    Dense,
-    /// Quantised to NF4 (`--head-4bit`), which changes results. Where tied it is a copy, and the embedding stays as it is.
-    Nf4,
-}
-
-/// What an engine is laid out for. [`arrange()`] turns it into bytes without allocating.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EngineSpec {
-    /// The model.
-    pub model: ModelConfig,
-    /// The adapter, if any.
-    pub lora: Option<LoraConfig>,
-    /// Gradients, moments and a backward pass.
-    pub training: bool,
-    /// Most rows of a micro-batch.
-    pub max_rows: usize,
-    /// Longest document.
-    pub max_len: usize,
-    /// Rows of a logits chunk.
-    pub logit_rows: usize,
-    /// Per layer; used in training only.
-    pub saved: Vec<Saved>,
-    /// Per layer.
-    pub residency: Vec<Residency>,
-    /// Type that a quantised weight is rounded to (Bf16 or F32).
-    pub compute: DType,
-    /// Storage of dense linears, embedding and head: Bf16 or F32.
-    pub dense: DType,
-    /// How the head is held.
-    pub head: HeadStore,
-    /// Where the embedding lies; on the device where it is the head too. Same numbers.
-    pub embedding: Space,
-    /// Sequences generated at once (0: no KV cache).
-    pub kv_slots: usize,
-    /// Most positions of a generated sequence.
-    pub kv_capacity: usize,
-}
-
-impl EngineSpec {
-    /// The base of every specification: `model` for inference on micro-batches of `max_rows` rows with documents of
-    /// `max_len`, its linears in NF4 rounded to bf16, all on the device, no adapter, no generation.
-    pub fn new(model: ModelConfig, max_rows: usize, max_len: usize) -> Self {
-        Self {
-            saved: vec![Saved::All; model.layers],
-            residency: vec![Residency::Nf4; model.layers],
-            model,
-            lora: None,
-            training: false,
-            max_rows,
-            max_len,
-            logit_rows: 128,
-            compute: DType::Bf16,
-            dense: DType::Bf16,
-            head: HeadStore::Dense,
-            embedding: Space::Device,
-            kv_slots: 0,
-            kv_capacity: 0,
-        }
-    }
-
-    /// Whether the linears are quantised, packed or not.
-    pub fn four_bit(&self) -> bool {
-        !self.residency.contains(&Residency::Dense)
-    }
-}
+pub use spec::{EngineSpec, HeadStore, Residency, Saved};
 
 /// What a step must know.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -224,7 +130,7 @@ impl Engine {
     fn upload(&mut self, batch: &MicroBatch) -> Result<Rows> {
         let (rows, docs, max_len) = (batch.rows(), batch.docs(), batch.max_len());
         if rows == 0 || rows > self.spec.max_rows || max_len > self.spec.max_len {
-            return Err(Error::failed(format!(
+            return Err(Error::internal(format!(
                 "a micro-batch of {rows} rows with a document of {max_len} was given to an engine planned for \
                  {} rows and documents of {}",
                 self.spec.max_rows, self.spec.max_len
@@ -257,14 +163,14 @@ impl Engine {
     // --- training ---------------------------------------------------------------------------------------------------
 
     fn adapter_buffers(&self) -> Result<arrange::AdapterBuffers> {
-        self.arrangement.adapter.ok_or_else(|| Error::failed("this engine has no adapter"))
+        self.arrangement.adapter.ok_or_else(|| Error::internal("this engine has no adapter"))
     }
 
     fn training_buffers(&self) -> Result<arrange::AdapterBuffers> {
         if self.spec.training {
             self.adapter_buffers()
         } else {
-            Err(Error::failed("this engine was not laid out for training"))
+            Err(Error::internal("this engine was not laid out for training"))
         }
     }
 
@@ -334,7 +240,7 @@ impl Engine {
 
     fn write_flat(&mut self, dst: Buffer, flat: &[f32], what: &str) -> Result<()> {
         if flat.len() != dst.len() {
-            return Err(Error::failed(format!("the {what} has {} elements, expected {}", flat.len(), dst.len())));
+            return Err(Error::internal(format!("the {what} has {} elements, expected {}", flat.len(), dst.len())));
         }
         self.backend.write(dst, bytemuck::cast_slice(flat))
     }
@@ -357,13 +263,13 @@ impl Engine {
         let device = self.upload(batch)?;
         let (b, c, vocab) = (self.arrangement.batch, ids.len(), self.spec.model.vocab);
         if rows.len() > self.spec.max_rows || c == 0 || c > b.target_ids.len() {
-            return Err(Error::failed(format!("{} rows and {c} choices do not fit the engine", rows.len())));
+            return Err(Error::internal(format!("{} rows and {c} choices do not fit the engine", rows.len())));
         }
         if let Some(bad) = rows.iter().find(|&&r| r as usize >= batch.rows()) {
-            return Err(Error::failed(format!("row {bad} is asked for in a micro-batch of {}", batch.rows())));
+            return Err(Error::internal(format!("row {bad} is asked for in a micro-batch of {}", batch.rows())));
         }
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Error::failed(format!("token id {bad} is outside the model's vocabulary of {vocab}")));
+            return Err(Error::internal(format!("token id {bad} is outside the model's vocabulary of {vocab}")));
         }
         self.queue(|graph| graph.forward(&device, Pass::Plain))?;
         self.backend.write(b.target_rows, bytemuck::cast_slice(rows))?;

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::{
-    backend::{Heads, cpu::CpuBackend},
+    backend::{DType, Heads, Space, cpu::CpuBackend},
     data::{Sample, batch::NO_LOSS},
-    model::{Module, source::LinearData},
+    model::{LoraConfig, ModelConfig, Module, source::LinearData},
     quant::nf4,
     rng::{Dropout, Rng, mix64},
     tensor::Tensor,

@@ -49,11 +49,6 @@ impl HfDirectory {
         Ok(Self { dir: dir.to_path_buf(), config, quantization, files, place })
     }
 
-    /// The directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     fn file_of(&self, name: &str) -> Result<&MappedFile> {
         self.place.get(name).map(|&i| &self.files[i]).ok_or_else(|| {
             Error::content(&self.dir, format!("tensor `{name}`"), "is in none of the model's weight files")

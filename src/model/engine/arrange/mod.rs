@@ -5,13 +5,10 @@ mod activations;
 mod adapter;
 mod weights;
 
-use super::{EngineSpec, HeadStore, Residency, graph::operations};
+use super::{EngineSpec, graph::operations};
 use crate::{
-    Error, Result,
-    backend::{Buffer, DType, Demands, Kind, KvCache, Layout, Rows, Sizes, Space},
-    error::Setting,
-    model::Module,
-    quant::nf4,
+    Result,
+    backend::{Buffer, DType, Kind, KvCache, Layout, LoraPart, Rows, Sizes},
 };
 pub use activations::{LayerActivations, Workspace};
 pub use adapter::AdapterBuffers;
@@ -95,7 +92,7 @@ pub struct Arrangement {
 
 impl Arrangement {
     /// The adapters of one fused linear, for `rows` rows.
-    pub fn parts(&self, layer: usize, group: Group, rows: usize) -> Vec<crate::backend::LoraPart> {
+    pub fn parts(&self, layer: usize, group: Group, rows: usize) -> Vec<LoraPart> {
         self.adapter.as_ref().map_or(Vec::new(), |flat| self.places.parts(flat, layer, group, rows))
     }
 
@@ -141,72 +138,4 @@ fn caches(spec: &EngineSpec, act: DType, l: &mut Layout) -> Vec<KvCache> {
     let len = spec.kv_slots * spec.kv_capacity * spec.model.heads.kv_width();
     let mut take = || l.take(Kind::KvCache, act, len);
     (0..spec.model.layers).map(|_| KvCache { k: take(), v: take(), capacity: spec.kv_capacity }).collect()
-}
-
-impl EngineSpec {
-    /// Rows of a logits chunk that can occur.
-    pub(super) fn chunk_rows(&self) -> usize {
-        self.logit_rows.min(self.max_rows)
-    }
-
-    /// What it asks of a device beside memory.
-    fn demands(&self) -> Demands {
-        let (c, quantized_head) = (&self.model, self.head == HeadStore::Nf4);
-        Demands {
-            heads: c.heads,
-            hidden: c.hidden,
-            intermediate: c.intermediate,
-            vocab: c.vocab,
-            lora_rank: self.lora.as_ref().map_or(0, |lora| lora.r),
-            quantized: quantized_head || self.residency.iter().any(|&r| r != Residency::Dense),
-            quantized_head,
-            compute: self.compute,
-            dense: self.dense,
-            kv_slots: self.kv_slots,
-        }
-    }
-
-    /// Refuses what cannot be laid out.
-    fn check(&self) -> Result<()> {
-        let c = &self.model;
-        if self.max_rows == 0 || self.max_len == 0 || self.logit_rows == 0 {
-            return Err(Error::usage("a micro-batch needs at least one row, one position and one row of logits"));
-        }
-        if self.saved.len() != c.layers || self.residency.len() != c.layers {
-            return Err(Error::failed(format!(
-                "the plan speaks of {} and {} layers, the model has {}",
-                self.saved.len(),
-                self.residency.len(),
-                c.layers
-            )));
-        }
-        if self.residency.iter().any(|r| *r != Residency::Dense)
-            && let Some(m) = Module::ALL.iter().find(|m| m.shape(c).1 % nf4::BLOCK != 0)
-        {
-            let (name, inputs) = (m.name(), m.shape(c).1);
-            let message = format!("{name} has {inputs} input features; NF4 needs a multiple of {}", nf4::BLOCK);
-            return Err(
-                Error::setting(Setting::new("use-4bit", true), message).advise([Setting::new("use-4bit", false)])
-            );
-        }
-        if self.kv_slots > self.max_rows {
-            return Err(Error::failed(format!(
-                "{} sequences cannot be generated at once in passes of {} rows",
-                self.kv_slots, self.max_rows
-            )));
-        }
-        if self.head == HeadStore::Nf4 && !c.hidden.is_multiple_of(nf4::BLOCK) {
-            let message = format!("the head has {} input features; NF4 needs a multiple of {}", c.hidden, nf4::BLOCK);
-            return Err(
-                Error::setting(Setting::new("head-4bit", true), message).advise([Setting::new("head-4bit", false)])
-            );
-        }
-        if self.embedding == Space::Host && c.tied && self.head == HeadStore::Dense {
-            return Err(Error::failed("the embedding is the head too: it cannot lie in host memory"));
-        }
-        if self.training && self.lora.is_none() {
-            return Err(Error::failed("training needs an adapter"));
-        }
-        Ok(())
-    }
 }
