@@ -16,7 +16,7 @@
 //! | [`data`] | questions, prompts, splits, records, chat template, tokenizer, packing |
 //! | [`backend`] | the operations, and the devices that run them |
 //! | [`quant`] | NF4: codebook, quantise, dequantise, bitsandbytes format |
-//! | [`settings`] | how a setting is defined: once |
+//! | [`mod@settings`] | how a setting is defined: once |
 //! | [`files`] | every file that irori writes: whole or not there |
 //! | [`tensor`] | element types, and tensors in host memory |
 //! | [`stats`] | intervals and tests, each of them once |

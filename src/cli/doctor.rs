@@ -1,5 +1,6 @@
 //! `irori doctor`: what this machine is, and whether irori computes right on it.
 
+use super::errors::in_one_line;
 use crate::{
     Error, Result,
     backend::{
@@ -74,7 +75,7 @@ pub fn run(args: Args) -> Result<()> {
         cuda_kernel_files: modules::MODULES.len(),
         verdict: verdict(&cuda, &gpus, self_test.is_ok()),
         gpus,
-        self_test: self_test.as_ref().map_or_else(Error::to_string, |()| "passed".into()),
+        self_test: self_test.as_ref().map_or_else(in_one_line, |()| "passed".into()),
         cuda,
     };
     let text = if args.json {
@@ -109,7 +110,7 @@ fn examine(index: u32, device: &probe::Device) -> Gpu {
     };
     let result = run();
     gpu.healthy = result.is_ok();
-    gpu.self_test = result.map_or_else(|e| e.to_string(), |()| "passed".into());
+    gpu.self_test = result.map_or_else(|e| in_one_line(&e), |()| "passed".into());
     gpu
 }
 
