@@ -206,7 +206,7 @@ impl Engine {
         Ok(StepStats { loss_sum: f64::from(stats[0]), grad_norm: f64::from(stats[1]) })
     }
 
-    /// The adapter's master weights: flat, in the order of [`LoraConfig::slots`].
+    /// The adapter's master weights: flat, in the order of [`crate::model::LoraConfig::slots`].
     pub fn adapter(&mut self) -> Result<Vec<f32>> {
         let a = self.adapter_buffers()?;
         self.read_f32(a.master)

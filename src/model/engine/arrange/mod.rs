@@ -27,7 +27,7 @@ pub struct BatchBuffers {
     pub cu_seqlens: Buffer,
     /// `U32 [T]`.
     pub target_rows: Buffer,
-    /// `U32 [T]`; also the columns asked of [`crate::backend::Backend::log_softmax_at`] and the results of argmax.
+    /// `U32 [T]`; also the columns asked of [`crate::backend::ops::LogSoftmaxAt`] and the results of argmax.
     pub target_ids: Buffer,
     /// Log-probabilities read back, `F32 [T]`.
     pub logprobs: Buffer,
