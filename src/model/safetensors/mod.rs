@@ -26,6 +26,11 @@ pub struct Entry {
     range: Range<usize>,
 }
 
+/// What is wrong with a tensor whose element `i` is NaN or infinite.
+pub fn not_finite(i: usize, value: f32) -> String {
+    format!("element {i} is {value}, not a finite number: the file is damaged, or what wrote it diverged")
+}
+
 /// A mapped file and its tensors.
 #[derive(Debug)]
 pub struct MappedFile {
@@ -92,15 +97,19 @@ impl MappedFile {
         Ok(Tensor::new(dtype, shape, self.bytes(entry)))
     }
 
-    /// A tensor of floats of exactly this shape.
+    /// A tensor of finite floats of exactly this shape. Every weight, scale and adapter that is read comes this way, so
+    /// that one place keeps NaN out: quantising would hide it, and results would be made of it.
     ///
     /// # Errors
-    /// As [`MappedFile::tensor`], and if it is of another type.
+    /// As [`MappedFile::tensor`], and if it is of another type or an element is NaN or infinite.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let tensor = self.tensor(name, shape)?;
-        match tensor.floats() {
-            Ok(_) => Ok(tensor),
-            Err(_) => Err(self.wrong(name, "is not of type F32, BF16 or F16")),
+        let Ok(floats) = tensor.floats() else {
+            return Err(self.wrong(name, "is not of type F32, BF16 or F16"));
+        };
+        match floats.first_non_finite() {
+            None => Ok(tensor),
+            Some((i, value)) => Err(self.wrong(name, not_finite(i, value))),
         }
     }
 

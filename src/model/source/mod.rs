@@ -5,6 +5,8 @@ mod hf;
 mod open;
 pub mod packed;
 mod synthetic;
+#[cfg(test)]
+mod tests;
 
 use super::ModelConfig;
 use crate::{
