@@ -186,7 +186,8 @@ impl Floats<'_> {
     pub fn first_non_finite(&self) -> Option<(usize, f32)> {
         // A multiple of every element's size, small enough to stay in a cache.
         const PIECE: usize = 1 << 18;
-        let (bytes, has): (&[u8], fn(&[u8]) -> bool) = match self {
+        type Has = fn(&[u8]) -> bool;
+        let (bytes, has): (&[u8], Has) = match self {
             Self::F32(b) => (b, f32_non_finite),
             Self::Bf16(b) => (b, bf16_non_finite),
             Self::F16(b) => (b, f16_non_finite),

@@ -1,6 +1,7 @@
 //! Where base weights come from: a Hugging Face directory, the local cache, or made on the fly.
 
 mod bnb;
+pub mod cache;
 mod hf;
 mod open;
 pub mod packed;

@@ -146,7 +146,8 @@ fn quantising_merging_and_copying_see_it_in_every_type() {
         let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: vec![Module::QProj] };
         let flat = vec![0.01; lora.parameters(&model)];
         let adapter = peft::Adapter { lora, flat, base: None };
-        let works: [(&str, &dyn Fn(&dyn WeightSource) -> Result<()>); 4] = [
+        type Work<'a> = (&'a str, &'a dyn Fn(&dyn WeightSource) -> Result<()>);
+        let works: [Work; 4] = [
             ("quantize", &|s| into_sink(|sink| convert::quantize(s, sink))),
             ("merge", &|s| into_sink(|sink| convert::merge(s, &adapter, Beside { nf4: false, nf4_head: false }, sink))),
             ("dequantized", &|s| {
@@ -185,4 +186,88 @@ fn a_result_that_its_type_cannot_hold_is_refused() {
         "{error}"
     );
     assert!(matches!(into_sink(|sink| convert::merge(&source, &adapter, beside, sink)), Err(Error::Content { .. })));
+}
+
+/// A copy of a golden model with one more tensor in it.
+fn with_tensor(name: &str, tensor: &Tensor) -> tempfile::TempDir {
+    use crate::model::safetensors::write::{self, Header};
+    let dir = copy("tied");
+    let path = dir.path().join("model.safetensors");
+    let bytes = {
+        let file = MappedFile::open(&path).expect("opens");
+        let of = |e: &crate::model::safetensors::Entry| {
+            Tensor::new(e.dtype.expect("known"), &e.shape[..], file.bytes(e).to_vec())
+        };
+        let mut all: Vec<(String, Tensor)> = file.entries().map(|(n, e)| (n.to_owned(), of(e))).collect();
+        all.push((name.to_owned(), tensor.clone()));
+        write::file(Header::of_torch(), all.iter().map(|(n, t)| (n.as_str(), t))).expect("bytes")
+    };
+    fs::write(path, bytes).expect("written");
+    dir
+}
+
+#[test]
+fn weights_quantised_in_other_ways_are_refused_by_the_tensor_beside_them() {
+    let one = Tensor::new(DType::F32, [1], vec![0; 4]);
+    let linear = "model.layers.1.mlp.up_proj";
+    for (end, says) in [
+        ("qweight", "GPTQ or AWQ"),
+        ("qzeros", "GPTQ or AWQ"),
+        ("g_idx", "GPTQ"),
+        ("scales", "GPTQ, AWQ or MLX"),
+        ("SCB", "8 bits"),
+        ("weight.quant_state.bitsandbytes__fp4", "FP4"),
+        ("weight_scale", "fp8 or int8"),
+        ("weight_scale_inv", "fp8"),
+        ("weight_packed", "compressed-tensors"),
+        ("codebooks", "AQLM"),
+        ("weight.absmax", "config.json says nothing"),
+    ] {
+        let dir = with_tensor(&format!("{linear}.{end}"), &one);
+        let error = read_all(dir.path()).expect_err(end).to_string();
+        assert!(error.contains(&format!("`{linear}.{end}`: is ")) && error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn what_stands_in_place_of_a_model_is_named() {
+    let write = |dir: &Path, name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).expect("written");
+    let only = |dir: &Path, name: &str| {
+        fs::rename(dir.join("model.safetensors"), dir.join(name)).expect("renamed");
+        write(dir, "README.md", b"x");
+    };
+    let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    for (name, bytes, says) in [
+        ("model.safetensors", &lfs[..], "Git LFS"),
+        ("config.json", lfs, "Git LFS"),
+        ("model.safetensors", b"<!DOCTYPE html>", "web server"),
+        ("config.json", b"<html>", "web server"),
+        ("model.safetensors", b"", "is empty"),
+        ("config.json", b"", "is empty"),
+        ("model.safetensors", b"PK\x03\x04..........", "zip archive"),
+    ] {
+        let dir = copy("tied");
+        write(dir.path(), name, bytes);
+        let error = read_all(dir.path()).expect_err(says).to_string();
+        assert!(error.contains(&format!("{name}: is ")) && error.contains(says), "{error}");
+    }
+    for name in ["pytorch_model.bin", "consolidated.00.pth", "model.gguf", "weights.safetensors"] {
+        let dir = copy("tied");
+        only(dir.path(), name);
+        let error = read_all(dir.path()).expect_err(name).to_string();
+        assert!(error.contains(&format!("but {name}; irori reads safetensors")), "{error}");
+    }
+    #[cfg(unix)]
+    for (model, name) in [
+        ("tied", "model.safetensors"),
+        ("tied", "config.json"),
+        ("untied", "model-00002-of-00002.safetensors"),
+        ("untied", "model.safetensors.index.json"),
+    ] {
+        let dir = copy(model);
+        fs::remove_file(dir.path().join(name)).expect("removed");
+        std::os::unix::fs::symlink("../../blobs/0", dir.path().join(name)).expect("linked");
+        let error = read_all(dir.path()).expect_err(name).to_string();
+        assert!(error.contains(&format!("{name}: is a link to ../../blobs/0, which is not there")), "{error}");
+    }
 }
