@@ -1,12 +1,13 @@
 //! `irori doctor`: what this machine is, and whether irori computes right on it.
 
+use super::errors::in_one_line;
 use crate::{
     Error, Result,
     backend::{
         cpu,
         cpu::CpuBackend,
         cuda::{
-            CudaBackend, CudaSizes,
+            CudaBackend, CudaProperties,
             driver::{
                 CudaDriver, hint,
                 probe::{self, Probe, probe},
@@ -74,7 +75,7 @@ pub fn run(args: Args) -> Result<()> {
         cuda_kernel_files: modules::MODULES.len(),
         verdict: verdict(&cuda, &gpus, self_test.is_ok()),
         gpus,
-        self_test: self_test.as_ref().map_or_else(Error::to_string, |()| "passed".into()),
+        self_test: self_test.as_ref().map_or_else(in_one_line, |()| "passed".into()),
         cuda,
     };
     let text = if args.json {
@@ -102,14 +103,14 @@ fn examine(index: u32, device: &probe::Device) -> Gpu {
         supported: device.capability >= 80,
     };
     let mut run = || -> Result<()> {
-        let mut backend = CudaBackend::new(Box::new(CudaDriver::open(index)?), CudaSizes::FUSED)?;
+        let mut backend = CudaBackend::new(Box::new(CudaDriver::open(index)?), CudaProperties::FUSED)?;
         gpu.free_memory_bytes = backend.free_memory()?;
         gpu.peaks = Some(backend.measure()?);
         selftest::run(Box::new(backend))
     };
     let result = run();
     gpu.healthy = result.is_ok();
-    gpu.self_test = result.map_or_else(|e| e.to_string(), |()| "passed".into());
+    gpu.self_test = result.map_or_else(|e| in_one_line(&e), |()| "passed".into());
     gpu
 }
 

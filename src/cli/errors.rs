@@ -55,20 +55,30 @@ fn advised(advice: &[Setting]) -> String {
     }
 }
 
-/// The error in a line, and each of its causes in a line below it.
-pub fn render(e: &Error) -> String {
-    let mut text = format!("error: {}\n", line(e));
+/// The error and its causes, each in a line.
+fn lines(e: &Error) -> Vec<String> {
+    let mut lines = vec![line(e)];
     let mut outer = e;
     while let Error::Context { source, .. } = outer {
-        text.push_str(&format!("  because: {}\n", line(source)));
+        lines.push(line(source));
         outer = source;
     }
     let mut cause = outer.source();
     while let Some(c) = cause {
-        text.push_str(&format!("  because: {c}\n"));
+        lines.push(c.to_string());
         cause = c.source();
     }
-    text
+    lines
+}
+
+/// The error in a line, and each of its causes in a line below it.
+pub fn render(e: &Error) -> String {
+    format!("error: {}\n", lines(e).join("\n  because: "))
+}
+
+/// The error and its causes in one line, for where it is one finding among others.
+pub fn in_one_line(e: &Error) -> String {
+    lines(e).join(": ")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::{
     common::{Terminal, note},
+    errors::with_flags,
     flags::Flags,
 };
 use crate::{
@@ -61,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut terminal = Terminal::default();
     let prepared = training::prepare(&config, &mut terminal)?;
-    let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(text))?;
+    let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(&with_flags(text)))?;
     for line in summary(&config, &prepared) {
         note(&line);
     }

@@ -4,12 +4,13 @@ use super::{Definition, Slot};
 use crate::{Error, Result, error::Setting};
 
 /// Declares a group of settings: the struct of what was given (every field an `Option`), the struct of what was decided, and
-/// how one becomes the other ([`Group`]).
+/// how one becomes the other ([`Group`](crate::settings::Group)).
 ///
-/// A setting is written as a field with its default, then what differs from [`Definition::of`]:
-/// `name: Type = default => { field: value, … },`. A default may end in `?` (see [`needed`]). The line of documentation is
-/// its help. `group name: Given,` takes in another group whole (`first group` puts it before the others); `older { name: Type => {…}, }` declares settings that are
-/// still read, for the group's own code to translate, and are no part of the result.
+/// A setting is written as a field with its default, then what differs from
+/// [`Definition::of`](crate::settings::Definition::of): `name: Type = default => { field: value, … },`. A default may end in
+/// `?` (see [`needed`](crate::settings::needed)). The line of documentation is its help. `group name: Given,` takes in another
+/// group whole (`first group` puts it before the others); `older { name: Type => {…}, }` declares settings that are still
+/// read, for the group's own code to translate, and are no part of the result.
 #[macro_export]
 macro_rules! settings {
     (

@@ -162,7 +162,7 @@ pub trait Group: Default + Sized {
 /// # Errors
 /// Always.
 pub fn needed<T>(name: &'static str) -> Result<T> {
-    Err(Error::setting(Setting::named(name), "is missing: set it on the command line or in a configuration file"))
+    Err(Error::setting(Setting::named(name), "is missing: it has no default"))
 }
 
 /// Entries as a file that [`Group::from_file`] reads.

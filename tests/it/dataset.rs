@@ -1,6 +1,6 @@
 //! `irori dataset` as a user runs it: files, counts, warnings, exit codes.
 
-use crate::shared::shared;
+use crate::{program, shared::shared};
 use assert_cmd::Command;
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -113,4 +113,42 @@ fn the_real_set_with_the_real_tokenizer() {
     assert!(report["truncated"].as_u64().unwrap() > 0 && report["samples"] == 100, "{text}");
     let longest = report["lengths"].as_array().unwrap().iter().filter_map(Value::as_u64).max();
     assert_eq!(longest, Some(200));
+}
+
+/// `dataset inspect` shows the loss that `train` computes, wherever it is to fall.
+#[test]
+fn what_inspect_shows_is_what_is_trained_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    let turn = |role: &str, text: &str| serde_json::json!({"role": role, "content": text});
+    let talk = [turn("user", "一つ"), turn("assistant", "はい"), turn("user", "二つ"), turn("assistant", "いいえ")];
+    let records = format!("{}\n{{\"input\":\"問\",\"output\":\"a\"}}\n", serde_json::json!({"messages": talk}));
+    fs::write(at.join("t.jsonl"), records).expect("written");
+    program::done(at, &["synth", "--arch", "tiny", "--output", "m"]);
+    let mut seen = Vec::new();
+    for on in ["answer", "all-turns", "everything"] {
+        let shown =
+            program::done(at, &["dataset", "inspect", "t.jsonl", "--model", "m", "--loss-on", on, "--json"]).stdout;
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        let line =
+            format!("train --model m --train-file t.jsonl --max-steps 2 --lora-r 2 --output-dir {on} --loss-on {on}");
+        program::done(at, &line.split(' ').collect::<Vec<_>>());
+        let start = program::metrics(&at.join(on)).remove(0);
+        let counts = ["samples", "tokens", "targets"].map(|key| (shown[key].clone(), start[key].clone()));
+        assert!(counts.iter().all(|(shown, trained)| shown == trained && shown.is_u64()), "{on}: {counts:?}");
+        seen.push(counts[2].0.as_u64());
+    }
+    assert!(seen[0] < seen[1] && seen[1] < seen[2], "{seen:?}");
+    // The older spelling says the same; both at once must agree.
+    let older =
+        "train --model m --train-file t.jsonl --max-steps 2 --lora-r 2 --loss-on-output-only=false --output-dir";
+    program::done(at, &[&older.split(' ').collect::<Vec<_>>()[..], &["older"]].concat());
+    let weights = |run: &str| fs::read(at.join(run).join("adapter_model.safetensors")).expect("an adapter");
+    assert!(weights("older") == weights("everything") && weights("older") != weights("answer"));
+    let end =
+        program::irori(at, &[&older.split(' ').collect::<Vec<_>>()[..], &["none", "--loss-on", "answer"]].concat());
+    assert!(
+        end.code == Some(2) && end.stderr.contains("--loss-on-output-only=false: contradicts --loss-on"),
+        "{end:?}"
+    );
 }

@@ -64,6 +64,20 @@ mod tests {
         make(Line::try_parse_from(std::iter::once("irori").chain(flags.split_whitespace())).unwrap().args)
     }
 
+    /// The second way to multiply by NF4 weights needs room for one of them, and the plan counts it.
+    #[test]
+    fn the_scratch_of_a_path_is_planned() {
+        let scratch = |path: &str| {
+            let forecast = made(&format!("--model synthetic:qwen3-8b --gpu rtx3080-10gb --nf4-path {path}")).unwrap();
+            let items = forecast.plan.items;
+            items.iter().find(|(kind, _)| *kind == crate::backend::Kind::Scratch).map_or(0, |(_, bytes)| *bytes)
+        };
+        assert_eq!(scratch("auto"), scratch("fused"));
+        // gate and up are one matrix.
+        let largest = 2 * 12_288 * 4096 * 2;
+        assert!(scratch("scratch") >= largest && scratch("fused") < largest, "{}", scratch("scratch"));
+    }
+
     #[test]
     fn json_and_table_say_the_same() {
         let made = made("--model synthetic:qwen3-8b --gpu a100-2g.20gb").unwrap();

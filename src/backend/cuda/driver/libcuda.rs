@@ -126,3 +126,25 @@ pub(super) fn require(symbols: &[&str], wanted: &Setting) -> Result<()> {
 fn unavailable(wanted: &Setting, message: impl Into<String>) -> Error {
     Error::setting(wanted.clone(), message).advise([Setting::new("device", "cpu")])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_says_its_name_its_code_and_what_is_behind_it() {
+        assert!(check("cuInit", sys::CUresult::CUDA_SUCCESS).is_ok());
+        let e = check("cuInit", sys::CUresult::CUDA_ERROR_NO_DEVICE).expect_err("it failed");
+        assert!(matches!(e, Error::Device { call: "cuInit", code: 100, .. }), "{e:?}");
+        let said = e.to_string();
+        assert!(said.starts_with("cuInit failed: CUDA_ERROR_NO_DEVICE: the driver shows no device"), "{said}");
+    }
+
+    #[test]
+    fn every_symbol_is_asked_for_once() {
+        let all: Vec<_> = SYMBOLS.iter().chain(GREEN_SYMBOLS).collect();
+        assert!(all.iter().all(|name| is_required(name)));
+        let unlike: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(unlike.len(), all.len());
+    }
+}

@@ -24,7 +24,7 @@ pub fn zero<'a>(op: &Zero, at: &Context) -> Vec<Command<'a>> {
     vec![Command::Zero { dst: at.of(op.dst), bytes: op.dst.bytes() }]
 }
 
-/// See [`Copy`].
+/// See [`struct@Copy`].
 pub fn copy<'a>(op: &Copy, at: &Context) -> Vec<Command<'a>> {
     vec![Command::Copy { src: at.of(op.src), dst: at.of(op.dst), bytes: op.src.bytes() }]
 }
