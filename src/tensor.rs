@@ -1,8 +1,9 @@
 //! Element types, and tensors in host memory: row-major, little-endian (as is every machine that irori runs on), at any
 //! address. What an element type is called elsewhere, and every conversion between them, is here.
 
-use crate::{Error, Result};
+use crate::{Error, Result, simd::multiversion};
 use half::{bf16, f16};
+use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Element type of a buffer on a device, or of a tensor in a file.
@@ -180,6 +181,27 @@ impl Floats<'_> {
         self.len() == 0
     }
 
+    /// The first element that is NaN or infinite, and its value. Large tensors are looked through in parallel, because every
+    /// weight that is loaded is.
+    pub fn first_non_finite(&self) -> Option<(usize, f32)> {
+        // A multiple of every element's size, small enough to stay in a cache.
+        const PIECE: usize = 1 << 18;
+        type Has = fn(&[u8]) -> bool;
+        let (bytes, has): (&[u8], Has) = match self {
+            Self::F32(b) => (b, f32_non_finite),
+            Self::Bf16(b) => (b, bf16_non_finite),
+            Self::F16(b) => (b, f16_non_finite),
+        };
+        let piece =
+            if bytes.len() <= PIECE { has(bytes).then_some(0) } else { bytes.par_chunks(PIECE).position_first(has) }?;
+        let first = piece * PIECE / if matches!(self, Self::F32(_)) { 4 } else { 2 };
+        let mut value = [0.0];
+        (first..self.len()).find_map(|i| {
+            self.read(i, &mut value);
+            (!value[0].is_finite()).then_some((i, value[0]))
+        })
+    }
+
     /// Elements `start..start + out.len()` as f32; every value of the three types is one.
     ///
     /// # Panics
@@ -203,6 +225,32 @@ impl Floats<'_> {
                 }
             }
         }
+    }
+}
+
+// A number is NaN or infinite where every bit of its exponent is set. Nothing branches, so that these loops vectorise.
+
+multiversion! {
+    fn f32_non_finite(bytes: &[u8]) -> bool {
+        const EXPONENT: u32 = 0x7f80_0000;
+        let hit = |b: &[u8; 4]| u32::from(u32::from_le_bytes(*b) & EXPONENT == EXPONENT);
+        bytes.as_chunks::<4>().0.iter().fold(0, |any, b| any | hit(b)) != 0
+    }
+}
+
+multiversion! {
+    fn bf16_non_finite(bytes: &[u8]) -> bool {
+        const EXPONENT: u16 = 0x7f80;
+        let hit = |b: &[u8; 2]| u16::from(u16::from_le_bytes(*b) & EXPONENT == EXPONENT);
+        bytes.as_chunks::<2>().0.iter().fold(0, |any, b| any | hit(b)) != 0
+    }
+}
+
+multiversion! {
+    fn f16_non_finite(bytes: &[u8]) -> bool {
+        const EXPONENT: u16 = 0x7c00;
+        let hit = |b: &[u8; 2]| u16::from(u16::from_le_bytes(*b) & EXPONENT == EXPONENT);
+        bytes.as_chunks::<2>().0.iter().fold(0, |any, b| any | hit(b)) != 0
     }
 }
 
@@ -231,6 +279,33 @@ mod tests {
         for dtype in [DType::U8, DType::U32, DType::I64] {
             let error = Tensor::new(dtype, [1], vec![0; dtype.size()]).to_f32().unwrap_err().to_string();
             assert!(error.contains(&format!("{dtype:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_element_that_is_no_number_is_found_wherever_it_is() {
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            // The largest and the smallest numbers of each type are numbers.
+            let largest = if dtype == DType::F16 { 65_504.0 } else { 3.38e38 };
+            for len in [1, 7, 33, 300_001] {
+                let values: Vec<f32> = (0..len).map(|i| [0.0, -largest, largest, 6e-8][i % 4]).collect();
+                let bytes = dtype.encode(&values);
+                let first = |bytes: &[u8]| HostTensor { dtype, bytes }.floats().unwrap().first_non_finite();
+                assert_eq!(first(&bytes), None, "{dtype:?} {len}");
+                for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    for at in [0, len / 2, len - 1] {
+                        // At an odd address, as in a file.
+                        let mut spoilt = [vec![0], bytes.clone()].concat();
+                        let size = dtype.size();
+                        spoilt[1 + at * size..][..size].copy_from_slice(&dtype.encode(&[bad]));
+                        let (found, value) = first(&spoilt[1..]).expect("found");
+                        assert!(
+                            found == at && (value == bad || value.is_nan() && bad.is_nan()),
+                            "{dtype:?} {len} {at}"
+                        );
+                    }
+                }
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
         sink::{HfOptions, HfSink, WeightSink, copy_text_files, json_file},
         source::open,
     },
-    run::inference::trained_with_head_4bit,
+    run::inference::{adapter_dir, trained_with_head_4bit},
 };
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,8 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub fn run(mut args: Args) -> Result<()> {
+    args.adapter = adapter_dir(&args.adapter)?;
     let opened = open(&args.model)?;
     let source = opened.source.as_ref();
     let model = source.config().clone();

@@ -14,7 +14,7 @@ use crate::{
         config::PRESETS,
         convert,
         sink::{HfOptions, HfSink, WeightSink, copy_file, json_file},
-        source::Synthetic,
+        source::{Synthetic, cache},
     },
     plan::device,
     tensor::DType,
@@ -49,7 +49,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut config = architecture(&args.arch)?;
     let dtype = if args.dtype == "f32" { DType::F32 } else { DType::Bf16 };
-    let tokenizer = args.tokenizer.as_deref().map(tokenizer_dir).transpose()?;
+    let tokenizer = args.tokenizer.as_deref().map(|t| tokenizer_dir(&cache::locate("tokenizer", t)?)).transpose()?;
     let (rows, ids) = match &tokenizer {
         Some((file, _)) => {
             let tokenizer = Tokenizer::load(file.parent().unwrap_or(Path::new(".")))?;

@@ -4,7 +4,7 @@
 //! tokenizer_config.json (a text, or a list of named ones of which `default` is taken). A model without one gets
 //! ChatML, the format that Qwen's own template produces. Thinking is off unless asked for.
 
-use crate::{Error, Result};
+use crate::{Error, Result, files::stand_in};
 use minijinja::{Environment, ErrorKind, State, Value, context};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ impl ChatTemplate {
     /// A file that is there but cannot be read or parsed.
     pub fn load(dir: &Path) -> Result<Self> {
         let config_path = dir.join("tokenizer_config.json");
-        let config = match read_optional(&config_path)? {
+        let config = match stand_in::read_optional(&config_path)? {
             Some(text) => serde_json::from_str(&text)
                 .map_err(|e| Error::content(&config_path, "", format!("not valid JSON: {e}")))?,
             None => serde_json::Value::Null,
@@ -70,7 +70,7 @@ impl ChatTemplate {
             value.as_str().or_else(|| value["content"].as_str()).unwrap_or_default().to_owned()
         };
         let jinja = dir.join("chat_template.jinja");
-        let (path, source) = if let Some(source) = read_optional(&jinja)? {
+        let (path, source) = if let Some(source) = stand_in::read_optional(&jinja)? {
             (jinja, source)
         } else {
             match &config["chat_template"] {
@@ -157,14 +157,6 @@ impl ChatTemplate {
         let text = self.render(&turns, false, false)?;
         let end = text.rsplit_once(MARK).map(|(_, end)| end.trim().to_owned());
         Ok(end.filter(|end| !end.is_empty()))
-    }
-}
-
-fn read_optional(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! recognised, and normalisation is what tokenizer.json says (NFC for Qwen). Padding and truncation settings that some
 //! tokenizer.json carry are switched off: they would silently cut long prompts.
 
-use crate::{Error, Result};
+use crate::{Error, Result, files::stand_in};
 use serde_json::Value;
 use std::{
     cell::Cell,
@@ -54,6 +54,7 @@ impl Tokenizer {
     /// Files that are missing, corrupt, or inconsistent; the error names the file.
     pub fn load(path: &Path) -> Result<Self> {
         let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        stand_in::check(&path)?;
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         // The crate is careful, but some inconsistent files (merges without their vocabulary) have made it panic.
         let parsed = quietly(|| Inner::from_bytes(&bytes));
@@ -77,11 +78,11 @@ impl Tokenizer {
         let dir = self.path.parent().unwrap_or(Path::new("")).to_owned();
         let read = |name: &str| -> Result<Value> {
             let path = dir.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => serde_json::from_slice(&bytes)
-                    .map_err(|e| Error::content(&path, "", format!("not valid JSON: {e}"))),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-                Err(e) => Err(Error::io("read", &path)(e)),
+            match stand_in::read_optional(&path)? {
+                Some(text) => {
+                    serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("not valid JSON: {e}")))
+                }
+                None => Ok(Value::Null),
             }
         };
         let config = read("tokenizer_config.json")?;
@@ -265,7 +266,8 @@ mod tests {
         {
             std::fs::write(&path, bad).unwrap();
             let message = Tokenizer::load(&path).unwrap_err().to_string();
-            assert!(message.contains("tokenizer.json: not a"), "{message}");
+            let says = if bad.is_empty() { "tokenizer.json: is empty" } else { "tokenizer.json: not a" };
+            assert!(message.contains(says), "{message}");
         }
         assert!(Tokenizer::load(&dir.path().join("no")).unwrap_err().to_string().starts_with("cannot read"));
     }

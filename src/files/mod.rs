@@ -11,6 +11,8 @@
 //! content is durable. What fails removes its temporary; a killed process leaves it, and its name (`NAME.tmp-PID`) says
 //! what it is. The caller says what is to happen where the name is taken already: [`Existing`].
 //!
+//! What is read and is not what it should be is named by [`stand_in`].
+//!
 //! The operations are a trait, [`Disk`], so that tests can let each single one fail, or let the process die at it, and look
 //! at what is left.
 
@@ -19,6 +21,7 @@ mod disk;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod staged;
+pub mod stand_in;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -30,12 +30,7 @@ pub fn quantize(source: &dyn WeightSource, sink: &mut dyn WeightSink) -> Result<
     for t in tensors(source.config()) {
         let weight = source.tensor(&t.name, &t.shape)?;
         if t.linear().is_some() {
-            let nf4 = Nf4::of(weight.floats()?);
-            if let Some(i) = nf4.absmax.iter().position(|a| !a.is_finite()) {
-                let (row, column) = (i * nf4::BLOCK / t.shape[1], i * nf4::BLOCK % t.shape[1]);
-                return Err(not_finite(source, &t, format!("row {row}, columns from {column}: not finite")));
-            }
-            sink.nf4(&t, &nf4, weight.dtype)?;
+            sink.nf4(&t, &Nf4::of(weight.floats()?), weight.dtype)?;
         } else {
             sink.tensor(&t, &weight)?;
         }
@@ -68,14 +63,11 @@ pub fn merge(source: &dyn WeightSource, adapter: &Adapter, beside: Beside, sink:
                 if let Some(slot) = slots.get(&(layer, module)) {
                     add(&mut w, slot, &adapter.flat, adapter.lora.scale());
                 }
-                if let Some(i) = w.iter().position(|x| !x.is_finite()) {
-                    return Err(not_finite(source, &t, format!("element {i} is not finite after merging")));
-                }
-                sink.tensor(&t, &Tensor::new(dtype, &t.shape[..], dtype.encode(&w)))?;
+                sink.tensor(&t, &encoded(source, &t, dtype, &w)?)?;
             }
             Role::Head if beside.nf4_head => {
                 let (dtype, w) = linear_f32(source, &t, true)?;
-                sink.tensor(&t, &Tensor::new(dtype, &t.shape[..], dtype.encode(&w)))?;
+                sink.tensor(&t, &encoded(source, &t, dtype, &w)?)?;
             }
             _ => sink.tensor(&t, &source.tensor(&t.name, &t.shape)?)?,
         }
@@ -87,14 +79,14 @@ pub fn merge(source: &dyn WeightSource, adapter: &Adapter, beside: Beside, sink:
 /// Writes a dense model with every tensor in one element type.
 ///
 /// # Errors
-/// If a weight is missing or malformed, or the disk is full.
+/// If a weight is missing, malformed or too large for the type, or the disk is full.
 pub fn copy(source: &dyn WeightSource, dtype: DType, sink: &mut dyn WeightSink) -> Result<()> {
     for t in tensors(source.config()) {
         let weight = source.tensor(&t.name, &t.shape)?;
         if weight.dtype == dtype {
             sink.tensor(&t, &weight)?;
         } else {
-            sink.tensor(&t, &Tensor::new(dtype, &t.shape[..], dtype.encode(&weight.to_f32()?)))?;
+            sink.tensor(&t, &encoded(source, &t, dtype, &weight.to_f32()?)?)?;
         }
         drop(weight);
         source.release(&t.name);
@@ -102,8 +94,17 @@ pub fn copy(source: &dyn WeightSource, dtype: DType, sink: &mut dyn WeightSink) 
     Ok(())
 }
 
-fn not_finite(source: &dyn WeightSource, t: &ModelTensor, message: String) -> Error {
-    Error::content(source.describe(), format!("tensor `{}`", t.name), message)
+/// What is written of a tensor that was computed: `values` rounded to `dtype`, in which every one must be a number. 70000
+/// is none in F16.
+fn encoded(source: &dyn WeightSource, t: &ModelTensor, dtype: DType, values: &[f32]) -> Result<Tensor<'static>> {
+    let tensor = Tensor::new(dtype, &t.shape[..], dtype.encode(values));
+    match tensor.floats()?.first_non_finite() {
+        None => Ok(tensor),
+        Some((i, value)) => {
+            let message = format!("element {i} of the result is {}, which is {value} as {dtype:?}", values[i]);
+            Err(Error::content(source.describe(), format!("tensor `{}`", t.name), message))
+        }
+    }
 }
 
 /// A linear as f32, and the type it is to be written in: dense as stored, or dequantised and rounded to bf16 as training sees

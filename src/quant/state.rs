@@ -55,7 +55,10 @@ impl QuantState {
     /// # Errors
     /// What is wrong with it, in words: if it is not JSON of this form, or not NF4 in blocks of 64 (256 for the absmax values).
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let state: Self = serde_json::from_slice(bytes).map_err(|e| format!("quantisation record: {e}"))?;
+        let state: Self = serde_json::from_slice(bytes).map_err(|e| match number_that_json_has_not(bytes) {
+            Some(found) => format!("quantisation record: holds {found}, which is no finite number"),
+            None => format!("quantisation record: {e}"),
+        })?;
         let wrong = |field: &str, found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display| {
             Err(format!("quantisation record: `{field}` is {found}, irori reads {expected}"))
         };
@@ -68,7 +71,10 @@ impl QuantState {
         match state.nested_blocksize {
             Some(n) if n != super::nested::BLOCK => wrong("nested_blocksize", &n, &super::nested::BLOCK),
             Some(_) if state.nested_offset.is_none() => wrong("nested_offset", &"missing", &"a number"),
-            _ => Ok(state),
+            _ => match state.nested_offset {
+                Some(offset) if !(offset as f32).is_finite() => wrong("nested_offset", &offset, &"a number of f32"),
+                _ => Ok(state),
+            },
         }
     }
 
@@ -79,6 +85,13 @@ impl QuantState {
         debug_assert!(written.is_ok(), "strings and numbers can always be written");
         String::from_utf8(text).unwrap_or_default()
     }
+}
+
+/// `NaN`, `Infinity` or `-Infinity`, which Python writes into JSON as they are.
+fn number_that_json_has_not(bytes: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(bytes);
+    let has = |word: &&str| text.split([':', '[', ',', ']', '}']).any(|value| value.trim() == *word);
+    ["NaN", "Infinity", "-Infinity"].into_iter().find(has)
 }
 
 /// `{"a": 1, "b": [2, 3]}`.
@@ -127,5 +140,10 @@ mod tests {
         assert_eq!(message(&record("nf4", 128, "")), "quantisation record: `blocksize` is 128, irori reads 64");
         assert!(message(&record("nf4", 64, ",\"nested_blocksize\":128")).contains("`nested_blocksize` is 128"));
         assert!(message(&record("nf4", 64, ",\"nested_blocksize\":256")).contains("`nested_offset` is missing"));
+        for (offset, says) in [("NaN", "holds NaN"), ("-Infinity", "holds -Infinity"), ("1e39", "`nested_offset` is 1")]
+        {
+            let record = record("nf4", 64, &format!(",\"nested_blocksize\":256,\"nested_offset\": {offset}"));
+            assert!(message(&record).contains(says), "{offset}");
+        }
     }
 }

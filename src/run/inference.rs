@@ -7,11 +7,12 @@ use crate::{
     digest,
     error::Setting,
     eval::ask::{TemplatePrompter, Wording},
+    files::stand_in,
     model::{
         Engine,
         engine::EngineSpec,
         peft,
-        source::{self, Opened},
+        source::{self, Opened, cache},
     },
     plan::settings::{Base, BaseSettings, Machine},
     settings::Group,
@@ -67,7 +68,8 @@ impl Session {
     pub fn open(asked: &Inference, listener: &mut dyn Listener) -> Result<Self> {
         let opened = source::open(&asked.base.model)?;
         let encoder = encoder(asked, &opened)?;
-        let adapter = asked.adapter.as_deref().map(|dir| peft::load(dir, opened.source.config())).transpose()?;
+        let load = |name: &Path| peft::load(&adapter_dir(name)?, opened.source.config());
+        let adapter = asked.adapter.as_deref().map(load).transpose()?;
         let spec = engine::asked(&asked.base, opened.source.config().clone(), asked.max_len, asked.max_len);
         let spec = EngineSpec {
             lora: adapter.as_ref().map(|a| a.lora.clone()),
@@ -104,9 +106,25 @@ impl Session {
 }
 
 fn encoder(asked: &Inference, opened: &Opened) -> Result<Option<Rc<Encoder>>> {
-    let own = opened.dir.as_deref().filter(|d| d.join("tokenizer.json").exists());
-    let place = asked.base.tokenizer.as_deref().or(own);
-    place.map(|place| Encoder::load(place, asked.style).map(Rc::new)).transpose()
+    let place = tokenizer_of(asked.base.tokenizer.as_deref(), opened)?;
+    place.map(|place| Encoder::load(&place, asked.style).map(Rc::new)).transpose()
+}
+
+/// Where the tokenizer is: where `named` says, else the model's own if it has one.
+///
+/// # Errors
+/// If what is named is not there.
+pub(super) fn tokenizer_of(named: Option<&Path>, opened: &Opened) -> Result<Option<PathBuf>> {
+    let own = opened.dir.as_deref().filter(|d| stand_in::exists(&d.join("tokenizer.json")));
+    named.map_or_else(|| Ok(own.map(Path::to_path_buf)), |named| cache::locate("tokenizer", named).map(Some))
+}
+
+/// The directory of the adapter that is called `name`: a directory, or an id in the local cache.
+///
+/// # Errors
+/// If it is not there.
+pub fn adapter_dir(name: &Path) -> Result<PathBuf> {
+    cache::locate("adapter", name)
 }
 
 /// The base model as it is to be held beside `adapter`: where nothing is said of the head, as training held it.
@@ -115,7 +133,7 @@ fn encoder(asked: &Inference, opened: &Opened) -> Result<Option<Rc<Encoder>>> {
 /// If no model is named, or settings contradict each other.
 pub fn base_of(mut given: BaseSettings, adapter: Option<&Path>) -> Result<Base> {
     if given.head_4bit.is_none() && given.use_4bit != Some(false) {
-        given.head_4bit = adapter.map(trained_with_head_4bit);
+        given.head_4bit = adapter.map(adapter_dir).transpose()?.as_deref().map(trained_with_head_4bit);
     }
     let base = given.resolve()?;
     base.validate()?;
@@ -135,7 +153,7 @@ pub fn trained_with_head_4bit(dir: &Path) -> bool {
 /// # Errors
 /// If they cannot be read.
 pub fn adapter_fingerprint(dir: &Path) -> Result<String> {
-    digest::of_file(&dir.join(peft::WEIGHTS))
+    digest::of_file(&adapter_dir(dir)?.join(peft::WEIGHTS))
 }
 
 #[cfg(test)]

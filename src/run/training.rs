@@ -5,6 +5,7 @@ use super::{
     Listener,
     device::{self, OpenDevice},
     engine,
+    inference::tokenizer_of,
 };
 use crate::{
     Error, Result,
@@ -19,7 +20,7 @@ use crate::{
         LoraConfig, ModelConfig,
         engine::EngineSpec,
         peft,
-        source::{Opened, open},
+        source::{Opened, cache, open},
     },
     plan::Plan,
     train::{TrainConfig, config::TrainMode, learner::EngineLearner},
@@ -115,9 +116,8 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
 
 /// The tokenizer that is named, else the model's own if it has one: records of token ids need none.
 fn encoder_of(config: &TrainConfig, opened: &Opened) -> Result<Option<Encoder>> {
-    let own = opened.dir.as_deref().filter(|dir| dir.join("tokenizer.json").exists());
-    let place = config.base.tokenizer.as_deref().or(own);
-    place.map(|place| Encoder::load(place, config.text_style)).transpose()
+    let place = tokenizer_of(config.base.tokenizer.as_deref(), opened)?;
+    place.map(|place| Encoder::load(&place, config.text_style)).transpose()
 }
 
 impl Inputs {
@@ -186,7 +186,7 @@ fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, 
         let flat = peft::initial(&lora, model, config.seed);
         return Ok((lora, flat));
     };
-    let found = peft::load(dir, model)?;
+    let found = peft::load(&cache::locate("init-adapter", dir)?, model)?;
     let describe = |l: &LoraConfig| {
         let targets: Vec<&str> = l.targets.iter().map(|m| m.name()).collect();
         format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, targets.join(" "))

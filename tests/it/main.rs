@@ -9,6 +9,7 @@ mod evaluation;
 mod examples;
 mod golden;
 mod hostile;
+mod loading;
 mod mutations;
 mod packing;
 mod plans;

@@ -9,6 +9,7 @@ use crate::{
         questions::Choice,
         record,
     },
+    model::source::cache,
 };
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -39,7 +40,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let encoder = Encoder::load(&args.model, args.text_style)?;
+    let encoder = Encoder::load(&cache::locate("model", &args.model)?, args.text_style)?;
     let records = record::read(&args.file)?;
     let vocab = encoder.tokenizer.vocab_size();
     let encoded =

@@ -20,7 +20,8 @@ impl Engine {
     /// Up to `spec.kv_slots` prompts run at once. `max_new` 0 gives empty continuations.
     ///
     /// # Errors
-    /// If the engine has no KV cache, a prompt is empty, or prompt and continuation exceed the planned capacity.
+    /// If the engine has no KV cache, a prompt is empty, prompt and continuation exceed the planned capacity, or logits are
+    /// not finite.
     pub fn generate(
         &mut self,
         prompts: &[Vec<u32>],
@@ -115,6 +116,7 @@ impl Engine {
             let chunks = (0..total).step_by(chunk).map(|at| (at, chunk.min(total - at)));
             chunks.into_iter().try_for_each(|targets| graph.head_argmax(&rows, targets))
         })?;
+        self.read_logprobs(total)?;
         Ok(bytemuck::pod_collect_to_vec(&self.backend.read(b.target_ids.prefix(total))?))
     }
 }

@@ -255,7 +255,23 @@ impl Engine {
             graph.forward(&rows, Pass::Plain)?;
             graph.logprobs(&rows, targets)
         })?;
-        self.read_f32(self.arrangement.batch.logprobs.prefix(targets))
+        self.read_logprobs(targets)
+    }
+
+    /// The first `count` of `batch.logprobs`: never NaN, because no result may be made of it.
+    ///
+    /// # Errors
+    /// If one is not finite. The weights are, so that the computation left the range of its type.
+    fn read_logprobs(&mut self, count: usize) -> Result<Vec<f32>> {
+        let logprobs = self.read_f32(self.arrangement.batch.logprobs.prefix(count))?;
+        match logprobs.iter().find(|p| !p.is_finite()) {
+            None => Ok(logprobs),
+            Some(p) => Err(Error::failed(format!(
+                "the model's logits are not finite (a log-probability is {p}): with its weights, and its adapter if it has \
+                 one, the computation leaves the range of {}",
+                self.spec.compute.torch()
+            ))),
+        }
     }
 
     /// ln p, over the whole vocabulary, of each of `ids` after each of `rows` of the batch: [rows.len(), ids.len()], flat.
@@ -280,7 +296,7 @@ impl Engine {
             let count = chunk.min(rows.len() - at);
             let (ids, out) = (b.target_ids.prefix(count * c), b.logprobs.prefix(count * c));
             self.queue(|graph| graph.head_logprobs(&device, (at, count), ids, c, out))?;
-            result.extend(self.read_f32(out)?);
+            result.extend(self.read_logprobs(out.len())?);
         }
         Ok(result)
     }

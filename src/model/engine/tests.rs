@@ -440,3 +440,46 @@ fn impossible_batches_are_errors() {
     assert!(error.contains("97") && error.contains("vocabulary"), "{error}");
     assert!(e.adapter().is_err() && e.begin_step().is_err());
 }
+
+/// NaN is no token and no log-probability: weights that are finite and too large for the computation.
+#[test]
+fn logits_that_are_not_finite_are_an_error_everywhere() {
+    struct Huge(Toy);
+    impl WeightSource for Huge {
+        fn config(&self) -> &ModelConfig {
+            self.0.config()
+        }
+        fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+            let t = Toy::make(name, shape);
+            let large = name == "model.norm.weight";
+            let values: Vec<f32> = t.to_f32()?.iter().map(|x| if large { x * 3e38 } else { *x }).collect();
+            Ok(Tensor::new(DType::F32, shape, DType::F32.encode(&values)))
+        }
+        fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
+            self.0.linear(path, n, k)
+        }
+        fn dense_dtype(&self) -> DType {
+            DType::F32
+        }
+        fn fingerprint(&self) -> Result<String> {
+            self.0.fingerprint()
+        }
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+    }
+    let spec = EngineSpec { kv_slots: 1, kv_capacity: 16, ..EngineSpec::new(model(), 16, 16) };
+    let backend = Box::new(CpuBackend::new(Some(2)).expect("a CPU"));
+    let mut e = Engine::new(backend, spec, &Huge(Toy(model())), &mut |_, _| ()).expect("loads");
+    let mut batch = MicroBatch::new();
+    batch.push(0, &Sample { tokens: vec![1, 2, 3], labels: vec![1, 2, 3] });
+    let results = [
+        e.target_logprobs(&batch).map(drop),
+        e.choice_logprobs(&batch, &[2], &[4, 5]).map(drop),
+        e.generate(&[vec![1, 2, 3]], 2, &[], &mut |_, _, _| ()).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("not finite").to_string();
+        assert!(error.contains("logits are not finite"), "{error}");
+    }
+}

@@ -5,6 +5,7 @@
 //! what it says: every field of its configuration that is set and that irori does not know refuses it by name, and so does
 //! every tensor that has no place.
 
+mod names;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,12 @@ use super::{
 };
 use crate::{
     Error, Result,
+    files::stand_in,
     rng::{Rng, mix64},
     tensor::{DType, Tensor},
 };
 pub use record::{config_file, read_config};
-use std::{collections::HashSet, ops::Range, path::Path};
+use std::{ops::Range, path::Path};
 
 /// File name of the configuration.
 pub const CONFIG: &str = "adapter_config.json";
@@ -90,22 +92,19 @@ pub struct Adapter {
 /// If a file is missing or malformed, asks for something irori does not compute, or has other shapes than the model.
 pub fn load(dir: &Path, model: &ModelConfig) -> Result<Adapter> {
     let weights = dir.join(WEIGHTS);
-    if !weights.is_file() && dir.join("adapter_model.bin").is_file() {
+    if !stand_in::exists(&weights) && dir.join("adapter_model.bin").is_file() {
         return Err(Error::content(dir, "", format!("holds a pickled adapter_model.bin; irori reads {WEIGHTS} only")));
     }
     let file = MappedFile::open(&weights)?;
     let (lora, base) = record::config_and_base(dir, &file)?;
     let mut flat = vec![0.0; lora.parameters(model)];
     let slots = lora.slots(model);
-    let mut known = HashSet::new();
+    let mut names = names::by_peft(&file)?;
     for (name, shape, range) in slots.iter().flat_map(pair) {
-        file.floats(&name, &shape)?.floats()?.read(0, &mut flat[range.clone()]);
-        if let Some(i) = flat[range].iter().position(|x| !x.is_finite()) {
-            return Err(file.wrong(&name, format!("element {i} is not a finite number")));
-        }
-        known.insert(name);
+        let name = names.remove(&name).unwrap_or(name);
+        file.floats(&name, &shape)?.floats()?.read(0, &mut flat[range]);
     }
-    if let Some((stray, _)) = file.entries().find(|(name, _)| !known.contains(*name)) {
+    if let Some(stray) = names.values().next() {
         let message = format!("has no place in a model of {} layers with this configuration", model.layers);
         return Err(file.wrong(stray, message));
     }

@@ -3,6 +3,7 @@
 use super::{CONFIG, WEIGHTS};
 use crate::{
     Error, Result,
+    files::stand_in,
     model::{LoraConfig, Module, lora::MAX_RANK, safetensors::MappedFile},
 };
 use serde_json::{Value, json};
@@ -79,7 +80,7 @@ pub fn read_config(dir: &Path) -> Result<LoraConfig> {
 
 pub(super) fn config_and_base(dir: &Path, weights: &MappedFile) -> Result<(LoraConfig, Option<String>)> {
     let path = dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let text = stand_in::read_text(&path)?;
     let json: Value =
         serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("is not JSON: {e}")))?;
     let fields = Fields { path, json };

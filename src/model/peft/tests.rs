@@ -113,3 +113,74 @@ fn adapters_of_peft_load() {
         assert!(adapter.flat.iter().any(|&x| x != 0.0));
     }
 }
+
+/// Rewrites the names of a saved adapter's tensors.
+fn renamed(change: impl Fn(&str, usize) -> String) -> (tempfile::TempDir, Vec<f32>) {
+    let (dir, flat) = saved(|_| ());
+    let path = dir.path().join(WEIGHTS);
+    let bytes = {
+        let file = MappedFile::open(&path).expect("opens");
+        let tensors: Vec<(String, Tensor)> = file
+            .entries()
+            .enumerate()
+            .map(|(i, (name, e))| (change(name, i), Tensor::new(DType::F32, &e.shape[..], file.bytes(e).to_vec())))
+            .collect();
+        write::file(Header::of_torch(), tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).expect("bytes")
+    };
+    std::fs::write(&path, bytes).expect("written");
+    (dir, flat)
+}
+
+/// State dicts that were written without PEFT: with the adapter's name, without the prefix, with that of a wrapper.
+#[test]
+fn names_that_mean_one_adapter_are_read_as_peft_names_them() {
+    let (_, model) = case();
+    let prefix = "base_model.model.model.";
+    type Change<'a> = (&'a str, &'a dyn Fn(&str) -> String);
+    let changes: [Change; 7] = [
+        ("default", &|n| n.replace(".weight", ".default.weight")),
+        ("any name", &|n| n.replace(".weight", ".law-2.weight")),
+        ("the model's own", &|n| n.replace(prefix, "model.")),
+        ("none", &|n| n.replace(prefix, "")),
+        ("one too few", &|n| n.replace(prefix, "base_model.model.")),
+        ("DDP, compiled", &|n| format!("module._orig_mod.{n}")),
+        ("wrapped layers", &|n| {
+            n.replace(".self_attn", "._checkpoint_wrapped_module.self_attn").replace(".weight", ".a.weight")
+        }),
+    ];
+    for (what, change) in changes {
+        let (dir, flat) = renamed(|name, _| change(name));
+        assert_eq!(load(dir.path(), &model).expect(what).flat, flat, "{what}");
+    }
+}
+
+#[test]
+fn names_that_could_mean_two_adapters_are_refused() {
+    let (_, model) = case();
+    type Change<'a> = (&'a str, &'a dyn Fn(&str, usize) -> String);
+    let changes: [Change; 5] = [
+        ("is of another adapter than", &|n, i| n.replace(".weight", if i == 3 { ".b.weight" } else { ".a.weight" })),
+        ("is of another adapter than", &|n, i| if i == 3 { n.replace(".weight", ".default.weight") } else { n.into() }),
+        ("has another prefix than", &|n, i| if i == 3 { n.replace("base_model.model.", "") } else { n.into() }),
+        ("is missing", &|n, i| if i == 3 { format!("{n}.magnitude") } else { n.into() }),
+        ("is missing", &|n, _| n.replace("model.model", "model.language_model")),
+    ];
+    for (says, change) in changes {
+        let (dir, _) = renamed(change);
+        let error = load(dir.path(), &model).expect_err(says).to_string();
+        assert!(error.contains(WEIGHTS) && error.contains(says), "{says}: {error}");
+    }
+}
+
+#[test]
+fn an_element_that_is_no_number_is_named() {
+    let (_, model) = case();
+    let (dir, _) = saved(|_| ());
+    let path = dir.path().join(WEIGHTS);
+    let mut bytes = std::fs::read(&path).expect("read");
+    let end = bytes.len();
+    bytes[end - 8..end - 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(&path, bytes).expect("written");
+    let error = load(dir.path(), &model).expect_err("infinite").to_string();
+    assert!(error.contains("v_proj.lora_B.weight`: element ") && error.contains("is inf, not a finite"), "{error}");
+}

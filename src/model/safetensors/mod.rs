@@ -5,9 +5,10 @@ pub mod write;
 
 use crate::{
     Error, Result,
+    files::stand_in,
     tensor::{DType, Tensor},
 };
-use ::safetensors::SafeTensors;
+use ::safetensors::{Dtype, SafeTensors};
 use memmap2::Mmap;
 use std::{
     collections::BTreeMap,
@@ -23,7 +24,14 @@ pub struct Entry {
     pub dtype: Option<DType>,
     /// Shape.
     pub shape: Vec<usize>,
+    /// The type as the header says it.
+    stored: Dtype,
     range: Range<usize>,
+}
+
+/// What is wrong with a tensor whose element `i` is NaN or infinite.
+pub fn not_finite(i: usize, value: f32) -> String {
+    format!("element {i} is {value}, not a finite number: the file is damaged, or what wrote it diverged")
 }
 
 /// A mapped file and its tensors.
@@ -40,12 +48,14 @@ impl MappedFile {
     /// # Errors
     /// If it cannot be read, or is not a whole safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        // What stands in its place is named where it cannot be used.
+        let or = |e: Error| stand_in::check(path).err().unwrap_or(e);
+        let file = File::open(path).map_err(|e| or(Error::io("open", path)(e)))?;
         // SAFETY: the map is read-only. If another process cuts the file while it is mapped, reading it raises SIGBUS; as
         // with every program that maps its weights, the model must not be written while it is in use.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| or(Error::io("map", path)(e)))?;
         let parsed = SafeTensors::deserialize(&map)
-            .map_err(|e| Error::content(path, "", format!("is not a whole safetensors file: {e}")))?;
+            .map_err(|e| or(Error::content(path, "", format!("is not a whole safetensors file: {e}"))))?;
         let start = map.as_ptr() as usize;
         let entries = parsed
             .tensors()
@@ -53,7 +63,9 @@ impl MappedFile {
             .map(|(name, view)| {
                 let at = view.data().as_ptr() as usize - start;
                 let range = at..at + view.data().len();
-                (name, Entry { dtype: DType::from_safetensors(view.dtype()), shape: view.shape().to_vec(), range })
+                let (dtype, shape, stored) =
+                    (DType::from_safetensors(view.dtype()), view.shape().to_vec(), view.dtype());
+                (name, Entry { dtype, shape, stored, range })
             })
             .collect();
         Ok(Self { path: path.to_path_buf(), map, entries })
@@ -85,22 +97,31 @@ impl MappedFile {
     /// If it is missing, or of another shape, or of a type that irori does not know.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let entry = self.entry(name).ok_or_else(|| self.wrong(name, "is missing"))?;
-        let dtype = entry.dtype.ok_or_else(|| self.wrong(name, "is of a type that irori does not read"))?;
+        let dtype = entry.dtype.ok_or_else(|| {
+            self.wrong(
+                name,
+                format!("is of type {:?}, which irori does not read: F32, BF16 or F16, or NF4", entry.stored),
+            )
+        })?;
         if entry.shape != shape {
             return Err(self.wrong(name, format!("has shape {:?}, expected {shape:?}", entry.shape)));
         }
         Ok(Tensor::new(dtype, shape, self.bytes(entry)))
     }
 
-    /// A tensor of floats of exactly this shape.
+    /// A tensor of finite floats of exactly this shape. Every weight, scale and adapter that is read comes this way, so
+    /// that one place keeps NaN out: quantising would hide it, and results would be made of it.
     ///
     /// # Errors
-    /// As [`MappedFile::tensor`], and if it is of another type.
+    /// As [`MappedFile::tensor`], and if it is of another type or an element is NaN or infinite.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let tensor = self.tensor(name, shape)?;
-        match tensor.floats() {
-            Ok(_) => Ok(tensor),
-            Err(_) => Err(self.wrong(name, "is not of type F32, BF16 or F16")),
+        let Ok(floats) = tensor.floats() else {
+            return Err(self.wrong(name, format!("is not of type F32, BF16 or F16 but {:?}", tensor.dtype)));
+        };
+        match floats.first_non_finite() {
+            None => Ok(tensor),
+            Some((i, value)) => Err(self.wrong(name, not_finite(i, value))),
         }
     }
 

@@ -9,7 +9,8 @@ mod hf;
 
 use super::catalogue::ModelTensor;
 use crate::{
-    Error, Result, files,
+    Error, Result,
+    files::{self, stand_in},
     quant::nf4::Nf4,
     tensor::{DType, Tensor},
 };
@@ -55,7 +56,7 @@ pub fn copy_text_files(sink: &mut dyn WeightSink, from: &Path) -> Result<()> {
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
         let text = [".json", ".jinja", ".txt", ".model"].iter().any(|end| name.ends_with(end));
         let of_its_own = name == "config.json" || name.ends_with(".index.json") || name.starts_with("adapter_");
-        if text && !of_its_own && path.is_file() {
+        if text && !of_its_own && !path.is_dir() {
             copy_file(sink, name, &path)?;
         }
     }
@@ -65,9 +66,13 @@ pub fn copy_text_files(sink: &mut dyn WeightSink, from: &Path) -> Result<()> {
 /// Gives the sink the file `path` as `name`.
 ///
 /// # Errors
-/// If it cannot be read or written.
+/// If it cannot be read or written, or something else stands in its place ([`stand_in`]).
 pub fn copy_file(sink: &mut dyn WeightSink, name: &str, path: &Path) -> Result<()> {
-    sink.file(name, &fs::read(path).map_err(Error::io("read", path))?)
+    let bytes = fs::read(path).map_err(|e| stand_in::check(path).err().unwrap_or(Error::io("read", path)(e)))?;
+    if !bytes.is_empty() {
+        stand_in::check(path)?;
+    }
+    sink.file(name, &bytes)
 }
 
 /// Gives the sink a file of pretty JSON.

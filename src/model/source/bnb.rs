@@ -3,7 +3,7 @@
 
 use crate::{
     Result,
-    model::safetensors::MappedFile,
+    model::safetensors::{MappedFile, not_finite},
     quant::{
         nested::{self, Nested},
         nf4::{self, Nf4},
@@ -52,6 +52,11 @@ pub(super) fn linear<'a>(path: &str, n: usize, k: usize, find: Find<'_, 'a>) -> 
             nested::decode(&Nested { codes, absmax: scales, offset: offset as f32 }, &map)
         }
     };
+    // Of finite scales and a finite mean too, if they are beyond what f32 holds.
+    if let Some((i, &value)) = absmax.iter().enumerate().find(|(_, a)| !a.is_finite()) {
+        let name = record(state::ABSMAX);
+        return Err(find(&name)?.wrong(&name, format!("decoded, {}", not_finite(i, value))));
+    }
     Ok(Nf4 { packed: Cow::Borrowed(packed), absmax })
 }
 

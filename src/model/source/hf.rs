@@ -4,6 +4,7 @@
 use super::{LinearData, ModelConfig, WeightSource, bnb};
 use crate::{
     Error, Result, digest,
+    files::stand_in,
     model::{
         catalogue::EMBEDDING,
         config::Quantization,
@@ -17,6 +18,24 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Component, Path, PathBuf},
 };
+
+/// How tensors end that are beside a weight quantised in a way that irori does not read, and by what.
+const OTHER_STORAGE: [(&str, &str); 14] = [
+    (".qweight", "of GPTQ or AWQ"),
+    (".qzeros", "of GPTQ or AWQ"),
+    (".g_idx", "of GPTQ"),
+    (".scales", "of weights quantised by GPTQ, AWQ or MLX"),
+    (".SCB", "of bitsandbytes in 8 bits"),
+    (".weight_format", "of bitsandbytes in 8 bits"),
+    (".weight.quant_state.bitsandbytes__fp4", "of bitsandbytes FP4"),
+    (".weight_scale", "the scale of weights in fp8 or int8"),
+    (".weight_scale_inv", "the scale of weights in fp8"),
+    (".weight_packed", "of compressed-tensors"),
+    (".weight_zero_point", "of compressed-tensors"),
+    (".input_scale", "the scale of weights in fp8"),
+    (".codebooks", "of AQLM"),
+    (".W_q", "of HQQ"),
+];
 
 /// Weights of a mapped directory.
 #[derive(Debug)]
@@ -46,7 +65,25 @@ impl HfDirectory {
                 }
             }
         }
-        Ok(Self { dir: dir.to_path_buf(), config, quantization, files, place })
+        let source = Self { dir: dir.to_path_buf(), config, quantization, files, place };
+        source.refuse_other_storage()?;
+        Ok(source)
+    }
+
+    /// What other ways of quantising put beside a weight changes what the weight means, whatever its own type is.
+    fn refuse_other_storage(&self) -> Result<()> {
+        for (name, &file) in &self.place {
+            let kind = match OTHER_STORAGE.iter().find(|(end, _)| name.ends_with(end)) {
+                Some((_, kind)) => *kind,
+                None if self.quantization.is_none() && name.ends_with(".weight.absmax") => {
+                    "of bitsandbytes in 4 bits, of which config.json says nothing (field `quantization_config`)"
+                }
+                None => continue,
+            };
+            let message = format!("is {kind}; irori reads F32, BF16 and F16, and bitsandbytes NF4");
+            return Err(self.files[file].wrong(name, message));
+        }
+        Ok(())
     }
 
     fn file_of(&self, name: &str) -> Result<&MappedFile> {
@@ -60,14 +97,13 @@ impl HfDirectory {
 fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let single = dir.join(SINGLE);
     let index = dir.join(INDEX);
-    if single.is_file() {
+    if stand_in::exists(&single) {
         return Ok(vec![single]);
     }
-    if !index.is_file() {
-        let message = format!("holds neither {SINGLE} nor {INDEX}; irori reads safetensors, not pickled .bin files");
-        return Err(Error::content(dir, "", message));
+    if !stand_in::exists(&index) {
+        return Err(Error::content(dir, "", format!("holds neither {SINGLE} nor {INDEX}{}", weights_instead(dir))));
     }
-    let text = std::fs::read_to_string(&index).map_err(Error::io("read", &index))?;
+    let text = stand_in::read_text(&index)?;
     let json: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| Error::content(&index, "", format!("is not JSON: {e}")))?;
     let map = json
@@ -89,11 +125,29 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::content(&index, "field `weight_map`", "names no file"));
     }
     for name in &names {
-        if !dir.join(name).is_file() {
+        if !stand_in::exists(&dir.join(name)) {
             return Err(Error::content(&index, "field `weight_map`", format!("names {name}, which is not there")));
         }
     }
     Ok(names.into_iter().map(|n| dir.join(n)).collect())
+}
+
+/// What a directory without the model's safetensors has in their place, in words that end the sentence.
+fn weights_instead(dir: &Path) -> String {
+    const OTHERS: [&str; 8] = [".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".safetensors"];
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let mut found: Vec<String> = names.filter(|n| OTHERS.iter().any(|end| n.ends_with(end))).collect();
+    found.sort();
+    let reads = "irori reads safetensors only, as transformers' `save_pretrained` writes them";
+    match found.as_slice() {
+        [] => format!("; {reads}"),
+        [first, rest @ ..] => {
+            let adapter =
+                if first.starts_with("adapter_model") { " (an adapter, which goes beside its model)" } else { "" };
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            format!(" but {first}{adapter}{more}; {reads}")
+        }
+    }
 }
 
 impl WeightSource for HfDirectory {

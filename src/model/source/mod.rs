@@ -1,10 +1,13 @@
 //! Where base weights come from: a Hugging Face directory, the local cache, or made on the fly.
 
 mod bnb;
+pub mod cache;
 mod hf;
 mod open;
 pub mod packed;
 mod synthetic;
+#[cfg(test)]
+mod tests;
 
 use super::ModelConfig;
 use crate::{

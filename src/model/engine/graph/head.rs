@@ -50,11 +50,14 @@ impl Graph<'_> {
         Ok(())
     }
 
-    /// The most probable token after each of target rows `at..at + count`, into `batch.target_ids[at..]`.
+    /// The most probable token after each of target rows `at..at + count`, into `batch.target_ids[at..]`, and its ln p into
+    /// `batch.logprobs[at..]`: an argmax of logits that are NaN is a token like any other, but its ln p is NaN.
     pub fn head_argmax(&mut self, rows: &Rows, (at, count): (usize, usize)) -> Result<()> {
+        let (vocab, batch) = (self.spec.model.vocab, &self.a.batch);
+        let (ids, out) = (batch.target_ids.slice(at, count), batch.logprobs.slice(at, count));
         let logits = self.head(rows, at, count)?;
-        let out = self.a.batch.target_ids.slice(at, count);
-        self.run(Argmax { logits, vocab: self.spec.model.vocab, out })
+        self.run(Argmax { logits, vocab, out: ids })?;
+        self.run(LogSoftmaxAt { logits, vocab, ids, c: 1, out })
     }
 
     /// Loss of all targets, added to `batch.stats[0]`, and its gradient with respect to `x_last`, into `grad.dx`.

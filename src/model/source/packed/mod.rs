@@ -25,7 +25,8 @@ use write::Writer;
 pub const FILE: &str = "irori-nf4.safetensors";
 
 /// Names the layout of the file; another version of it is another text.
-const FORMAT: &str = "irori packed NF4 1, ";
+/// Caches of the first version were quantised out of weights that nothing had looked through for NaN.
+const FORMAT: &str = "irori packed NF4 2, ";
 
 /// The cache of a dense checkpoint: it is read where it is whole and of these weights, and written while they are loaded where
 /// it is not.

@@ -8,7 +8,7 @@ use crate::{
         safetensors::MappedFile,
         source::{LinearData, WeightSource},
     },
-    quant::nf4::Nf4,
+    quant::nf4::{self, Nf4},
     rng::NearNormal,
     tensor::{DType, Tensor},
 };
@@ -35,13 +35,13 @@ impl WeightSource for Reader<'_> {
     }
 
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
-        let bytes = |name: String| self.file.entry(&name).map(|e| self.file.bytes(e));
-        match (bytes(packed_name(path)), bytes(absmax_name(path))) {
-            (Some(packed), Some(absmax)) => {
-                Ok(LinearData::Nf4(Nf4 { packed: packed.into(), absmax: bytemuck::pod_collect_to_vec(absmax) }))
+        match self.file.entry(&packed_name(path)) {
+            Some(packed) => {
+                let absmax = self.file.values(&absmax_name(path), n * k / nf4::BLOCK)?;
+                Ok(LinearData::Nf4(Nf4 { packed: self.file.bytes(packed).into(), absmax }))
             }
             // Not a linear of the layers: the head.
-            _ => self.inner.linear(path, n, k),
+            None => self.inner.linear(path, n, k),
         }
     }
 

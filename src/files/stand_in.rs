@@ -1,0 +1,126 @@
+//! What stands in place of a file that was to be downloaded or copied: a pointer, a link to nothing, a server's page. It is
+//! named as what it is, because "not JSON" and "not a whole file" send people looking in the wrong place.
+
+use crate::{Error, Result};
+use std::{fs, io::Read, path::Path};
+
+/// What a file begins with that is something else than a model's, and what to say of it.
+const BEGINNINGS: [(&[u8], &str); 7] = [
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "is a pointer of Git LFS, not the file itself: fetch it, for example with `git lfs pull`",
+    ),
+    (b"PK\x03\x04", "is a zip archive, as PyTorch pickles weights; irori reads safetensors, JSON and text"),
+    (b"\x80\x02", "is pickled; irori reads safetensors, JSON and text"),
+    (b"\x1f\x8b", "is compressed with gzip: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard: unpack it"),
+    (b"GGUF", "is a GGUF file; irori reads safetensors"),
+    (b"\x89HDF", "is an HDF5 file; irori reads safetensors"),
+];
+
+/// How a page begins that a server sends in place of a file.
+const PAGES: [&str; 4] = ["<!doctype html", "<html", "<head", "<?xml"];
+
+/// True if there is anything of that name, be it a link to nothing.
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Looks at the beginning of a file; does nothing if it cannot be read, which reading it says better.
+///
+/// # Errors
+/// If it is a link to nothing, empty, or begins as something that stands in place of a file.
+pub fn check(path: &Path) -> Result<()> {
+    let wrong = |message: String| Err(Error::content(path, "", message));
+    if let Ok(target) = fs::read_link(path)
+        && !path.exists()
+    {
+        return wrong(format!(
+            "is a link to {}, which is not there: an interrupted download, or a copy of a cache without its blobs",
+            target.display()
+        ));
+    }
+    let mut bytes = Vec::new();
+    let Ok(file) = fs::File::open(path) else { return Ok(()) };
+    if file.metadata().is_ok_and(|m| !m.is_file()) || file.take(256).read_to_end(&mut bytes).is_err() {
+        return Ok(());
+    }
+    match what(&bytes) {
+        Some(message) => wrong(message.to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// What stands there, if it is not what a file of a model begins with.
+fn what(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.is_empty() {
+        return Some("is empty: a download or a copy that did not get through");
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    let begins = |page: &&str| text.get(..page.len()).is_some_and(|b| b.eq_ignore_ascii_case(page.as_bytes()));
+    if PAGES.iter().any(begins) {
+        return Some("is a page of a web server, not the file: a download that was refused or redirected");
+    }
+    BEGINNINGS.iter().find(|(begin, _)| text.starts_with(begin)).map(|(_, message)| *message)
+}
+
+/// Reads a file of a model that is text.
+///
+/// # Errors
+/// As [`check`], if it cannot be read, or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    check(path)?;
+    fs::read_to_string(path).map_err(Error::io("read", path))
+}
+
+/// [`read_text`] of a file that need not be there.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_optional(path: &Path) -> Result<Option<String>> {
+    if exists(path) { read_text(path).map(Some) } else { Ok(None) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_place_of_a_file_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.json");
+        let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3955\n";
+        for (bytes, says) in [
+            (lfs.as_bytes(), "Git LFS"),
+            (b"", "is empty"),
+            (b"\n <!DOCTYPE html><html><body>404</body>", "web server"),
+            (b"\xef\xbb\xbf<HTML>", "web server"),
+            (b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "web server"),
+            (b"PK\x03\x04archive/data.pkl", "zip archive"),
+            (b"\x80\x02}q\x00", "pickled"),
+            (b"GGUF\x03\x00", "GGUF"),
+            (b"\x1f\x8b\x08", "gzip"),
+        ] {
+            fs::write(&path, bytes).expect("written");
+            for error in [check(&path).map(drop), read_text(&path).map(drop), read_optional(&path).map(drop)] {
+                let error = error.expect_err(says).to_string();
+                assert!(error.contains("config.json: ") && error.contains(says), "{error} lacks {says}");
+            }
+        }
+        fs::write(&path, "{}").expect("written");
+        assert_eq!(read_text(&path).expect("read"), "{}");
+        assert_eq!(read_optional(&dir.path().join("none")).expect("none"), None);
+        assert!(read_text(&dir.path().join("none")).expect_err("none").to_string().starts_with("cannot read"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_is_there_and_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("tokenizer.json");
+        std::os::unix::fs::symlink("../../blobs/4d7a", &path).expect("linked");
+        assert!(exists(&path) && !path.exists());
+        let error = read_optional(&path).expect_err("dangling").to_string();
+        assert!(error.contains("tokenizer.json: is a link to ../../blobs/4d7a, which is not there"), "{error}");
+    }
+}
