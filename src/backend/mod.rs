@@ -4,7 +4,7 @@
 //! - **A device runs operations** ([`ops`]): [`Backend::run`] takes one, checks it ([`check`]) and queues it. Nothing but
 //!   [`Backend::read`] (and taking times) waits.
 //! - **Memory.** Buffers are opaque typed handles ([`Buffer`]) out of one arena laid out beforehand ([`arena::Layout`]).
-//! - **What a device is** can be asked before there is one ([`Sizes`]): element types, limits, scratch, costs. The planner
+//! - **What a device is** can be asked before there is one ([`Properties`]): element types, limits, scratch, costs. The planner
 //!   works from this alone.
 
 pub mod arena;
@@ -64,7 +64,7 @@ pub enum Unpacking {
 }
 
 /// What is known of a backend before it exists: element types, limits, memory and costs. The planner works from this alone.
-pub trait Sizes {
+pub trait Properties {
     /// "cpu" or "cuda".
     fn name(&self) -> &'static str;
     /// Type of activations and of the adapter's working copy. F32: the working copy is the master copy itself.
@@ -91,7 +91,7 @@ pub trait Sizes {
 /// A device with an arena.
 pub trait Backend: Send {
     /// Element types, limits and scratch of this backend.
-    fn sizes(&self) -> &dyn Sizes;
+    fn properties(&self) -> &dyn Properties;
 
     /// A name for people: "CPU, 2 threads, AVX2".
     fn describe(&self) -> String;

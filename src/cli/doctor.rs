@@ -7,7 +7,7 @@ use crate::{
         cpu,
         cpu::CpuBackend,
         cuda::{
-            CudaBackend, CudaSizes,
+            CudaBackend, CudaProperties,
             driver::{
                 CudaDriver, hint,
                 probe::{self, Probe, probe},
@@ -103,7 +103,7 @@ fn examine(index: u32, device: &probe::Device) -> Gpu {
         supported: device.capability >= 80,
     };
     let mut run = || -> Result<()> {
-        let mut backend = CudaBackend::new(Box::new(CudaDriver::open(index)?), CudaSizes::FUSED)?;
+        let mut backend = CudaBackend::new(Box::new(CudaDriver::open(index)?), CudaProperties::FUSED)?;
         gpu.free_memory_bytes = backend.free_memory()?;
         gpu.peaks = Some(backend.measure()?);
         selftest::run(Box::new(backend))

@@ -36,7 +36,7 @@ pub fn run(backend: Box<dyn Backend>) -> Result<()> {
     if digest::sha256(bytemuck::cast_slice(&map)) != DYNAMIC_MAP {
         return Err(Error::failed("self-test: the dynamic map of double quantisation has wrong values"));
     }
-    if backend.sizes().activation() == DType::F32 { differences(backend) } else { as_on_the_cpu(backend) }
+    if backend.properties().activation() == DType::F32 { differences(backend) } else { as_on_the_cpu(backend) }
 }
 
 /// One step of a model of the kernels' head size, here and on the CPU.

@@ -6,7 +6,7 @@
 
 use crate::{
     Result,
-    backend::{Op, Sizes, Space, Unpacking, Weight, WeightStore, ops::Embed},
+    backend::{Op, Properties, Space, Unpacking, Weight, WeightStore, ops::Embed},
     model::{
         ModelConfig,
         engine::{Arrangement, BatchShape, EngineSpec, Residency, Saved, arrange, operations},
@@ -74,7 +74,7 @@ const PACKED_BYTES: f64 = 0.5 + 4.0 / nf4::BLOCK as f64;
 
 /// What an operation's time is made of.
 struct Model<'a> {
-    sizes: &'a dyn Sizes,
+    properties: &'a dyn Properties,
     speed: &'a Speed,
     /// The head, which is so wide that reading it counts.
     head: Weight,
@@ -98,7 +98,7 @@ impl Model<'_> {
     /// Seconds that packed storage adds to a product of `rows` rows.
     fn unpacking(&self, rows: usize, w: &Weight) -> f64 {
         let weights = w.n as f64 * w.k as f64;
-        match self.sizes.unpacking() {
+        match self.properties.unpacking() {
             _ if !w.is_packed() => 0.0,
             // The packed weights in, the dense ones out and in again.
             Unpacking::ToScratch(dtype) => weights * (PACKED_BYTES + 2.0 * dtype.size() as f64) / self.speed.bandwidth,
@@ -110,7 +110,7 @@ impl Model<'_> {
     fn head(&self, product: f64, w: &Weight) -> StepTime {
         let weights = w.n as f64 * w.k as f64;
         let read = |bytes: f64| weights * bytes / self.speed.bandwidth;
-        let head = match (w.store, self.sizes.unpacking()) {
+        let head = match (w.store, self.properties.unpacking()) {
             (WeightStore::Dense(b), _) => product.max(read(b.dtype().size() as f64)),
             (WeightStore::Nf4 { .. }, Unpacking::InProduct(part)) => (product * (1.0 + part)).max(read(PACKED_BYTES)),
             (WeightStore::Nf4 { .. }, Unpacking::ToScratch(_)) => product + self.unpacking(0, w),
@@ -153,10 +153,10 @@ fn micro_batch_time(
     spec: &EngineSpec,
     a: &Arrangement,
     shape: BatchShape,
-    sizes: &dyn Sizes,
+    properties: &dyn Properties,
     speed: &Speed,
 ) -> Result<StepTime> {
-    let model = Model { sizes, speed, head: a.weights.head };
+    let model = Model { properties, speed, head: a.weights.head };
     let mut time = StepTime::default();
     operations::micro_batch(spec, a, shape, &mut |op| {
         time += model.time(op);
@@ -170,9 +170,9 @@ fn micro_batch_time(
 ///
 /// # Errors
 /// If `spec` cannot be laid out.
-pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Work) -> Result<StepTime> {
+pub fn step_time(spec: &EngineSpec, properties: &dyn Properties, speed: &Speed, step: &Work) -> Result<StepTime> {
     let (shape, count) = step.micro_batches(spec);
-    let t = micro_batch_time(spec, &arrange(spec, sizes)?, shape, sizes, speed)?;
+    let t = micro_batch_time(spec, &arrange(spec, properties)?, shape, properties, speed)?;
     let all = |seconds: f64| seconds * count;
     Ok(StepTime { compute: all(t.compute), unpack: all(t.unpack), head: all(t.head), bus: all(t.bus) })
 }
@@ -181,11 +181,11 @@ pub fn step_time(spec: &EngineSpec, sizes: &dyn Sizes, speed: &Speed, step: &Wor
 ///
 /// # Errors
 /// If `spec` cannot be laid out.
-pub fn step_flops(spec: &EngineSpec, sizes: &dyn Sizes, step: &Work) -> Result<f64> {
+pub fn step_flops(spec: &EngineSpec, properties: &dyn Properties, step: &Work) -> Result<f64> {
     let needed = EngineSpec { saved: vec![Saved::All; spec.saved.len()], ..spec.clone() };
     let (shape, count) = step.micro_batches(&needed);
     let mut flops = 0.0;
-    operations::micro_batch(&needed, &arrange(&needed, sizes)?, shape, &mut |op| {
+    operations::micro_batch(&needed, &arrange(&needed, properties)?, shape, &mut |op| {
         flops += op.flops();
         Ok(())
     })?;
@@ -196,7 +196,7 @@ pub fn step_flops(spec: &EngineSpec, sizes: &dyn Sizes, step: &Work) -> Result<f
 ///
 /// # Errors
 /// If what is asked for cannot be laid out.
-pub fn knobs_by_worth(asked: &EngineSpec, sizes: &dyn Sizes, speed: &Speed) -> Result<Vec<Knob>> {
+pub fn knobs_by_worth(asked: &EngineSpec, properties: &dyn Properties, speed: &Speed) -> Result<Vec<Knob>> {
     let docs = (asked.max_rows / asked.max_len.max(1)).max(1);
     let targets = asked.logit_rows.min(asked.max_rows);
     let shape = BatchShape { rows: asked.max_rows, docs, max_len: asked.max_len.min(asked.max_rows), targets };
@@ -210,8 +210,8 @@ pub fn knobs_by_worth(asked: &EngineSpec, sizes: &dyn Sizes, speed: &Speed) -> R
             embedding,
             ..asked.clone()
         };
-        let a = arrange(&spec, sizes)?;
-        Ok((micro_batch_time(&spec, &a, shape, sizes, speed)?.total(), a.layout.bytes() as f64))
+        let a = arrange(&spec, properties)?;
+        Ok((micro_batch_time(&spec, &a, shape, properties, speed)?.total(), a.layout.bytes() as f64))
     };
     let lean = with(Saved::InputOnly, leanest, asked.embedding)?;
     let attention = with(Saved::NoGateUp, leanest, asked.embedding)?;

@@ -11,7 +11,7 @@ pub mod settings;
 
 use crate::{
     Error, Result,
-    backend::{Kind, Sizes, Space},
+    backend::{Kind, Properties, Space},
     error::Setting,
     model::engine::{EngineSpec, HeadStore, Residency, Saved, arrange},
 };
@@ -46,8 +46,8 @@ impl Plan {
     ///
     /// # Errors
     /// If it cannot be laid out.
-    pub fn of(spec: EngineSpec, sizes: &dyn Sizes, limit: Option<u64>) -> Result<Self> {
-        let layout = arrange(&spec, sizes)?.layout;
+    pub fn of(spec: EngineSpec, properties: &dyn Properties, limit: Option<u64>) -> Result<Self> {
+        let layout = arrange(&spec, properties)?.layout;
         let (bytes, host_bytes, items) = (layout.bytes(), layout.host_bytes(), layout.by_kind().collect());
         Ok(Self { spec, bytes, items, host_bytes, limit })
     }
@@ -80,12 +80,12 @@ struct Upgrades {
 const LEANEST: Upgrades = Upgrades { attention: 0, gate_up: 0, unpacked: 0, embedding: false };
 
 /// Whether the embedding may lie in host memory, and there is something to gain by it.
-fn embedding_may_leave(asked: &EngineSpec, sizes: &dyn Sizes) -> bool {
-    sizes.own_memory() && (!asked.model.tied || asked.head == HeadStore::Nf4)
+fn embedding_may_leave(asked: &EngineSpec, properties: &dyn Properties) -> bool {
+    properties.own_memory() && (!asked.model.tied || asked.head == HeadStore::Nf4)
 }
 
 /// `asked` with the choices that are the planner's made as `u` says.
-fn spec_of(asked: &EngineSpec, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
+fn spec_of(asked: &EngineSpec, properties: &dyn Properties, u: Upgrades) -> EngineSpec {
     let layers = asked.model.layers;
     // The last layers run backward first, when the most is saved; which layers are chosen does not change the total.
     let saved = |i: usize| match i {
@@ -101,13 +101,13 @@ fn spec_of(asked: &EngineSpec, sizes: &dyn Sizes, u: Upgrades) -> EngineSpec {
     EngineSpec {
         saved: (0..layers).map(saved).collect(),
         residency: (0..layers).map(residency).collect(),
-        embedding: if u.embedding || !embedding_may_leave(asked, sizes) { Space::Device } else { Space::Host },
+        embedding: if u.embedding || !embedding_may_leave(asked, properties) { Space::Device } else { Space::Host },
         ..asked.clone()
     }
 }
 
-fn bytes_of(asked: &EngineSpec, sizes: &dyn Sizes, u: Upgrades) -> Result<usize> {
-    Ok(arrange(&spec_of(asked, sizes, u), sizes)?.layout.bytes())
+fn bytes_of(asked: &EngineSpec, properties: &dyn Properties, u: Upgrades) -> Result<usize> {
+    Ok(arrange(&spec_of(asked, properties, u), properties)?.layout.bytes())
 }
 
 /// The largest n in 0..=most for which `fits`, which holds for 0 and stops holding once.
@@ -125,18 +125,24 @@ fn largest(most: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<u
 ///
 /// # Errors
 /// [`Error::DoesNotFit`] if no plan fits; its advice is the nearest settings that do.
-pub fn plan(asked: &EngineSpec, unpack: Unpack, sizes: &dyn Sizes, speed: &Speed, limit: Option<u64>) -> Result<Plan> {
+pub fn plan(
+    asked: &EngineSpec,
+    unpack: Unpack,
+    properties: &dyn Properties,
+    speed: &Speed,
+    limit: Option<u64>,
+) -> Result<Plan> {
     let layers = asked.model.layers;
     let fits = |u: Upgrades| -> Result<bool> {
-        Ok(limit.is_none_or(|limit| bytes_of(asked, sizes, u).is_ok_and(|b| b as u64 <= limit)))
+        Ok(limit.is_none_or(|limit| bytes_of(asked, properties, u).is_ok_and(|b| b as u64 <= limit)))
     };
     let mut u = LEANEST;
-    arrange(&spec_of(asked, sizes, u), sizes)?;
+    arrange(&spec_of(asked, properties, u), properties)?;
     if !fits(u)? {
-        return Err(does_not_fit(asked, sizes, limit.unwrap_or(0)));
+        return Err(does_not_fit(asked, properties, limit.unwrap_or(0)));
     }
     // Upgrades in the order of seconds saved per byte.
-    for knob in cost::knobs_by_worth(&spec_of(asked, sizes, u), sizes, speed)? {
+    for knob in cost::knobs_by_worth(&spec_of(asked, properties, u), properties, speed)? {
         match knob {
             cost::Knob::SaveAttention if asked.training => {
                 u.attention = largest(layers, |n| fits(Upgrades { attention: n, ..u }))?;
@@ -151,19 +157,19 @@ pub fn plan(asked: &EngineSpec, unpack: Unpack, sizes: &dyn Sizes, speed: &Speed
             _ => {}
         }
     }
-    Plan::of(spec_of(asked, sizes, u), sizes, limit)
+    Plan::of(spec_of(asked, properties, u), properties, limit)
 }
 
 /// What `asked` needs, and the nearest settings with which it fits.
-fn does_not_fit(asked: &EngineSpec, sizes: &dyn Sizes, limit: u64) -> Error {
-    let need = bytes_of(asked, sizes, LEANEST).unwrap_or(0) as u64;
-    Error::DoesNotFit { what: "this run", need, have: limit, advice: what_would_fit(asked, sizes, limit) }
+fn does_not_fit(asked: &EngineSpec, properties: &dyn Properties, limit: u64) -> Error {
+    let need = bytes_of(asked, properties, LEANEST).unwrap_or(0) as u64;
+    Error::DoesNotFit { what: "this run", need, have: limit, advice: what_would_fit(asked, properties, limit) }
 }
 
 /// Settings that change the least, from those that change nothing but speed to those that change most: fewer rows, the
 /// head, the rank. Empty if none of them is enough.
-fn what_would_fit(asked: &EngineSpec, sizes: &dyn Sizes, limit: u64) -> Vec<Setting> {
-    let fits = |spec: &EngineSpec| bytes_of(spec, sizes, LEANEST).is_ok_and(|b| b as u64 <= limit);
+fn what_would_fit(asked: &EngineSpec, properties: &dyn Properties, limit: u64) -> Vec<Setting> {
+    let fits = |spec: &EngineSpec| bytes_of(spec, properties, LEANEST).is_ok_and(|b| b as u64 <= limit);
     let most_rows = |spec: &EngineSpec| {
         let with = |rows: usize| EngineSpec { max_rows: rows, max_len: spec.max_len.min(rows), ..spec.clone() };
         largest(spec.max_rows, |n| Ok(n == 0 || fits(&with(n)))).unwrap_or(0)
@@ -193,7 +199,7 @@ fn what_would_fit(asked: &EngineSpec, sizes: &dyn Sizes, limit: u64) -> Vec<Sett
         None if asked.four_bit() => Vec::new(),
         None => {
             let packed = EngineSpec { residency: vec![Residency::Nf4; asked.model.layers], ..asked.clone() };
-            let more = if fits(&packed) { Vec::new() } else { what_would_fit(&packed, sizes, limit) };
+            let more = if fits(&packed) { Vec::new() } else { what_would_fit(&packed, properties, limit) };
             let enough = fits(&packed) || !more.is_empty();
             enough.then(|| Setting::new("use-4bit", true)).into_iter().chain(more).collect()
         }

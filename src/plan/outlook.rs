@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Result,
-    backend::{Sizes, Space},
+    backend::{Properties, Space},
     model::{
         ModelConfig,
         config::PRESETS,
@@ -111,7 +111,7 @@ impl Change {
 
 /// The plan with each part of it changed to what it is not, and what a step of `work` would take then. What cannot be laid
 /// out is left out.
-pub fn alternatives(plan: &Plan, sizes: &dyn Sizes, speed: &Speed, work: &Work) -> Vec<Alternative> {
+pub fn alternatives(plan: &Plan, properties: &dyn Properties, speed: &Speed, work: &Work) -> Vec<Alternative> {
     let spec = &plan.spec;
     let mut changes = Vec::new();
     if spec.training {
@@ -121,7 +121,7 @@ pub fn alternatives(plan: &Plan, sizes: &dyn Sizes, speed: &Speed, work: &Work) 
         changes.extend([Residency::Nf4, Residency::Unpacked].map(Change::Weights));
         changes.extend([HeadStore::Dense, HeadStore::Nf4].map(Change::Head));
     }
-    if embedding_may_leave(spec, sizes) {
+    if embedding_may_leave(spec, properties) {
         changes.extend([Space::Device, Space::Host].map(Change::Embedding));
     }
     if spec.training {
@@ -134,8 +134,8 @@ pub fn alternatives(plan: &Plan, sizes: &dyn Sizes, speed: &Speed, work: &Work) 
     let changed = changes.into_iter().map(|change| (change, change.apply(spec))).filter(|(_, other)| other != spec);
     changed
         .filter_map(|(change, other)| {
-            let seconds = step_time(&other, sizes, speed, work).ok()?.total();
-            let other = Plan::of(other, sizes, plan.limit).ok()?;
+            let seconds = step_time(&other, properties, speed, work).ok()?.total();
+            let other = Plan::of(other, properties, plan.limit).ok()?;
             let fits = plan.limit.is_none_or(|limit| other.bytes as u64 <= limit);
             Some(Alternative { change, bytes: other.bytes, host_bytes: other.host_bytes, seconds, fits })
         })
@@ -157,10 +157,10 @@ pub struct Largest {
 ///
 /// # Errors
 /// If a job cannot be laid out at any size.
-pub fn largest_that_fit(asked: &EngineSpec, len: usize, sizes: &dyn Sizes, limit: u64) -> Result<Largest> {
+pub fn largest_that_fit(asked: &EngineSpec, len: usize, properties: &dyn Properties, limit: u64) -> Result<Largest> {
     const MOST_ROWS: usize = 1 << 26;
-    let fits = |other: &EngineSpec| bytes_of(other, sizes, LEANEST).is_ok_and(|b| b as u64 <= limit);
-    bytes_of(asked, sizes, LEANEST)?;
+    let fits = |other: &EngineSpec| bytes_of(other, properties, LEANEST).is_ok_and(|b| b as u64 <= limit);
+    bytes_of(asked, properties, LEANEST)?;
     let of = |max_rows: usize, max_len: usize| EngineSpec { max_rows, max_len, ..asked.clone() };
     let batch = largest(MOST_ROWS / len.max(1), |n| Ok(n == 0 || fits(&of(n * len, len))))?;
     let length = largest(asked.model.max_positions, |n| Ok(n == 0 || fits(&of(n, n))))?;

@@ -1,6 +1,6 @@
 use super::{outlook::Change, *};
 use crate::{
-    backend::{Heads, cpu::CpuSizes, cuda::CudaSizes},
+    backend::{Heads, cpu::CpuProperties, cuda::CudaProperties},
     model::{LoraConfig, ModelConfig, Module},
 };
 
@@ -30,7 +30,7 @@ fn bytes(gib: f64) -> u64 {
 
 /// The plan of `asked` on the slice with so much memory, or on a CPU.
 fn plan_of(asked: &EngineSpec, limit: Option<u64>) -> Result<Plan> {
-    plan(asked, Unpack::WhereItFits, &CudaSizes::FUSED, &slice(), limit)
+    plan(asked, Unpack::WhereItFits, &CudaProperties::FUSED, &slice(), limit)
 }
 
 fn planned(limit_gib: f64) -> Result<Plan> {
@@ -38,7 +38,7 @@ fn planned(limit_gib: f64) -> Result<Plan> {
 }
 
 fn packed(limit_gib: f64) -> Result<Plan> {
-    plan(&qwen3_8b(), Unpack::Never, &CudaSizes::FUSED, &slice(), Some(bytes(limit_gib)))
+    plan(&qwen3_8b(), Unpack::Never, &CudaProperties::FUSED, &slice(), Some(bytes(limit_gib)))
 }
 
 /// What docs/facts.md#qwen3-8b-in-numbers says of weights, adapter and saved activations.
@@ -141,7 +141,7 @@ fn the_embedding_goes_to_host_memory_when_that_makes_room() {
     let tied = ModelConfig { tied: true, ..qwen3_8b().model };
     let p = plan_of(&EngineSpec { model: tied, ..qwen3_8b() }, Some(9 << 30)).expect("fits");
     assert_eq!(placed(&p), (Space::Device, 0));
-    let p = plan(&qwen3_8b(), Unpack::Never, &CpuSizes, &slice(), Some(14 << 30)).expect("fits");
+    let p = plan(&qwen3_8b(), Unpack::Never, &CpuProperties, &slice(), Some(14 << 30)).expect("fits");
     assert_eq!(placed(&p), (Space::Device, 0));
 }
 
@@ -154,18 +154,18 @@ fn packed_weights_cost_what_the_backend_does_with_them() {
     let weights = 36.0 * 192_937_984.0;
     let passes = 2.0 * weights - 4096.0 * 6144.0;
     // Decoded inside the products: a part of their time. Nothing is recomputed.
-    let t = cost::step_time(&spec, &CudaSizes::FUSED, &speed, &work).expect("laid out");
+    let t = cost::step_time(&spec, &CudaProperties::FUSED, &speed, &work).expect("laid out");
     let products = 2.0 * 2048.0 * passes / speed.flops;
     assert!((t.unpack - 0.05 * products).abs() < 1e-9 * products, "{t:?}");
     // Dequantised to f32 scratch: 0.5625 bytes in, 4 out, 4 in, at every product.
-    let t = cost::step_time(&spec, &CpuSizes, &speed, &work).expect("laid out");
+    let t = cost::step_time(&spec, &CpuProperties, &speed, &work).expect("laid out");
     let moved = passes * 8.5625 / speed.bandwidth;
     assert!((t.unpack - moved).abs() < 1e-9 * moved, "{t:?}");
     let unpacked = planned(130.0).expect("fits").spec;
-    assert_eq!(cost::step_time(&unpacked, &CudaSizes::FUSED, &speed, &work).expect("laid out").unpack, 0.0);
+    assert_eq!(cost::step_time(&unpacked, &CudaProperties::FUSED, &speed, &work).expect("laid out").unpack, 0.0);
     // docs/facts.md#qwen3-8b-in-numbers: 2,560 tokens a second with nothing recomputed and loss on every token.
     let every = Work { targets: 2048.0, ..work };
-    let rate = 2048.0 / cost::step_time(&unpacked, &CudaSizes::FUSED, &slice(), &every).expect("laid out").total();
+    let rate = 2048.0 / cost::step_time(&unpacked, &CudaProperties::FUSED, &slice(), &every).expect("laid out").total();
     assert!((rate / 2560.0 - 1.0).abs() < 0.01, "{rate}");
 }
 
@@ -176,7 +176,7 @@ fn more_memory_never_gives_a_slower_plan() {
     for tenths in (80..400).step_by(10) {
         if let Ok(p) = planned(f64::from(tenths) / 10.0) {
             let work = Work { rows: 2048.0, len: 1024.0, targets: 16.0 };
-            let t = cost::step_time(&p.spec, &CudaSizes::FUSED, &speed, &work).expect("laid out").total();
+            let t = cost::step_time(&p.spec, &CudaProperties::FUSED, &speed, &work).expect("laid out").total();
             assert!(t <= last * (1.0 + 1e-9), "{tenths}: {t} after {last}");
             last = t;
         }
@@ -191,9 +191,9 @@ fn an_alternative_is_a_plan_of_its_own() {
     let work = Work { rows: 8192.0, len: 1024.0, targets: 16.0 };
     let asked = qwen3_8b();
     let p = planned(19.0).expect("fits");
-    let found = outlook::alternatives(&p, &CudaSizes::FUSED, &speed, &work);
+    let found = outlook::alternatives(&p, &CudaProperties::FUSED, &speed, &work);
     let of = |c: Change| found.iter().find(|a| a.change == c).copied().unwrap_or_else(|| panic!("no {c:?}"));
-    let now = cost::step_time(&p.spec, &CudaSizes::FUSED, &speed, &work).expect("laid out").total();
+    let now = cost::step_time(&p.spec, &CudaProperties::FUSED, &speed, &work).expect("laid out").total();
     for (change, more, slower, fits) in [
         (Change::Saved(Saved::NoGateUp), false, true, true),
         (Change::Saved(Saved::InputOnly), false, true, true),
@@ -213,17 +213,17 @@ fn an_alternative_is_a_plan_of_its_own() {
     assert_eq!(found.len(), 10, "{found:?}");
     let half = EngineSpec { max_rows: 1024, ..asked.clone() };
     let spec = EngineSpec { max_rows: 1024, ..p.spec.clone() };
-    assert_eq!(of(Change::Rows(1024)).bytes, Plan::of(spec, &CudaSizes::FUSED, None).expect("laid out").bytes);
+    assert_eq!(of(Change::Rows(1024)).bytes, Plan::of(spec, &CudaProperties::FUSED, None).expect("laid out").bytes);
     assert!(plan_of(&half, p.limit).is_ok());
     // A head that is the embedding ties both to the device; a CPU has one memory.
     let tied = EngineSpec { model: ModelConfig { tied: true, ..asked.model.clone() }, ..asked.clone() };
     let p = plan_of(&tied, None).expect("no limit");
-    let changes = |p: &Plan, sizes: &dyn Sizes| -> Vec<Change> {
-        outlook::alternatives(p, sizes, &speed, &work).iter().map(|a| a.change).collect()
+    let changes = |p: &Plan, properties: &dyn Properties| -> Vec<Change> {
+        outlook::alternatives(p, properties, &speed, &work).iter().map(|a| a.change).collect()
     };
-    assert!(changes(&p, &CudaSizes::FUSED).iter().all(|c| !matches!(c, Change::Embedding(_))));
-    let p = plan(&asked, Unpack::Never, &CpuSizes, &speed, None).expect("no limit");
-    assert!(changes(&p, &CpuSizes).iter().all(|c| !matches!(c, Change::Embedding(_))));
+    assert!(changes(&p, &CudaProperties::FUSED).iter().all(|c| !matches!(c, Change::Embedding(_))));
+    let p = plan(&asked, Unpack::Never, &CpuProperties, &speed, None).expect("no limit");
+    assert!(changes(&p, &CpuProperties).iter().all(|c| !matches!(c, Change::Embedding(_))));
 }
 
 #[test]
@@ -231,13 +231,13 @@ fn the_largest_jobs_fit_and_one_more_does_not() {
     let limit = (19.5 - 0.45) as u64 * (1 << 30);
     let asked = qwen3_8b();
     let fits = |max_rows, max_len| plan_of(&EngineSpec { max_rows, max_len, ..asked.clone() }, Some(limit)).is_ok();
-    let l = outlook::largest_that_fit(&asked, 1024, &CudaSizes::FUSED, limit).expect("can be laid out");
+    let l = outlook::largest_that_fit(&asked, 1024, &CudaProperties::FUSED, limit).expect("can be laid out");
     for (more, expected) in [(0, true), (1, false)] {
         assert_eq!(fits((l.batch + more) * 1024, 1024), expected, "{l:?}");
         assert_eq!(fits(l.length + more, l.length + more), expected, "{l:?}");
     }
     assert_eq!(l.model, Some("qwen3-14b"));
-    let none = outlook::largest_that_fit(&asked, 1024, &CudaSizes::FUSED, 1 << 20).expect("can be laid out");
+    let none = outlook::largest_that_fit(&asked, 1024, &CudaProperties::FUSED, 1 << 20).expect("can be laid out");
     assert_eq!((none.batch, none.length, none.model), (0, 0, None));
 }
 
@@ -245,7 +245,7 @@ fn the_largest_jobs_fit_and_one_more_does_not() {
 #[test]
 fn the_work_of_a_step_does_not_depend_on_the_plan() {
     let work = Work { rows: 2048.0, len: 1024.0, targets: 100.0 };
-    let flops = |p: &Plan| cost::step_flops(&p.spec, &CudaSizes::FUSED, &work).expect("laid out");
+    let flops = |p: &Plan| cost::step_flops(&p.spec, &CudaProperties::FUSED, &work).expect("laid out");
     let (small, large) = (planned(9.0).expect("fits"), planned(130.0).expect("fits"));
     assert!(small.spec != large.spec);
     assert_eq!(flops(&small), flops(&large));

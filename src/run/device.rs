@@ -7,7 +7,7 @@ use crate::{
         Backend,
         cpu::CpuBackend,
         cuda::{
-            self, CudaBackend, CudaSizes,
+            self, CudaBackend, CudaProperties,
             driver::{
                 CudaDriver,
                 probe::{Probe, probe},
@@ -48,7 +48,7 @@ impl OpenDevice {
 
     /// [`advise_limit`] for this device.
     pub(super) fn advise(&self, e: Error) -> Error {
-        advise_limit(e, self.backend.sizes().own_memory(), self.room)
+        advise_limit(e, self.backend.properties().own_memory(), self.room)
     }
 }
 
@@ -121,7 +121,7 @@ fn open_cuda(machine: &Machine, n: u32, listener: &mut dyn Listener, speed: Spee
     if driver.compiles_kernels() {
         listener.note("the driver compiles the kernels for this GPU; it keeps them for the next time");
     }
-    let mut backend = CudaBackend::new(Box::new(driver), CudaSizes { nf4: machine.nf4_path.path() })?;
+    let mut backend = CudaBackend::new(Box::new(driver), CudaProperties { nf4: machine.nf4_path.path() })?;
     let speed = speed(&mut backend)?;
     let memory = Memory::OpenGpu(backend.free_memory()?);
     Ok(OpenDevice::new(Box::new(backend), speed, memory, machine))

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Result,
-    backend::{DType, Sizes},
+    backend::{DType, Properties},
     model::{
         Engine, ModelConfig,
         engine::{EngineSpec, Residency},
@@ -42,8 +42,8 @@ pub fn asked(base: &Base, model: ModelConfig, rows: usize, max_len: usize) -> En
 }
 
 /// `asked` with what the kind of device decides, and whether weights may be unpacked on it.
-pub fn for_device(asked: EngineSpec, opened: &Opened, sizes: &dyn Sizes) -> (EngineSpec, Unpack) {
-    let gpu = sizes.own_memory();
+pub fn for_device(asked: EngineSpec, opened: &Opened, properties: &dyn Properties) -> (EngineSpec, Unpack) {
+    let gpu = properties.own_memory();
     // Generation reads every weight for a few rows: packed ones are the quicker, however much room there is.
     let unpack = if gpu && asked.kv_slots == 0 { Unpack::WhereItFits } else { Unpack::Never };
     let (logit_rows, dense) =
@@ -56,9 +56,9 @@ pub fn for_device(asked: EngineSpec, opened: &Opened, sizes: &dyn Sizes) -> (Eng
 /// # Errors
 /// If it does not fit; the advice is the nearest settings that do.
 pub fn plan(opened: &Opened, asked: EngineSpec, device: &OpenDevice) -> Result<Plan> {
-    let sizes = device.backend.sizes();
-    let (asked, unpack) = for_device(asked, opened, sizes);
-    plan::plan(&asked, unpack, sizes, &device.speed, device.limit).map_err(|e| device.advise(e))
+    let properties = device.backend.properties();
+    let (asked, unpack) = for_device(asked, opened, properties);
+    plan::plan(&asked, unpack, properties, &device.speed, device.limit).map_err(|e| device.advise(e))
 }
 
 /// Opens the device, plans, and loads the model. Where nothing is trained, speed decides next to nothing and is not

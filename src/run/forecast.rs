@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Result,
-    backend::{Sizes, cpu, cpu::CpuSizes, cuda::CudaSizes},
+    backend::{Properties, cpu, cpu::CpuProperties, cuda::CudaProperties},
     model::{engine::EngineSpec, source},
     plan::{
         self, Plan, Speed,
@@ -59,12 +59,12 @@ pub struct Forecast {
     /// Longest sample that the settings allow.
     pub max_seq_length: usize,
     asked: EngineSpec,
-    sizes: Box<dyn Sizes>,
+    properties: Box<dyn Properties>,
     speed: Speed,
 }
 
-/// The device that a plan is for: sizes, speed, plan.
-type Planned = (EngineSpec, Plan, Box<dyn Sizes>, Speed);
+/// The device that a plan is for: properties, speed, plan.
+type Planned = (EngineSpec, Plan, Box<dyn Properties>, Speed);
 
 impl Forecast {
     /// Plans the run that `settings` describe: on `gpu`, which need not be here, or on the device that they name.
@@ -90,21 +90,21 @@ impl Forecast {
             Some(gpu) => on_known_gpu(&config, &opened, asked, gpu),
             None => on_this_machine(&config, &opened, asked, listener),
         };
-        let (asked, plan, sizes, speed) = planned.map_err(|e| training::with_length(e, &config))?;
+        let (asked, plan, properties, speed) = planned.map_err(|e| training::with_length(e, &config))?;
         let samples = config.samples_per_step();
         let step = step(samples, config.max_seq_length, course.as_ref());
         Ok(Self {
             model: opened.source.describe(),
-            device: gpu.map_or(sizes.name(), |g| g.name),
-            reserve: if sizes.own_memory() { CUDA_RESERVE } else { 0 },
+            device: gpu.map_or(properties.name(), |g| g.name),
+            reserve: if properties.own_memory() { CUDA_RESERVE } else { 0 },
             samples,
-            step_seconds: step_time(&plan.spec, &*sizes, &speed, &step)?.total(),
+            step_seconds: step_time(&plan.spec, &*properties, &speed, &step)?.total(),
             step,
             course,
             max_seq_length: config.max_seq_length,
             plan,
             asked,
-            sizes,
+            properties,
             speed,
         })
     }
@@ -116,7 +116,7 @@ impl Forecast {
 
     /// The plan with one thing changed at a time.
     pub fn alternatives(&self) -> Vec<Alternative> {
-        outlook::alternatives(&self.plan, &*self.sizes, &self.speed, &self.step)
+        outlook::alternatives(&self.plan, &*self.properties, &self.speed, &self.step)
     }
 
     /// The largest jobs of this kind that would fit, where memory has a limit.
@@ -124,21 +124,21 @@ impl Forecast {
     /// # Errors
     /// If none can be laid out.
     pub fn largest(&self) -> Result<Option<Largest>> {
-        let of = |limit| outlook::largest_that_fit(&self.asked, self.max_seq_length, &*self.sizes, limit);
+        let of = |limit| outlook::largest_that_fit(&self.asked, self.max_seq_length, &*self.properties, limit);
         self.plan.limit.map(of).transpose()
     }
 }
 
 fn on_known_gpu(config: &TrainConfig, opened: &source::Opened, asked: EngineSpec, gpu: &GpuProfile) -> Result<Planned> {
-    let sizes = CudaSizes { nf4: config.machine.nf4_path.path() };
-    let (asked, unpack) = engine::for_device(asked, opened, &sizes);
+    let properties = CudaProperties { nf4: config.machine.nf4_path.path() };
+    let (asked, unpack) = engine::for_device(asked, opened, &properties);
     let limit = arena_limit(Memory::KnownGpu(gpu.memory), config.machine.memory_limit.map(|bytes| bytes.0));
     let speed = gpu.speed_of(config.machine.sm_limit);
-    let plan = plan::plan(&asked, unpack, &sizes, &speed, limit);
+    let plan = plan::plan(&asked, unpack, &properties, &speed, limit);
     // The limit is all that is known of the GPU then, and can be another.
     let room = if config.machine.memory_limit.is_some() { None } else { limit };
     let plan = plan.map_err(|e| device::advise_limit(e, true, room))?;
-    Ok((asked, plan, Box::new(sizes), speed))
+    Ok((asked, plan, Box::new(properties), speed))
 }
 
 fn on_this_machine(
@@ -149,13 +149,13 @@ fn on_this_machine(
 ) -> Result<Planned> {
     let device = device::open(&config.machine, listener)?;
     let plan = engine::plan(opened, asked.clone(), &device)?;
-    let gpu = device.backend.sizes().own_memory();
-    let sizes: Box<dyn Sizes> =
-        if gpu { Box::new(CudaSizes { nf4: config.machine.nf4_path.path() }) } else { Box::new(CpuSizes) };
-    let (asked, _) = engine::for_device(asked, opened, &*sizes);
+    let gpu = device.backend.properties().own_memory();
+    let properties: Box<dyn Properties> =
+        if gpu { Box::new(CudaProperties { nf4: config.machine.nf4_path.path() }) } else { Box::new(CpuProperties) };
+    let (asked, _) = engine::for_device(asked, opened, &*properties);
     let measured = || Speed { flops: cpu::measure_gflops() * 1e9, ..device.speed };
     let speed = if gpu { device.speed } else { measured() };
-    Ok((asked, plan, sizes, speed))
+    Ok((asked, plan, properties, speed))
 }
 
 /// What a step of `samples` computes: of the mean length of the data, or of full length where there are none.

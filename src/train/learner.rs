@@ -149,7 +149,7 @@ impl Learner for EngineLearner {
 
     fn peak_memory_bytes(&self) -> u64 {
         let arena = self.engine.arena_bytes() as u64;
-        if self.engine.sizes().name() == "cpu" { device::peak_memory().unwrap_or(arena) } else { arena }
+        if self.engine.properties().name() == "cpu" { device::peak_memory().unwrap_or(arena) } else { arena }
     }
 
     fn device(&self) -> String {

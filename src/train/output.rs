@@ -39,8 +39,9 @@ pub struct OutputDir {
     pub checkpoint: Option<(u64, PathBuf)>,
     /// How it was opened.
     pub resume: Resume,
-    /// An advisory lock on the directory, held until the end of the process or of this value.
-    _lock: File,
+    /// An advisory lock on the directory, held until the end of the process or of this value. Windows opens no directory as
+    /// a file, and has none.
+    _lock: Option<File>,
 }
 
 impl OutputDir {
@@ -51,9 +52,9 @@ impl OutputDir {
     /// - if another run is writing to it, if no checkpoint is whole, or if it cannot be written.
     pub fn open(disk: &dyn Disk, path: &Path, resume: Resume, note: &mut dyn FnMut(&str)) -> Result<Self> {
         files::create_dirs(path)?;
-        let lock = File::open(path).map_err(Error::io("open", path))?;
+        let lock = cfg!(unix).then(|| File::open(path).map_err(Error::io("open", path))).transpose()?;
         // A file system without locks (some network ones) is no reason not to train.
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock) {
             return Err(Error::failed(format!("another irori is training in {}", path.display())));
         }
         let mut names = Vec::new();

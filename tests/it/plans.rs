@@ -37,7 +37,7 @@ fn row(flags: &str) -> String {
 }
 
 /// Makes the tables anew.
-const REGENERATE: &str = "IRORI_WRITE_PLANS=1 cargo test --test it plans";
+const REGENERATE: &str = "IRORI_WRITE_DOCS=1 cargo test --test it plans";
 
 /// The flags in the pages decide; what stands behind them is what the program says.
 #[test]
@@ -56,7 +56,7 @@ fn the_plans_in_the_documentation_are_what_the_program_plans() {
             made += row;
             made.push('\n');
         }
-        if std::env::var_os("IRORI_WRITE_PLANS").is_some() {
+        if std::env::var_os("IRORI_WRITE_DOCS").is_some() {
             std::fs::write(&path, made).unwrap();
         } else if let Some((old, new)) = page.lines().zip(made.lines()).find(|(old, new)| old != new) {
             panic!("{name}: now\n{new}\nbut there is\n{old}\nMake the tables anew: {REGENERATE}");

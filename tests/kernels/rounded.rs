@@ -5,7 +5,7 @@ use crate::harness::round;
 use irori::{
     Result,
     backend::{
-        Backend, Buffer, DType, Op, Sizes,
+        Backend, Buffer, DType, Op, Properties,
         cpu::CpuBackend,
         ops::{Access, Operands},
     },
@@ -23,8 +23,8 @@ impl Rounded {
 }
 
 impl Backend for Rounded {
-    fn sizes(&self) -> &dyn Sizes {
-        self.0.sizes()
+    fn properties(&self) -> &dyn Properties {
+        self.0.properties()
     }
 
     fn describe(&self) -> String {

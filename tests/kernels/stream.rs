@@ -3,10 +3,10 @@
 use crate::{harness::SLICE, step};
 use irori::{
     backend::{
-        AdamW, Buffer, DType, HostTensor, Layout, Op, Sizes, Space, WeightStore,
+        AdamW, Buffer, DType, HostTensor, Layout, Op, Properties, Space, WeightStore,
         check::{Extent, check},
         cuda::{
-            CudaSizes, Nf4Path,
+            CudaProperties, Nf4Path,
             command::Command,
             context::{Arena, Context},
             launch::Address,
@@ -34,7 +34,7 @@ fn spec() -> EngineSpec {
 
 /// An engine that is laid out and never runs; its arena begins at addresses that are made up.
 struct Paper {
-    sizes: CudaSizes,
+    properties: CudaProperties,
     spec: EngineSpec,
     a: Arrangement,
     arena: Arena,
@@ -42,9 +42,9 @@ struct Paper {
 
 impl Paper {
     fn new(nf4: Nf4Path) -> Self {
-        let (sizes, spec) = (CudaSizes { nf4 }, spec());
-        let a = arrange(&spec, &sizes).unwrap();
-        Self { sizes, spec, a, arena: Arena { device: 0x7f00_0000_0000, host: 0x6f00_0000_0000 } }
+        let (properties, spec) = (CudaProperties { nf4 }, spec());
+        let a = arrange(&spec, &properties).unwrap();
+        Self { properties, spec, a, arena: Arena { device: 0x7f00_0000_0000, host: 0x6f00_0000_0000 } }
     }
 
     /// The commands of an operation with this much scratch.
@@ -53,7 +53,7 @@ impl Paper {
         let checked = check(op, DType::Bf16, &Extent { device, host, scratch: scratch.range() })?;
         launches::of(
             &checked,
-            &Context { chip: SLICE, address: &|b| self.arena.address(b), scratch, nf4: self.sizes.nf4 },
+            &Context { chip: SLICE, address: &|b| self.arena.address(b), scratch, nf4: self.properties.nf4 },
         )
     }
 
@@ -94,7 +94,7 @@ impl Paper {
     }
 }
 
-/// The sizes are exact: a byte less is refused, and what was laid out for the most rows is enough for fewer.
+/// The properties are exact: a byte less is refused, and what was laid out for the most rows is enough for fewer.
 #[test]
 fn scratch_is_what_the_sizes_say() {
     let all = ["attention_backward", "attention_cached", "cross_entropy", "global_norm"];
@@ -104,13 +104,13 @@ fn scratch_is_what_the_sizes_say() {
     assert_eq!(asking_for_scratch(Nf4Path::Scratch), [&all[..], &products].concat());
 }
 
-/// The operations that need scratch, each held to what the sizes say.
+/// The operations that need scratch, each held to what the properties say.
 fn asking_for_scratch(nf4: Nf4Path) -> Vec<&'static str> {
     let paper = Paper::new(nf4);
     let mut asking = std::collections::BTreeSet::new();
     for rows in [1, 2, 8, 9, 17, 511, 512, 513, 1024, 1500, 1600] {
         paper.each(rows, &mut |op| {
-            let need = paper.sizes.scratch(op);
+            let need = paper.properties.scratch(op);
             let have = paper.a.scratch.bytes();
             assert!(need <= have, "{} of {rows} rows needs {need} bytes of scratch, {have} were laid out", op.name());
             paper.commands(op, paper.a.scratch.prefix(need))?;
@@ -141,7 +141,7 @@ fn addresses_named(paper: &Paper) -> usize {
         paper.each(rows, &mut |op| {
             let mut operands = Operands::new(DType::Bf16);
             op.as_operation().operands(&mut operands).unwrap();
-            let scratch = paper.a.scratch.prefix(paper.sizes.scratch(op));
+            let scratch = paper.a.scratch.prefix(paper.properties.scratch(op));
             let places: Vec<(Address, usize)> = operands
                 .list()
                 .iter()

@@ -29,7 +29,7 @@ mod swiglu;
 mod tests;
 
 use super::{
-    Backend, Buffer, DType, OperationTime, Sizes, Space,
+    Backend, Buffer, DType, OperationTime, Properties, Space,
     arena::ALIGN,
     check::{self, Extent},
     ops::Op,
@@ -42,9 +42,9 @@ use std::time::Instant;
 
 /// Element types and scratch of the CPU backend.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CpuSizes;
+pub struct CpuProperties;
 
-impl Sizes for CpuSizes {
+impl Properties for CpuProperties {
     fn name(&self) -> &'static str {
         "cpu"
     }
@@ -138,8 +138,8 @@ fn execute(m: &mut Access, op: &Op) -> Result<()> {
 }
 
 impl Backend for CpuBackend {
-    fn sizes(&self) -> &dyn Sizes {
-        &CpuSizes
+    fn properties(&self) -> &dyn Properties {
+        &CpuProperties
     }
 
     fn describe(&self) -> String {

@@ -14,13 +14,13 @@ use super::{
     launches,
     measure::{self, Peaks},
     modules::MODULES,
-    sizes::CudaSizes,
+    properties::CudaProperties,
     times::Times,
 };
 use crate::{
     Error, Result,
     backend::{
-        Backend, Buffer, DType, Op, OperationTime, Sizes, Space,
+        Backend, Buffer, DType, Op, OperationTime, Properties, Space,
         check::{self, Extent},
     },
     error::Setting,
@@ -30,7 +30,7 @@ use crate::{
 pub struct CudaBackend {
     driver: Box<dyn Driver>,
     chip: Chip,
-    sizes: CudaSizes,
+    properties: CudaProperties,
     arena: Arena,
     extent: Extent,
     scratch: Buffer,
@@ -42,7 +42,7 @@ impl CudaBackend {
     ///
     /// # Errors
     /// If the program was built without kernels, or the device does not take them.
-    pub fn new(mut driver: Box<dyn Driver>, sizes: CudaSizes) -> Result<Self> {
+    pub fn new(mut driver: Box<dyn Driver>, properties: CudaProperties) -> Result<Self> {
         if MODULES.is_empty() {
             let message = "this irori was built without CUDA kernels: no nvcc was found then";
             return Err(Error::setting(Setting::new("device", "cuda"), message).advise([Setting::new("device", "cpu")]));
@@ -53,7 +53,7 @@ impl CudaBackend {
         let a = driver.attributes();
         let chip = Chip { sms: a.sms, shared_per_block: a.shared_per_block, shared_per_sm: a.shared_per_sm };
         let (arena, extent, scratch) = (Arena::default(), Extent::default(), Buffer::empty(DType::U8));
-        Ok(Self { driver, chip, sizes, arena, extent, scratch, times: None })
+        Ok(Self { driver, chip, properties, arena, extent, scratch, times: None })
     }
 
     /// What is fixed about the device.
@@ -94,8 +94,8 @@ fn queue(driver: &mut dyn Driver, command: &Command) -> Result<()> {
 }
 
 impl Backend for CudaBackend {
-    fn sizes(&self) -> &dyn Sizes {
-        &self.sizes
+    fn properties(&self) -> &dyn Properties {
+        &self.properties
     }
 
     fn describe(&self) -> String {
@@ -135,9 +135,9 @@ impl Backend for CudaBackend {
 
     fn run(&mut self, op: &Op) -> Result<()> {
         let checked = check::check(op, DType::Bf16, &self.extent)?;
-        let Self { driver, chip, arena, scratch, times, sizes, .. } = self;
+        let Self { driver, chip, arena, scratch, times, properties, .. } = self;
         let driver = driver.as_mut();
-        let at = Context { chip: *chip, address: &|b| arena.address(b), scratch: *scratch, nf4: sizes.nf4 };
+        let at = Context { chip: *chip, address: &|b| arena.address(b), scratch: *scratch, nf4: properties.nf4 };
         let commands = launches::of(&checked, &at)?;
         let from = Times::begin(times, driver)?;
         commands.iter().try_for_each(|c| queue(driver, c)).map_err(|e| e.context(op.name()))?;

@@ -9,7 +9,7 @@
 //! | [`driver`] | what is asked of a device; libcuda; what this machine has |
 //! | [`modules`] | the compiled kernels |
 //! | [`measure`], `times` | peaks of the device; time of each operation |
-//! | `sizes` | element types, scratch and limits, for the planner |
+//! | `properties` | element types, scratch and limits, for the planner |
 
 mod backend;
 pub mod command;
@@ -19,9 +19,9 @@ pub mod launch;
 pub mod launches;
 pub mod measure;
 pub mod modules;
-mod sizes;
+mod properties;
 mod times;
 
 pub use backend::CudaBackend;
 pub use context::Nf4Path;
-pub use sizes::CudaSizes;
+pub use properties::CudaProperties;

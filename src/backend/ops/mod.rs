@@ -7,9 +7,9 @@
 //!   ([`super::check`]) reads the list in front of every device; the CPU lends memory by it; a recorder adds up its bytes.
 //! - **It says itself what it costs.** [`Operation::flops`] counts what the mathematics asks for, whatever the device.
 //! - **It allocates nothing.** It writes into buffers it is given. What it needs for itself comes out of one scratch buffer;
-//!   how much is the device's to say ([`Sizes::scratch`](super::Sizes::scratch)).
+//!   how much is the device's to say ([`Properties::scratch`](super::Properties::scratch)).
 //! - **Order.** Operations are queued and run in the order of the calls.
-//! - **Numbers.** Activations have the type [`Sizes::activation`](super::Sizes::activation) (f32 on the CPU, bf16 on CUDA),
+//! - **Numbers.** Activations have the type [`Properties::activation`](super::Properties::activation) (f32 on the CPU, bf16 on CUDA),
 //!   called *act* below; accumulation, norms, RoPE, softmax, cross-entropy, gradients of adapters and the optimizer are f32.
 //!   Reductions have a fixed order: the same operation on the same device gives the same bits.
 //! - **Aliasing.** What is written overlaps nothing else, unless the operation says so.

@@ -155,7 +155,7 @@ fn times(be: &mut dyn Backend, repeats: u32, op: &Op) -> Result<Vec<f64>> {
     be.run(op)?;
     be.take_times()?;
     // So many at a time that the device never waits for the host between them.
-    let at_a_time = if be.sizes().own_memory() { (0.02 / run(be, 1)?).ceil().clamp(1.0, 200.0) as u32 } else { 1 };
+    let at_a_time = if be.properties().own_memory() { (0.02 / run(be, 1)?).ceil().clamp(1.0, 200.0) as u32 } else { 1 };
     (0..repeats).map(|_| run(be, at_a_time)).collect()
 }
 
@@ -166,15 +166,15 @@ pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
     let batch = documents(asked.max_rows, asked.max_len, c.vocab);
     let mut device = device::open(&job.machine, &mut Terminal::default())?;
     let be = device.backend.as_mut();
-    let gpu = be.sizes().own_memory();
+    let gpu = be.properties().own_memory();
     let peak = gpu.then_some(device.speed.flops * 1e-9);
     let dense = if gpu { DType::Bf16 } else { opened.source.dense_dtype() };
     let mut l = Layout::new();
-    let b = Buffers::place(&mut l, be.sizes().activation(), c, &batch, dense);
+    let b = Buffers::place(&mut l, be.properties().activation(), c, &batch, dense);
     let mut rng = Rng::new(1, 1);
     let values: Vec<f32> = (0..b.staging.len()).map(|_| rng.normal()).collect();
     let cases = cases(&b, c, &batch, &values);
-    let scratch = cases.iter().map(|case| be.sizes().scratch(&case.op)).max().unwrap_or(0);
+    let scratch = cases.iter().map(|case| be.properties().scratch(&case.op)).max().unwrap_or(0);
     let scratch = l.take(Kind::Scratch, DType::U8, scratch);
     be.allocate(l.bytes(), l.host_bytes(), scratch)?;
     b.fill(be, c, &batch, &values)?;

@@ -36,7 +36,7 @@ pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
     let adapter = peft::initial(&lora, &model, 1);
     let asked = EngineSpec { lora: Some(lora), training: true, ..job.asked(opened) };
     let device = device::open(&job.machine, &mut Terminal::default())?;
-    let peak = device.backend.sizes().own_memory().then_some(device.speed.flops * 1e-12);
+    let peak = device.backend.properties().own_memory().then_some(device.speed.flops * 1e-12);
     let (rows, length) = (asked.max_rows, asked.max_len);
     let plan = engine::plan(opened, asked, &device)?;
     let mut engine = engine::load(opened, plan, device, &mut Terminal::default())?;
@@ -60,7 +60,7 @@ pub(super) fn measure(job: &Job, opened: &Opened) -> Result<Found> {
     let operations = engine.take_times()?.into_iter().map(|t| (t.operation, t.seconds)).collect();
     let (rows, targets) = (batch.rows() as f64, batch.target_ids.len() as f64);
     let work = Work { rows, len: rows / batch.docs() as f64, targets };
-    let teraflop = 1e-12 * step_flops(engine.spec(), engine.sizes(), &work)?;
+    let teraflop = 1e-12 * step_flops(engine.spec(), engine.properties(), &work)?;
     let figures = vec![
         Figure::new("step", "tokens/s", rows, &seconds),
         Figure::new("its products and attention", "TFLOP/s", teraflop, &seconds).of(peak),

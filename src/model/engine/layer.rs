@@ -23,7 +23,7 @@ pub(super) struct LinearView {
 }
 
 /// A layer. Shapes are those of [`super::arrange::LayerActivations`], [`super::arrange::Workspace`] and
-/// [`super::arrange::Gradients`], of T rows.
+/// its `Gradients`, of T rows.
 #[derive(Debug, Clone)]
 pub(super) struct LayerView {
     pub index: usize,

@@ -14,7 +14,7 @@ use super::{sink::PackedSink, source::WeightSource};
 use crate::{
     Error, Result,
     backend::{
-        AdamW, Backend, Buffer, Op, OperationTime, Rows, Sizes,
+        AdamW, Backend, Buffer, Op, OperationTime, Properties, Rows,
         ops::{Convert, Zero},
     },
     data::MicroBatch,
@@ -66,7 +66,7 @@ impl Engine {
         sink: Option<&mut dyn PackedSink>,
         progress: LoadProgress,
     ) -> Result<Self> {
-        let arrangement = arrange(&spec, backend.sizes())?;
+        let arrangement = arrange(&spec, backend.properties())?;
         backend.allocate(arrangement.layout.bytes(), arrangement.layout.host_bytes(), arrangement.scratch)?;
         let mut engine = Self { backend, spec, arrangement };
         if let Some(a) = engine.arrangement.adapter {
@@ -111,9 +111,9 @@ impl Engine {
         self.backend.take_times()
     }
 
-    /// Element types and scratch sizes of the backend.
-    pub fn sizes(&self) -> &dyn Sizes {
-        self.backend.sizes()
+    /// Element types, limits, memory and costs of the backend.
+    pub fn properties(&self) -> &dyn Properties {
+        self.backend.properties()
     }
 
     fn run(&mut self, op: impl Into<Op<'static>>) -> Result<()> {
@@ -206,7 +206,7 @@ impl Engine {
         Ok(StepStats { loss_sum: f64::from(stats[0]), grad_norm: f64::from(stats[1]) })
     }
 
-    /// The adapter's master weights: flat, in the order of [`LoraConfig::slots`].
+    /// The adapter's master weights: flat, in the order of [`crate::model::LoraConfig::slots`].
     pub fn adapter(&mut self) -> Result<Vec<f32>> {
         let a = self.adapter_buffers()?;
         self.read_f32(a.master)

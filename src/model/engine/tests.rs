@@ -202,7 +202,7 @@ fn where_the_embedding_lies_changes_no_bit() {
     assert_eq!(device.0.0 - host.0.0, table);
     let tied = EngineSpec { embedding: Space::Host, ..spec(None, false) };
     let error =
-        arrange(&tied, &crate::backend::cpu::CpuSizes).expect_err("the head is needed on the device").to_string();
+        arrange(&tied, &crate::backend::cpu::CpuProperties).expect_err("the head is needed on the device").to_string();
     assert!(error.contains("head"), "{error}");
 }
 
@@ -258,7 +258,7 @@ fn a_head_in_nf4_is_the_head_quantised_by_hand() {
         assert!(expected != dense, "quantising the head changed nothing");
     }
     let narrow = EngineSpec { model: ModelConfig { hidden: 96, ..model() }, head: HeadStore::Nf4, ..base };
-    let error = arrange(&narrow, &crate::backend::cpu::CpuSizes).expect_err("96 is no multiple of 64").to_string();
+    let error = arrange(&narrow, &crate::backend::cpu::CpuProperties).expect_err("96 is no multiple of 64").to_string();
     assert!(error.contains("`head-4bit = true`"), "{error}");
 }
 

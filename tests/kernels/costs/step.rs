@@ -13,7 +13,7 @@ use irori::{
         AdamW, DType, LoraPart, Op, Rows, Space,
         check::{Extent, check},
         cuda::{
-            CudaSizes, Nf4Path,
+            CudaProperties, Nf4Path,
             command::Command,
             context::{Arena, Context},
             launch::Launch,
@@ -60,14 +60,14 @@ pub struct Step {
 /// A micro-batch, forward and backward.
 pub fn micro_batch(counts: &Counts, targets: usize, dropout: bool) -> Step {
     let spec = spec(dropout);
-    let a = arrange(&spec, &CudaSizes::FUSED).unwrap();
+    let a = arrange(&spec, &CudaProperties::FUSED).unwrap();
     let shape = BatchShape { rows: ROWS, docs: ROWS / DOCUMENT, max_len: DOCUMENT, targets };
     record(counts, &a, |run| operations::micro_batch(&spec, &a, shape, run))
 }
 
 /// What the optimizer does once a step, however many micro-batches it has.
 pub fn update(counts: &Counts) -> Step {
-    let a = arrange(&spec(true), &CudaSizes::FUSED).unwrap();
+    let a = arrange(&spec(true), &CudaProperties::FUSED).unwrap();
     let adapter = a.adapter.expect("it is trained");
     record(counts, &a, |run| operations::update(&a, &adapter, AdamW::default(), run))
 }

@@ -52,7 +52,7 @@ impl Device for Cpu {
 
     fn run<'a>(&mut self, op: impl Into<Op<'a>>) -> Vec<Counters> {
         let op = op.into();
-        self.settle(self.backend.sizes().scratch(&op));
+        self.settle(self.backend.properties().scratch(&op));
         self.backend.run(&op).unwrap_or_else(|e| panic!("{e}"));
         Vec::new()
     }

@@ -2,10 +2,10 @@
 
 use super::{Device, SLICE};
 use irori::backend::{
-    Buffer, DType, Kind, Layout, Op, Sizes,
+    Buffer, DType, Kind, Layout, Op, Properties,
     check::{Extent, check},
     cuda::{
-        CudaSizes, Nf4Path,
+        CudaProperties, Nf4Path,
         command::Command,
         context::{Chip, Context},
         driver::{CudaDriver, Driver},
@@ -139,10 +139,10 @@ impl Gpu {
         f(&Context { chip: self.chip, address: &|b| self.address(b), scratch, nf4: Nf4Path::Fused })
     }
 
-    /// The commands of an operation, with as much scratch as the backend's sizes say.
+    /// The commands of an operation, with as much scratch as the backend's properties say.
     #[track_caller]
     fn commands<'a>(&mut self, op: &'a Op<'a>) -> Vec<Command<'a>> {
-        let scratch = self.out(DType::U8, CudaSizes::FUSED.scratch(op));
+        let scratch = self.out(DType::U8, CudaProperties::FUSED.scratch(op));
         let (device, host) = (self.layout.bytes(), self.layout.host_bytes());
         let checked = check(op, DType::Bf16, &Extent { device, host, scratch: scratch.range() });
         let commands = checked.and_then(|op| self.with_context(scratch, |at| launches::of(&op, at)));

@@ -15,7 +15,7 @@ use irori::{
     backend::{
         AdamW, Backend, DType, Heads, Space,
         cpu::CpuBackend,
-        cuda::{CudaBackend, CudaSizes, Nf4Path, driver::Driver},
+        cuda::{CudaBackend, CudaProperties, Nf4Path, driver::Driver},
     },
     data::{MicroBatch, Sample, batch::NO_LOSS},
     model::{
@@ -118,7 +118,7 @@ fn cuda_by(nf4: Nf4Path, spec: EngineSpec, seed: u64) -> Option<(Engine, Arc<Mut
         return None;
     }
     let (driver, ledger) = device(seed);
-    let backend = CudaBackend::new(driver, CudaSizes { nf4 }).unwrap();
+    let backend = CudaBackend::new(driver, CudaProperties { nf4 }).unwrap();
     Some((engine(Box::new(backend), spec), ledger))
 }
 
@@ -157,7 +157,7 @@ fn the_self_test_passes() {
     if !there_are_kernels() {
         return;
     }
-    let backend = CudaBackend::new(device(0).0, CudaSizes::FUSED).unwrap();
+    let backend = CudaBackend::new(device(0).0, CudaProperties::FUSED).unwrap();
     irori::model::selftest::run(Box::new(backend)).unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -167,7 +167,7 @@ fn what_does_not_fit_the_kernels_is_refused() {
     let refusal = |change: &dyn Fn(&mut EngineSpec)| {
         let mut spec = spec(Some(lora(0.0, &Module::ALL)), true);
         change(&mut spec);
-        irori::model::engine::arrange(&spec, &CudaSizes::FUSED).expect_err("refused").to_string()
+        irori::model::engine::arrange(&spec, &CudaProperties::FUSED).expect_err("refused").to_string()
     };
     for (change, words) in [
         (&(|s: &mut EngineSpec| s.lora.as_mut().unwrap().r = 12) as &dyn Fn(&mut EngineSpec), "`lora-r = 12`"),

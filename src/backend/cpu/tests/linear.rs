@@ -119,7 +119,7 @@ fn run(c: &Case, d: &Data, store: Store, threads: usize) -> Results {
         LoraBackward { z, k, dy, n, parts: parts.clone(), mask }.into(),
         LinearBackward { dy, w, parts: parts.clone(), mask, dz }.into(),
     ];
-    r.start(steps.iter().map(|op| CpuSizes.scratch(op)).max().unwrap());
+    r.start(steps.iter().map(|op| CpuProperties.scratch(op)).max().unwrap());
     if let Some(q @ WeightStore::Nf4 { packed, absmax, .. }) = quantised {
         r.be.run(
             &LoadNf4 { src: HostTensor { dtype: DType::F32, bytes: bytemuck::cast_slice(&d.w) }, packed, absmax }

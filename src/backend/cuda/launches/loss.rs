@@ -19,7 +19,7 @@ pub fn cross_entropy(op: &CrossEntropy, at: &Context) -> Launches {
     Ok(vec![by_row("cross_entropy", rows, args), by_row("add_loss", 1, sum)])
 }
 
-/// Bytes for the losses of the rows, F32 [R].
+/// Bytes for the losses of the rows, `F32 [R]`.
 pub fn cross_entropy_scratch(op: &CrossEntropy) -> usize {
     op.rows() * DType::F32.size()
 }

@@ -4,7 +4,7 @@
 //! - **No device.** [`of`] is a function of the operation, the chip and addresses. The backend queues what it says; tests run
 //!   it on a virtual machine; a recorder counts it with addresses that are made up.
 //! - **Checked before.** Types, lengths, bounds and aliasing are [`crate::backend::check`]'s business. What is refused here
-//!   are limits of these kernels, which the CPU does not share: [`Sizes::check`](crate::backend::Sizes::check) tells a user
+//!   are limits of these kernels, which the CPU does not share: [`Properties::check`](crate::backend::Properties::check) tells a user
 //!   of them beforehand, so that here they are mistakes of the caller.
 //! - **Scratch** is counted by a function beside the launches that use it; [`scratch`] collects them for the planner.
 //!

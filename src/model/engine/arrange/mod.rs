@@ -8,7 +8,7 @@ mod weights;
 use super::{EngineSpec, graph::operations};
 use crate::{
     Result,
-    backend::{Buffer, DType, Kind, KvCache, Layout, LoraPart, Rows, Sizes},
+    backend::{Buffer, DType, Kind, KvCache, Layout, LoraPart, Properties, Rows},
 };
 pub use activations::{LayerActivations, Workspace};
 pub use adapter::AdapterBuffers;
@@ -27,7 +27,7 @@ pub struct BatchBuffers {
     pub cu_seqlens: Buffer,
     /// `U32 [T]`.
     pub target_rows: Buffer,
-    /// `U32 [T]`; also the columns asked of [`crate::backend::Backend::log_softmax_at`] and the results of argmax.
+    /// `U32 [T]`; also the columns asked of [`crate::backend::ops::LogSoftmaxAt`] and the results of argmax.
     pub target_ids: Buffer,
     /// Log-probabilities read back, `F32 [T]`.
     pub logprobs: Buffer,
@@ -106,12 +106,12 @@ impl Arrangement {
 ///
 /// # Errors
 /// If the specification is contradictory, or a weight cannot be stored as asked.
-pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
+pub fn arrange(spec: &EngineSpec, properties: &dyn Properties) -> Result<Arrangement> {
     spec.check()?;
-    sizes.check(&spec.demands())?;
-    let act = sizes.activation();
+    properties.check(&spec.demands())?;
+    let act = properties.activation();
     let mut l = Layout::new();
-    let weights = BaseWeights::place(spec, sizes, &mut l);
+    let weights = BaseWeights::place(spec, properties, &mut l);
     let adapter = AdapterBuffers::place(spec, act, &mut l);
     let places = adapter::Places::place(spec, act, &mut l);
     let activations = activations::by_layer(spec, act, &mut l);
@@ -123,7 +123,7 @@ pub fn arrange(spec: &EngineSpec, sizes: &dyn Sizes) -> Result<Arrangement> {
     // What scratch is needed is asked of the operations that will run.
     let mut most = 0;
     operations::largest(spec, &a, &mut |op| {
-        most = most.max(sizes.scratch(op));
+        most = most.max(properties.scratch(op));
         Ok(())
     })?;
     a.scratch = a.layout.take(Kind::Scratch, DType::U8, most);

@@ -1,7 +1,7 @@
 //! Where the base weights lie.
 
 use crate::{
-    backend::{Buffer, DType, Kind, Layout, Sizes, Space, Weight, WeightStore},
+    backend::{Buffer, DType, Kind, Layout, Properties, Space, Weight, WeightStore},
     model::{
         ModelConfig, Module,
         engine::{EngineSpec, HeadStore, Residency},
@@ -76,7 +76,7 @@ pub struct BaseWeights {
 }
 
 impl BaseWeights {
-    pub(super) fn place(spec: &EngineSpec, sizes: &dyn Sizes, l: &mut Layout) -> Self {
+    pub(super) fn place(spec: &EngineSpec, properties: &dyn Properties, l: &mut Layout) -> Self {
         let c = &spec.model;
         let (hidden, dim) = (c.hidden, c.heads.dim);
         let embed = match spec.embedding {
@@ -97,7 +97,7 @@ impl BaseWeights {
             post_norm: norm(l, hidden),
             q_norm: norm(l, dim),
             k_norm: norm(l, dim),
-            linears: Group::ALL.map(|g| linear(spec, sizes, l, residency, g)),
+            linears: Group::ALL.map(|g| linear(spec, properties, l, residency, g)),
         });
         let layers = layers.collect();
         let staging = spec.residency.contains(&Residency::Unpacked).then(|| {
@@ -110,11 +110,17 @@ impl BaseWeights {
     }
 }
 
-fn linear(spec: &EngineSpec, sizes: &dyn Sizes, l: &mut Layout, residency: Residency, group: Group) -> Weight {
+fn linear(
+    spec: &EngineSpec,
+    properties: &dyn Properties,
+    l: &mut Layout,
+    residency: Residency,
+    group: Group,
+) -> Weight {
     let (n, k) = group.shape(&spec.model);
     let store = match residency {
         Residency::Nf4 => nf4_store(spec, l, Kind::QuantizedWeights, n * k),
-        Residency::Unpacked => WeightStore::Dense(l.take(Kind::DenseWeights, sizes.activation(), n * k)),
+        Residency::Unpacked => WeightStore::Dense(l.take(Kind::DenseWeights, properties.activation(), n * k)),
         Residency::Dense => WeightStore::Dense(l.take(Kind::DenseWeights, spec.dense, n * k)),
     };
     Weight { n, k, store }

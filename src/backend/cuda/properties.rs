@@ -12,25 +12,25 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::{DType, Demands, Op, Sizes, Unpacking},
+    backend::{DType, Demands, Op, Properties, Unpacking},
     error::Setting,
     quant::nf4,
 };
 
-/// Sizes of the CUDA backend: activations in bf16; scratch for the partial sums of reductions that are split over blocks,
+/// Properties of the CUDA backend: activations in bf16; scratch for the partial sums of reductions that are split over blocks,
 /// and for one dequantised weight matrix where the path needs it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CudaSizes {
+pub struct CudaProperties {
     /// How packed weights are multiplied.
     pub nf4: Nf4Path,
 }
 
-impl CudaSizes {
+impl CudaProperties {
     /// Packed weights are decoded by the product's kernel.
     pub const FUSED: Self = Self { nf4: Nf4Path::Fused };
 }
 
-impl Sizes for CudaSizes {
+impl Properties for CudaProperties {
     fn name(&self) -> &'static str {
         "cuda"
     }
