@@ -1,23 +1,23 @@
 //! The command line: one file per subcommand. Arguments in, calls, printing out; no mathematics.
 
-pub mod bench;
-pub mod common;
-pub mod compare;
-pub mod completions;
-pub mod dataset;
-pub mod demo;
-pub mod doctor;
+mod bench;
+mod common;
+mod compare;
+mod completions;
+mod dataset;
+mod demo;
+mod doctor;
 mod errors;
-pub mod eval;
-pub mod flags;
-pub mod generate;
-pub mod merge;
-pub mod output;
-pub mod plan;
-pub mod quantize;
-pub mod score;
-pub mod synth;
-pub mod train;
+mod eval;
+mod flags;
+mod generate;
+mod merge;
+mod output;
+mod plan;
+mod quantize;
+mod score;
+mod synth;
+mod train;
 
 use crate::{Error, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -134,7 +134,7 @@ fn report(e: &Error) -> ExitCode {
 }
 
 /// Writes to standard output; every command prints through this, so that a closed pipe ends the program quietly.
-pub fn print(text: &str) -> Result<()> {
+fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("write to", "standard output"))
 }
