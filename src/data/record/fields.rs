@@ -108,7 +108,7 @@ pub(super) enum Of {
 }
 
 /// Refuses a field that is neither one of `known`, nor harmless, nor unset. `place` is what messages put before the field's
-/// name: nothing, or "messages[1].".
+/// name: nothing, or `messages[1].`.
 pub(super) fn check(map: &Map<String, Value>, known: &[&str], of: Of, place: &str) -> Result<(), Wrong> {
     let harmless = |key: &str| match of {
         Of::Record => HARMLESS.contains(&key),
