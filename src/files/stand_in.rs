@@ -73,6 +73,15 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(Error::io("read", path))
 }
 
+/// Reads a file of a model that is JSON.
+///
+/// # Errors
+/// As [`read_text`], or if it is not JSON.
+pub fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).map_err(|e| Error::content(path, "", format!("is not JSON: {e}")))
+}
+
 /// [`read_text`] of a file that need not be there.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 mod read;
 
 use super::catalogue::{ModelTensor, tensors};
-use crate::{Error, Result, backend::Heads, files::stand_in};
+use crate::{Result, backend::Heads, files::stand_in};
 use read::Fields;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -102,9 +102,7 @@ impl ModelConfig {
     /// # Errors
     /// If it is not JSON, not Qwen3 dense, or asks for something irori does not compute. Fields are named.
     pub fn read(path: &Path) -> Result<(Self, Option<Quantization>)> {
-        let text = stand_in::read_text(path)?;
-        let json: Value =
-            serde_json::from_str(&text).map_err(|e| Error::content(path, "", format!("is not JSON: {e}")))?;
+        let json = stand_in::read_json(path)?;
         let fields = Fields { path, json: &json };
         Ok((fields.config()?, fields.quantization()?))
     }

@@ -80,9 +80,7 @@ pub fn read_config(dir: &Path) -> Result<LoraConfig> {
 
 pub(super) fn config_and_base(dir: &Path, weights: &MappedFile) -> Result<(LoraConfig, Option<String>)> {
     let path = dir.join(CONFIG);
-    let text = stand_in::read_text(&path)?;
-    let json: Value =
-        serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("is not JSON: {e}")))?;
+    let json = stand_in::read_json(&path)?;
     let fields = Fields { path, json };
     let lora = fields.lora(present(weights))?;
     Ok((lora, fields.json.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned)))

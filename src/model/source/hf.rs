@@ -103,9 +103,7 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     if !stand_in::exists(&index) {
         return Err(Error::content(dir, "", format!("holds neither {SINGLE} nor {INDEX}{}", weights_instead(dir))));
     }
-    let text = stand_in::read_text(&index)?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::content(&index, "", format!("is not JSON: {e}")))?;
+    let json = stand_in::read_json(&index)?;
     let map = json
         .get("weight_map")
         .and_then(|m| m.as_object())

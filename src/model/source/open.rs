@@ -44,9 +44,7 @@ impl Opened {
         let Some(dir) = &self.dir else {
             return Ok(self.source.config().to_json(self.source.dense_dtype().torch()));
         };
-        let path = dir.join("config.json");
-        let text = stand_in::read_text(&path)?;
-        serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("is not JSON: {e}")))
+        stand_in::read_json(&dir.join("config.json"))
     }
 }
 
