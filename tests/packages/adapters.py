@@ -169,13 +169,8 @@ def starts(cases, by):
 
     cases.add("adapters", "init-eva", "`init_lora_weights=\"eva\"`, started from data", by, eva)
 
-    def loftq(folder):
-        from peft import LoftQConfig, LoraConfig, get_peft_model
-        config = LoraConfig(r=4, target_modules=MODULES, task_type="CAUSAL_LM", init_lora_weights="loftq", loftq_config=LoftQConfig(loftq_bits=4))
-        get_peft_model(load(cases.root / BASE), config).save_pretrained(folder)
-        return dict(base=BASE, flags=["--no-4bit"])
-
-    cases.add("adapters", "init-loftq", "`init_lora_weights=\"loftq\"`", by, loftq)
+    lora(cases, "init-loftq", "`init_lora_weights=\"loftq\"` in the configuration (peft starts it on a GPU only)", f"in the shape of {by}", readable=False,
+         after=lambda folder: edit_json(folder / "adapter_config.json", lambda f: f.update(init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1})))
     lora(cases, "init-corda", "`init_lora_weights=\"corda\"` in the configuration", f"in the shape of {by}", readable=False,
          after=lambda folder: edit_json(folder / "adapter_config.json", lambda f: f.update(init_lora_weights="corda", corda_config={"corda_method": "ipm"})))
 
@@ -188,7 +183,8 @@ def more_than_lora(cases, by):
     lora(cases, "modules-to-save-norm", "`modules_to_save` norm", by, modules_to_save=["norm"])
     lora(cases, "trainable-tokens", "`trainable_token_indices`", by, trainable_token_indices=[5, 7])
     lora(cases, "target-parameters", "`target_parameters`", by, target_modules=["q_proj"], target_parameters=["mlp.down_proj.weight"])
-    lora(cases, "replication", "`layer_replication`", by, layer_replication=[[0, 3], [1, 3]])
+    lora(cases, "replication", "`layer_replication` in the configuration", f"in the shape of {by}", readable=False,
+         after=lambda folder: edit_json(folder / "adapter_config.json", lambda f: f.update(layer_replication=[[0, 3], [1, 3]])))
     lora(cases, "fan-in", "`fan_in_fan_out` (peft itself puts it back to false)", by, fan_in_fan_out=True)
     lora(cases, "qalora", "`use_qalora` in the configuration", f"in the shape of {by}", readable=False,
          after=lambda folder: edit_json(folder / "adapter_config.json", lambda f: f.update(use_qalora=True, qalora_group_size=16)))
@@ -292,16 +288,6 @@ def files(cases, by, base):
     cases.add("adapters", "transformers-own", "names without `base_model.model.`, as transformers' `add_adapter` has them in its model",
               f"{by}, safetensors", prefix("base_model.model.", ""))
     cases.add("adapters", "compiled", "names with `_orig_mod` (`torch.compile`)", f"{by}, safetensors", prefix("base_model.model.", "base_model.model._orig_mod."))
-
-    def add_adapter(folder):
-        model = load(base)
-        model.add_adapter(LoraConfig(r=8, target_modules=MODULES, task_type="CAUSAL_LM"))
-        stir(model)
-        model.save_pretrained(folder)
-        reference(model, folder / "reference.jsonl")
-        return dict(base=BASE, flags=["--no-4bit"])
-
-    cases.add("adapters", "add-adapter", "transformers' `model.add_adapter`, `save_pretrained`", version("transformers", "peft"), add_adapter)
 
     def inner(folder):
         """An adapter of `Qwen3Model`: its names have no second `model`."""

@@ -70,7 +70,8 @@ class Check:
 
     def trained(self, entry):
         """An adapter that irori trained, scored by irori and by transformers with peft."""
-        return self.scored(entry, ["--model", entry["base"], "--adapter", entry["adapter"]])
+        adapter = ["--adapter", entry["adapter"]] if "adapter" in entry else []
+        return self.scored(entry, ["--model", entry["base"], *adapter])
 
     def records(self, entry):
         command = ["dataset", "inspect", f"{entry['path']}/{entry['file']}", "--model", entry["tokenizer"], *entry.get("flags", [])]
@@ -88,17 +89,20 @@ class Check:
         return "equal", entry.get("equal", "the same text and the same loss") + warning, command
 
     def hub(self, entry):
-        command = ["score", "--model", entry["id"], "--no-4bit", "--input", "tokens.jsonl"]
-        worst = []
+        (self.out / "tokens.jsonl").write_text("".join(json.dumps({"tokens": t}) + "\n" for t in documents()))
+        tokens = str(self.out / "tokens.jsonl")
+        wrong = []
         for case in entry["cases"]:
             environment = {k: v for k, v in os.environ.items() if k not in entry["clear"]} | case["environment"]
-            done = subprocess.run([str(self.irori), *command], cwd=self.out / entry["path"], capture_output=True, text=True, env=environment, timeout=120)
-            found = (done.returncode == 0) == case["found"]
-            if not found:
-                worst.append(f"{case['environment']}: {'not found' if case['found'] else 'found'}")
-        if worst:
-            return "differs", "**differs**: " + "; ".join(worst), command
-        return "equal", f"looks in the same place in all of {len(entry['cases'])} environments", command
+            command = [str(self.irori), "score", "--model", case["id"], "--no-4bit", "--input", tokens]
+            done = subprocess.run(command, cwd=self.out / entry["path"], capture_output=True, text=True, env=environment, timeout=120)
+            if (done.returncode == 0) != case["found"]:
+                wrong.append(f"{case['environment']}: {'not found' if case['found'] else 'found'}")
+        command = ["score", "--model", entry["id"], "--no-4bit", "--input", "tokens.jsonl"]
+        if wrong:
+            return "differs", "**differs**: " + "; ".join(wrong), command
+        places = sum(case["found"] for case in entry["cases"])
+        return "equal", f"finds it where huggingface_hub looks, in each of {places} environments, and nowhere else", command
 
 
 def documents():
@@ -128,7 +132,7 @@ def samples(output):
             found[-1].append(line)
     texts = [plain("\n".join(one)) for one in found]
     learned = ["".join(re.findall(r"⟦(.*?)⟧", text, re.S)) for text in texts]
-    return [[re.sub("[⟦⟧]", "", text), loss] for text, loss in zip(texts, learned)]
+    return [[re.sub("[⟦⟧]", "", text).strip(), loss.strip()] for text, loss in zip(texts, learned)]
 
 
 def plain(text):

@@ -160,7 +160,7 @@ def records(cases, name, what, by, rows, wanted=None, **more):
     def run(folder):
         file = folder / more.get("file", "records.jsonl")
         pairs = rows(file) if callable(rows) else write_lines(file, rows)
-        pairs = pairs or wanted
+        pairs = pairs if isinstance(pairs, list) else wanted
         if pairs:
             made = [rendered(cases.root, *pair) if isinstance(pair, tuple) else pair for pair in pairs]
             (folder / "reference.json").write_text(json.dumps(made, ensure_ascii=False))

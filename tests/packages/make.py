@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", WANDB_DISABLED="true", UNSLOTH_DISABLE_STATISTICS="1")
-MAKERS = {"newest": ["checkpoints", "adapters", "trained", "records", "hub"], "older": ["older", "unsloths", "llamafactories"]}
+MAKERS = {"newest": ["checkpoints", "adapters", "trained", "records", "hub"], "older": ["llamafactories", "older", "unsloths"]}
 
 
 def main():

@@ -113,7 +113,7 @@ def trl_written(cases):
             collator = DataCollatorForLanguageModeling(pad_token_id=tok.pad_token_id, padding_free=free)
             rows = [made.train_dataset[i] for i in range(3)]
             out = collator(rows)
-            lists = {k: v.tolist() for k, v in out.items()}
+            lists = {k: v.tolist() for k, v in out.items() if hasattr(v, "tolist")}
             count = len(lists["input_ids"])
             write_lines(file, [{k: v[i] for k, v in lists.items()} for i in range(count)])
             return pairs(rows, "completion_mask" if "completion_mask" in rows[0] else "labels")

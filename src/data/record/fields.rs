@@ -68,17 +68,31 @@ const HARMLESS_IN_TURN: [&str; 12] = [
 ];
 
 /// The same for records of token ids: what tokenizers and collators put beside them.
-const HARMLESS_WITH_TOKENS: [&str; 6] =
-    ["length", "num_tokens", "offset_mapping", "special_tokens_mask", "text", "word_ids"];
+const HARMLESS_WITH_TOKENS: [&str; 8] = [
+    "length",
+    "max_length_k",
+    "max_length_q",
+    "num_tokens",
+    "offset_mapping",
+    "special_tokens_mask",
+    "text",
+    "word_ids",
+];
 
 /// Fields of other programs, and what to do about each.
 const ELSEWHERE: [(&[&str], &str); 16] = [
     (&["instruction", "system_prompt"], "it would be lost: put it into the text of the question or `system`"),
     (&["context", "question", "query", "passage", "document"], "it would be lost: put it into `input`"),
     (&["response", "answer", "answers", "target", "reasoning", "thought"], "it would be lost: put it into `output`"),
-    (&["chosen", "rejected"], "irori does not learn from preferences: give the answer to learn as `output`"),
+    (
+        &["chosen", "rejected", "preferred_output", "non_preferred_output", "kto_tag"],
+        "irori does not learn from preferences: give the answer to learn as `output`",
+    ),
     (&["text"], "a record has a prompt and an answer: `input` and `output`, or token ids"),
-    (&["image", "images", "video", "videos", "audio", "audios"], "irori reads text only"),
+    (
+        &["image", "images", "image_url", "video", "videos", "video_url", "audio", "audios", "input_audio", "file"],
+        "irori reads text only",
+    ),
     (&["parallel_tool_calls", "tool_choice"], "irori has no such setting, and no template shows it: take it out"),
     (&["documents"], "irori gives the template no documents: put them into a message"),
     (
@@ -91,7 +105,7 @@ const ELSEWHERE: [(&[&str], &str); 16] = [
         "a turn is learned or not: write it as `weight`, 0 or 1",
     ),
     (
-        &["cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx", "sequence_ids"],
+        &["cu_seqlens", "seq_idx", "sequence_ids"],
         "several samples in one record: say so by `position_ids` or `seq_lengths`, or give each a record of its own",
     ),
     (

@@ -312,7 +312,13 @@ fn masks_beside_token_ids() {
         (r#""labels":[5,6,7],"seq_lengths":[2,2]"#, "seq_lengths[1]"),
         (r#""labels":[5,6,7],"seq_lengths":[0,3]"#, "seq_lengths[0]"),
         (r#""labels":[5,6,7],"seq_lengths":[]"#, "seq_lengths"),
-        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,3]"#, "cu_seq_lens_q"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,2]"#, "cu_seq_lens_q"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0]"#, "cu_seq_lens_q"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[1,3]"#, "cu_seq_lens_q[0]"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,2,2,3]"#, "cu_seq_lens_q[2]"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,18446744073709551615]"#, "cu_seq_lens_q[1]"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,1,3],"cu_seq_lens_k":[0,2,3]"#, "cu_seq_lens_k"),
+        (r#""labels":[5,6,7],"seq_idx":[0,1,1]"#, "seq_idx"),
         (r#""labels":[5,6,7],"position_ids":[1,2,3]"#, "position_ids[0]"),
         (r#""labels":[5,6,7],"token_type_ids":[0,0,1]"#, "token_type_ids[2]"),
         (r#""completion_mask":[0,1]"#, "completion_mask"),
@@ -348,8 +354,12 @@ fn padding_is_left_out_and_packed_samples_are_apart() {
         assert_eq!(samples(line), one, "{line}");
     }
     let two = vec![(vec![5], vec![5]), (vec![6, 7], vec![6, 7])];
-    for more in [r#""position_ids":[0,0,1]"#, r#""seq_lengths":[1,2]"#, r#""position_ids":[0,0,1],"seq_lengths":[1,2]"#]
-    {
+    for more in [
+        r#""position_ids":[0,0,1]"#,
+        r#""seq_lengths":[1,2]"#,
+        r#""position_ids":[0,0,1],"cu_seq_lens_q":[0,1,3],"cu_seq_lens_k":[0,1,3],"max_length_q":2"#,
+        r#""position_ids":[0,0,1],"seq_lengths":[1,2]"#,
+    ] {
         assert_eq!(samples(&format!(r#"{{"input_ids":[5,6,7],"labels":[5,6,7],{more}}}"#)), two, "{more}");
     }
     let padded = r#"{"input_ids":[5,6,7,0],"labels":[5,6,7,-100],"attention_mask":[1,1,1,0],"position_ids":[0,0,1,0]}"#;

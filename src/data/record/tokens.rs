@@ -15,7 +15,16 @@ use std::ops::Range;
 const MASKS: [&str; 4] = ["completion_mask", "assistant_masks", "assistant_mask", "loss_mask"];
 
 /// What else is understood beside ids, labels and masks.
-const OTHERS: [&str; 6] = ["input_ids", "labels", "attention_mask", "position_ids", "token_type_ids", "seq_lengths"];
+const OTHERS: [&str; 8] = [
+    "input_ids",
+    "labels",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "seq_lengths",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+];
 
 /// The samples of a record. Without labels the masks decide what is learned.
 pub(super) fn samples(map: &Map<String, Value>) -> Result<Vec<Content>, Wrong> {
@@ -42,14 +51,17 @@ pub(super) fn samples(map: &Map<String, Value>) -> Result<Vec<Content>, Wrong> {
     {
         return Err(wrong("token_type_ids", i, value, "0"));
     }
-    let by_position = starts(of_length("position_ids")?, &real)?;
-    let by_length = lengths(map, &real, ids.len())?;
-    let starts = match (by_position, by_length) {
-        (Some(one), Some(other)) if one != other => {
-            return Err(("seq_lengths".into(), "they say other samples than `position_ids`".into()));
-        }
-        (one, other) => one.or(other).unwrap_or_else(|| vec![real.start]),
-    };
+    let said = [
+        ("position_ids", by_positions(of_length("position_ids")?, &real)?),
+        ("seq_lengths", by_lengths(map, &real)?),
+        ("cu_seq_lens_q", by_ends(map, "cu_seq_lens_q", &real)?),
+        ("cu_seq_lens_k", by_ends(map, "cu_seq_lens_k", &real)?),
+    ];
+    let mut said = said.into_iter().filter_map(|(field, starts)| Some((field, starts?)));
+    let (first, starts) = said.next().unwrap_or_else(|| ("", vec![real.start]));
+    if let Some((field, _)) = said.find(|(_, others)| *others != starts) {
+        return Err((field.into(), format!("says other samples than `{first}`")));
+    }
     let ends = starts.iter().skip(1).copied().chain([real.end]);
     let sample = |(start, end): (usize, usize)| Content::Tokens {
         input_ids: input_ids[start..end].to_vec(),
@@ -130,7 +142,7 @@ fn real(mask: Option<&Vec<Value>>, count: usize, labels: &[i32], said: bool) -> 
 }
 
 /// Where the samples begin by their positions: each counts from 0.
-fn starts(positions: Option<&Vec<Value>>, real: &Range<usize>) -> Result<Option<Vec<usize>>, Wrong> {
+fn by_positions(positions: Option<&Vec<Value>>, real: &Range<usize>) -> Result<Option<Vec<usize>>, Wrong> {
     let Some(positions) = positions else { return Ok(None) };
     let mut starts = Vec::new();
     let mut next = 0;
@@ -148,7 +160,7 @@ fn starts(positions: Option<&Vec<Value>>, real: &Range<usize>) -> Result<Option<
 }
 
 /// The same by their lengths, as TRL's packing has them.
-fn lengths(map: &Map<String, Value>, real: &Range<usize>, count: usize) -> Result<Option<Vec<usize>>, Wrong> {
+fn by_lengths(map: &Map<String, Value>, real: &Range<usize>) -> Result<Option<Vec<usize>>, Wrong> {
     let Some(lengths) = list(map, "seq_lengths")? else { return Ok(None) };
     let mut starts = Vec::new();
     let mut at = real.start;
@@ -158,9 +170,25 @@ fn lengths(map: &Map<String, Value>, real: &Range<usize>, count: usize) -> Resul
         at += length.ok_or_else(|| wrong("seq_lengths", i, value, "a sample's length, all of them within the ids"))?;
     }
     if at != real.end || lengths.is_empty() {
-        return Err(("seq_lengths".into(), format!("they end at {at}, the tokens at {}", real.end.min(count))));
+        return Err(("seq_lengths".into(), format!("they end at {at}, the tokens at {}", real.end)));
     }
     Ok(Some(starts))
+}
+
+/// The same by where they end, from 0 on, as flash-attention is told.
+fn by_ends(map: &Map<String, Value>, field: &str, real: &Range<usize>) -> Result<Option<Vec<usize>>, Wrong> {
+    let Some(ends) = list(map, field)? else { return Ok(None) };
+    let mut starts: Vec<usize> = Vec::new();
+    for (i, value) in ends.iter().enumerate() {
+        let at = value.as_u64().and_then(|at| usize::try_from(at).ok()).map(|at| at.saturating_add(real.start));
+        let grows = |at: usize| starts.last().map_or(at == real.start, |&last| last < at && at <= real.end);
+        starts
+            .push(at.filter(|&at| grows(at)).ok_or_else(|| wrong(field, i, value, "0, then where each sample ends"))?);
+    }
+    match starts.pop() {
+        Some(last) if last == real.end && !starts.is_empty() => Ok(Some(starts)),
+        _ => Err((field.to_owned(), format!("does not end at {}, where the tokens do", real.len()))),
+    }
 }
 
 fn list<'a>(map: &'a Map<String, Value>, field: &str) -> Result<Option<&'a Vec<Value>>, Wrong> {
