@@ -144,6 +144,23 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The contents of the special tokens, in the order of their ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut special: Vec<(u32, String)> =
+            added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
+        special.sort_unstable();
+        special.into_iter().map(|(_, content)| content).collect()
+    }
+
+    /// Where the tokens of `text` begin, in bytes of it.
+    pub fn starts(&self, text: &str) -> Result<Vec<usize>> {
+        let encoding = self.inner.encode(text, false);
+        let encoding =
+            encoding.map_err(|e| Error::failed(format!("cannot tokenise with {}: {e}", self.path.display())))?;
+        Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect())
+    }
+
     /// What ends a turn when no chat template says otherwise: eos_token, else eos_token_id, else `<|im_end|>`.
     pub fn end_of_turn(&self) -> Option<u32> {
         self.end_of_turn
