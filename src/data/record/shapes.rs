@@ -24,9 +24,9 @@ pub(super) fn record(line: usize, value: Value) -> Result<Record, Wrong> {
     };
     map.retain(|_, value| !value.is_null());
     let meta = match map.shift_remove("meta") {
-        None => Map::new(),
         Some(Value::Object(meta)) => meta,
-        Some(other) => return Err(("meta".into(), format!("expected an object, found {}", kind(&other)))),
+        // What is kept there for its maker alone may have any form.
+        _ => Map::new(),
     };
     instruction_alone(&mut map);
     let present: Vec<_> = SHAPES.into_iter().filter(|(key, _)| map.contains_key(*key)).collect();

@@ -43,7 +43,6 @@ fn errors_name_line_and_field() {
         (r#"{"input":3,"output":"b"}"#, "f.jsonl: line 1, field `input`: expected text, found a number"),
         (r#"{"input":"q","output":" "}"#, "f.jsonl: line 1, field `output`: it is empty"),
         (r#"{"instruction":"i","input":"q","output":"b"}"#, "f.jsonl: line 1, field `instruction`: it would be lost"),
-        (r#"{"input":"q","output":"b","meta":1}"#, "f.jsonl: line 1, field `meta`: expected an object"),
         (r#"{"input":"q","output":"b","messages":[]}"#, "f.jsonl: line 1, field `messages`: a record is of one"),
         (r#"{"messages":{}}"#, "f.jsonl: line 1, field `messages`: expected a list"),
         (r#"{"messages":[1]}"#, "f.jsonl: line 1, field `messages[0].role`: it is missing"),

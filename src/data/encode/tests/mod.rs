@@ -1,5 +1,6 @@
 //! Records as samples.
 
+mod public;
 mod shortening;
 mod turns;
 

@@ -7,7 +7,10 @@ use crate::{
         AdamW, Buffer, DType, HostTensor,
         ops::{AdamWUpdate, Dequantize, GlobalNorm, LoadDense, LoadNf4},
     },
-    model::engine::{Arrangement, EngineSpec, Residency, Saved, arrange::AdapterBuffers},
+    model::{
+        Module,
+        engine::{Arrangement, EngineSpec, arrange::AdapterBuffers},
+    },
 };
 
 /// A micro-batch as far as operations depend on it.
@@ -83,9 +86,10 @@ pub(in crate::model::engine) fn largest(spec: &EngineSpec, a: &Arrangement, run:
     loading(a, run)
 }
 
-/// The last layer of each kind that the plan made different; the first of all may lack a gradient.
+/// The last layer of each kind that the plan or the adapter made different; the lowest that has one may lack a gradient.
 fn unlike_layers(spec: &EngineSpec) -> Vec<usize> {
-    let kinds: Vec<(Saved, Residency)> = spec.saved.iter().copied().zip(spec.residency.iter().copied()).collect();
+    let adapted = |layer| Module::ALL.map(|m| spec.lora.as_ref().is_some_and(|lora| lora.targets.contains(layer, m)));
+    let kinds: Vec<_> = (0..spec.saved.len()).map(|i| (spec.saved[i], spec.residency[i], adapted(i))).collect();
     (0..kinds.len()).filter(|&i| !kinds[i + 1..].contains(&kinds[i])).collect()
 }
 
