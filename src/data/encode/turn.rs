@@ -163,7 +163,8 @@ impl Encoder {
         tools: &[Value],
     ) -> Result<(usize, String)> {
         let mut whole = String::new();
-        for thinking in [false, true] {
+        let thinks = turn.thinks() || begins_with_thought(&turn.content);
+        for thinking in [thinks, !thinks] {
             let prompt = self.prompt_text(history, tools, thinking)?;
             whole = self.chat.render_with(messages, tools, false, thinking)?;
             if whole.starts_with(&prompt) {
@@ -178,6 +179,10 @@ impl Encoder {
 
     /// `text`, if no thought that its prompt opens is opened again or stays open.
     fn closed(&self, mut text: Text) -> Result<Text> {
+        let closes = THOUGHT.iter().any(|(_, close)| text.prompt.trim_end().ends_with(close));
+        if closes && begins_with_thought(&text.answer) {
+            return Err(self.refuse("it closes the thought in front of the last turn, which begins with one"));
+        }
         let Some((open, close)) = opened(&text.prompt) else { return Ok(text) };
         if let Some(rest) = text.answer.trim_start().strip_prefix(open) {
             let space = &text.prompt[text.prompt.trim_end().len()..];
@@ -195,7 +200,12 @@ impl Encoder {
     /// The end of a rendered conversation without what stands behind the model's text.
     fn ended<'a>(&self, rest: &'a str) -> &'a str {
         let Scaffold { end, closing, .. } = &self.scaffold;
-        rest.trim_end().strip_suffix(end.as_str()).or_else(|| rest.strip_suffix(closing.as_str())).unwrap_or(rest)
+        // White space in front of the token that ends the turn is what the model writes.
+        let written = closing.find(end.as_str()).unwrap_or(0);
+        match rest.strip_suffix(closing.as_str()) {
+            Some(text) => &rest[..text.len() + written],
+            None => rest.trim_end().strip_suffix(end.as_str()).unwrap_or(rest),
+        }
     }
 
     /// The messages without an end of turn that a turn of the model already brings: the template writes it.

@@ -15,8 +15,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Fields that say nothing about what the adapter computes once its weights exist.
-const HARMLESS: [&str; 13] = [
-    "arrow_config",
+const HARMLESS: [&str; 12] = [
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",

@@ -69,6 +69,7 @@ fn what_irori_cannot_honour_is_refused_by_name() {
         ("exclude_modules", json!([0])),
         ("init_lora_weights", json!("pissa")),
         ("some_future_field", json!(1)),
+        ("arrow_config", json!({"top_k": 2})),
         ("peft_type", json!("IA3")),
         ("r", json!(0)),
         ("r", json!(257)),

@@ -28,6 +28,9 @@ fn template(kind: &str) -> String {
         "opens a thought everywhere" => chatml("{{ '<think>\n' + m.content }}", "'<think>\\n'"),
         "closes the thought in the prompt" => chatml(all, closed),
         "writes an empty thought" => chatml("{{ '<think></think>' + m.content }}", "''"),
+        "closes every thought, strips them" => chatml(stripped, "'</think>'"),
+        "ends twice" => template("plain").replace("<|im_end|>\n", "<|im_end|>\n\n<|im_end|>"),
+        "puts a space before the end" => template("plain").replace("<|im_end|>\n", " <|im_end|>\n"),
         "shouts" => chatml("{{ m.content | upper }}", "''"),
         "trims" => chatml("{{ m.content | trim }}", "''"),
         "knows no prompt" => template("plain").split("{% if add_gen").next().unwrap().to_owned(),
@@ -83,6 +86,7 @@ fn a_thought_stands_once_and_an_answer_outside_of_it() {
     for (kind, answer, why) in [
         ("opens a thought everywhere", "b", "nothing closes it"),
         ("strips thoughts", "x\n</think>\n\nb", "whose beginning is not marked"),
+        ("closes every thought, strips them", written, "closes the thought in front of the last turn"),
         ("shouts", "b", "does not show the last turn's text as it is"),
     ] {
         let error = sample(kind, answer).expect_err(kind);
@@ -112,6 +116,8 @@ fn where_the_models_turn_begins() {
 #[test]
 fn ends_of_turns_are_not_doubled() {
     let plain = format!("{USER}<|im_start|>assistant\n⟦b<|im_end|>⟧");
+    assert!(sample("ends twice", "b").unwrap().ends_with("<|im_start|>assistant\n⟦b<|im_end|>⟧"));
+    assert!(sample("puts a space before the end", "b").unwrap().ends_with("<|im_start|>assistant\n⟦b <|im_end|>⟧"));
     for answer in ["b<|im_end|>", "b<|im_end|>\n"] {
         for kind in ["plain", "knows no prompt"] {
             assert_eq!(sample(kind, answer).as_ref(), Ok(&plain), "{kind}: {answer:?}");
