@@ -2,7 +2,6 @@
 //! memory at a time.
 
 use super::{
-    ModelConfig,
     catalogue::{ModelTensor, Role, tensors},
     lora::AdapterSlot,
     peft::Adapter,
@@ -17,19 +16,26 @@ use crate::{
 use rayon::prelude::*;
 use std::collections::HashMap;
 
-/// The first linear of a layer that NF4 cannot hold, because its rows are not whole blocks.
-pub fn not_for_nf4(c: &ModelConfig) -> Option<ModelTensor> {
-    tensors(c).into_iter().find(|t| t.linear().is_some_and(|(_, k)| k % nf4::BLOCK != 0))
+/// The linears of layers that 4 bits leave dense.
+pub fn kept_dense(source: &dyn WeightSource) -> impl Iterator<Item = ModelTensor> {
+    tensors(source.config()).into_iter().filter(|t| t.linear().is_some() && source.stays_dense(t.path()))
 }
 
-/// Writes a dense model with the linears of its layers in NF4. Embedding, norms and head stay as they are.
+/// The first linear of a layer that would be quantised and that NF4 cannot hold, because its rows are not whole blocks.
+pub fn not_for_nf4(source: &dyn WeightSource) -> Option<ModelTensor> {
+    let odd = |t: &ModelTensor| t.linear().is_some_and(|(_, k)| k % nf4::BLOCK != 0);
+    tensors(source.config()).into_iter().find(|t| odd(t) && !source.stays_dense(t.path()))
+}
+
+/// Writes a dense model with the linears of its layers in NF4, but for those that the source has [stay
+/// dense](WeightSource::stays_dense). Embedding, norms and head stay as they are.
 ///
 /// # Errors
 /// If a weight is missing, malformed or not finite, or the disk is full.
 pub fn quantize(source: &dyn WeightSource, sink: &mut dyn WeightSink) -> Result<()> {
     for t in tensors(source.config()) {
         let weight = source.tensor(&t.name, &t.shape)?;
-        if t.linear().is_some() {
+        if t.linear().is_some() && !source.stays_dense(t.path()) {
             sink.nf4(&t, &Nf4::of(weight.floats()?), weight.dtype)?;
         } else {
             sink.tensor(&t, &weight)?;
@@ -43,7 +49,7 @@ pub fn quantize(source: &dyn WeightSource, sink: &mut dyn WeightSink) -> Result<
 /// Which weights an adapter is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beside {
-    /// The linears as training saw them: quantised to NF4 and back.
+    /// The linears as training saw them: quantised to NF4 and back, where it quantised them.
     pub nf4: bool,
     /// A head of its own too.
     pub nf4_head: bool,
@@ -59,13 +65,13 @@ pub fn merge(source: &dyn WeightSource, adapter: &Adapter, beside: Beside, sink:
     for t in tensors(c) {
         match t.role {
             Role::Linear(layer, module) => {
-                let (dtype, mut w) = linear_f32(source, &t, beside.nf4)?;
+                let (dtype, mut w) = linear_f32(source, &t, beside.nf4 && !source.stays_dense(t.path()))?;
                 if let Some(slot) = slots.get(&(layer, module)) {
                     add(&mut w, slot, &adapter.flat, adapter.lora.scale());
                 }
                 sink.tensor(&t, &encoded(source, &t, dtype, &w)?)?;
             }
-            Role::Head if beside.nf4_head => {
+            Role::Head if beside.nf4_head || source.is_packed(t.path()) => {
                 let (dtype, w) = linear_f32(source, &t, true)?;
                 sink.tensor(&t, &encoded(source, &t, dtype, &w)?)?;
             }

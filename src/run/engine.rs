@@ -5,13 +5,15 @@ use super::{
     device::{OpenDevice, open, open_unmeasured},
 };
 use crate::{
-    Result,
+    Error, Result,
     backend::{DType, Properties},
+    error::Setting,
     model::{
-        Engine, ModelConfig,
-        engine::{EngineSpec, Residency},
+        Engine, ModelConfig, Module,
+        catalogue::HEAD,
+        engine::{EngineSpec, HeadStore, Residency},
         source::{
-            Opened,
+            Opened, WeightSource,
             packed::{self, Kept},
         },
     },
@@ -41,14 +43,48 @@ pub fn asked(base: &Base, model: ModelConfig, rows: usize, max_len: usize) -> En
     }
 }
 
-/// `asked` with what the kind of device decides, and whether weights may be unpacked on it.
-pub fn for_device(asked: EngineSpec, opened: &Opened, properties: &dyn Properties) -> (EngineSpec, Unpack) {
+/// `asked` with what the checkpoint and the kind of device decide, and whether weights may be unpacked on it.
+///
+/// # Errors
+/// If dense weights are asked of a quantised checkpoint.
+pub fn for_device(asked: EngineSpec, opened: &Opened, properties: &dyn Properties) -> Result<(EngineSpec, Unpack)> {
+    let (source, layers) = (opened.source.as_ref(), asked.model.layers);
+    if source.is_quantized() && !asked.four_bit() {
+        let four_bit = Setting::new("use-4bit", false);
+        return Err(Error::setting(four_bit, "the checkpoint is quantised to 4 bits already"));
+    }
+    let dense = |layer: usize| Module::ALL.into_iter().filter(move |m| source.stays_dense(&m.path_in(layer))).collect();
+    let head = if source.is_packed(HEAD) { HeadStore::Nf4 } else { asked.head };
+    let asked = EngineSpec { dense_modules: (0..layers).map(dense).collect(), head, ..asked };
     let gpu = properties.own_memory();
     // Generation reads every weight for a few rows: packed ones are the quicker, however much room there is.
     let unpack = if gpu && asked.kv_slots == 0 { Unpack::WhereItFits } else { Unpack::Never };
     let (logit_rows, dense) =
-        if gpu { (CUDA_LOGIT_ROWS, DType::Bf16) } else { (CPU_LOGIT_ROWS, opened.source.dense_dtype()) };
-    (EngineSpec { logit_rows, dense, ..asked }, unpack)
+        if gpu { (CUDA_LOGIT_ROWS, DType::Bf16) } else { (CPU_LOGIT_ROWS, source.dense_dtype()) };
+    Ok((EngineSpec { logit_rows, dense, ..asked }, unpack))
+}
+
+/// What is to be said of the model as `spec` holds it: what of its files is not used, and what is held otherwise than they say.
+///
+/// # Errors
+/// As [`WeightSource::remarks`].
+pub fn remarks(source: &dyn WeightSource, spec: &EngineSpec) -> Result<Vec<String>> {
+    let mut remarks = source.remarks()?;
+    if spec.dense == DType::Bf16 && source.dense_dtype() == DType::F32 {
+        remarks.push(
+            "a GPU computes in bfloat16: the weights that are stored in float32 or float16 and not quantised are rounded to \
+             it; `device = cpu` takes them as they are"
+                .into(),
+        );
+    }
+    if let Some(compute) = source.compute().filter(|&compute| compute != spec.compute.torch()) {
+        remarks.push(format!(
+            "config.json asks for weights in 4 bits to be rounded to {compute} in use (field `bnb_4bit_compute_dtype`); here \
+             `bnb-4bit-compute-dtype = {}`",
+            spec.compute.torch()
+        ));
+    }
+    Ok(remarks)
 }
 
 /// Plans what is asked for on a device.
@@ -57,7 +93,7 @@ pub fn for_device(asked: EngineSpec, opened: &Opened, properties: &dyn Propertie
 /// If it does not fit; the advice is the nearest settings that do.
 pub fn plan(opened: &Opened, asked: EngineSpec, device: &OpenDevice) -> Result<Plan> {
     let properties = device.backend.properties();
-    let (asked, unpack) = for_device(asked, opened, properties);
+    let (asked, unpack) = for_device(asked, opened, properties)?;
     plan::plan(&asked, unpack, properties, &device.speed, device.limit).map_err(|e| device.advise(e))
 }
 
@@ -77,6 +113,9 @@ pub fn engine(opened: &Opened, asked: EngineSpec, machine: &Machine, listener: &
 /// # Errors
 /// If the memory cannot be had, or a weight is missing or malformed.
 pub fn load(opened: &Opened, plan: Plan, device: OpenDevice, listener: &mut dyn Listener) -> Result<Engine> {
+    for remark in remarks(opened.source.as_ref(), &plan.spec)? {
+        listener.note(&remark);
+    }
     let wanted = match device.cache {
         CachePolicy::Auto => plan.spec.model.parameters() >= CACHE_FROM,
         CachePolicy::Never => false,

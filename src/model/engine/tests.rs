@@ -55,6 +55,7 @@ fn model() -> ModelConfig {
         heads: Heads { q: 4, kv: 2, dim: 32 },
         vocab: 97,
         rope_theta: 1e6,
+        rope_scaling: crate::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: true,
         max_positions: 512,

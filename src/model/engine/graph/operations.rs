@@ -7,7 +7,10 @@ use crate::{
         AdamW, Buffer, DType, HostTensor,
         ops::{AdamWUpdate, Dequantize, GlobalNorm, LoadDense, LoadNf4},
     },
-    model::engine::{Arrangement, EngineSpec, Residency, Saved, arrange::AdapterBuffers},
+    model::engine::{
+        Arrangement, EngineSpec, Saved,
+        arrange::{AdapterBuffers, Group, Held, held},
+    },
 };
 
 /// A micro-batch as far as operations depend on it.
@@ -83,9 +86,10 @@ pub(in crate::model::engine) fn largest(spec: &EngineSpec, a: &Arrangement, run:
     loading(a, run)
 }
 
-/// The last layer of each kind that the plan made different; the first of all may lack a gradient.
+/// The last layer of each kind that plan or checkpoint made different; the first of all may lack a gradient.
 fn unlike_layers(spec: &EngineSpec) -> Vec<usize> {
-    let kinds: Vec<(Saved, Residency)> = spec.saved.iter().copied().zip(spec.residency.iter().copied()).collect();
+    let kind = |i: usize| (spec.saved[i], Group::ALL.map(|g| held(spec, i, g)));
+    let kinds: Vec<(Saved, [Held; 4])> = (0..spec.model.layers).map(kind).collect();
     (0..kinds.len()).filter(|&i| !kinds[i + 1..].contains(&kinds[i])).collect()
 }
 

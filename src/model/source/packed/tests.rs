@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     files::faulty::{Fault, Faulty},
     model::{
+        ModelConfig,
         catalogue::ModelTensor,
         source::{LinearData, open},
     },
