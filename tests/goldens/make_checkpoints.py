@@ -28,6 +28,12 @@ CHECKPOINTS = {
     "head": dict(skip=["q_proj", "model.layers.1.mlp"], double=False, storage=torch.bfloat16, dtype=torch.float16),
 }
 
+SKIPS = [
+    "lm_head", "up_proj", "mlp", "proj", "model", "model.layers.1", "model.layers.1.", "layers.1.mlp.up_proj", "model.layers.1.mlp.up", "gate",
+    "model.layers.*", "model.layers.*.mlp", r"model\.layers\.\d+\.mlp", r"model\.layers\.(1|2)\.self_attn", "model.layers.1.self_attn|model.layers.2.mlp",
+    ".*q_proj", ".*self_attn", r"model\.layers\.1$", "", "model.layers.1.mlp.up_proj.weight", "Model.layers.1",
+]
+
 # Fields of config.json beside the shape.
 ROPE = [
     {},
@@ -111,7 +117,16 @@ def make_checkpoints():
         _, loss, logprobs = forward(model, docs)
         values[name] = {"dense": dense, "loss": loss, "logprobs": logprobs}
         print(name, values[name]["dense"], loss)
-    write_json(HERE / "checkpoints.json", values)
+    write_json(HERE / "checkpoints.json", {**values, "skips": skips()})
+
+
+def skips():
+    """Which linears of a layer entries of `llm_int8_skip_modules` leave out."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    modules = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj"]
+    names = [f"model.layers.{i}.{m}" for i in (1, 2, 11) for m in modules]
+    return [{"entry": entry, "skipped": [n for n in names if not should_convert_module(n, [entry])]} for entry in SKIPS]
 
 
 def rope(fields):

@@ -116,7 +116,9 @@ impl Fields<'_> {
         let whole = "irori attends to the whole document";
         if let Some(types) = self.json.get("layer_types").filter(|t| !t.is_null()) {
             let Some(list) = types.as_array().filter(|list| list.len() == layers) else {
-                return Err(self.wrong("layer_types", format!("is not a list of {layers}, as many as `num_hidden_layers`")));
+                return Err(
+                    self.wrong("layer_types", format!("is not a list of {layers}, as many as `num_hidden_layers`"))
+                );
             };
             let other = list.iter().position(|t| !matches!(t.as_str(), Some("full_attention" | "attention")));
             return match other {
@@ -128,7 +130,9 @@ impl Fields<'_> {
         let size = |field: &str, default: u64| match self.json.get(field) {
             None => Ok(Some(default)),
             Some(Value::Null) => Ok(None),
-            Some(v) => v.as_u64().map(Some).ok_or_else(|| self.wrong(field, format!("is {v}, expected a whole number"))),
+            Some(v) => {
+                v.as_u64().map(Some).ok_or_else(|| self.wrong(field, format!("is {v}, expected a whole number")))
+            }
         };
         let (window, first) = (size("sliding_window", 4096)?, size("max_window_layers", 28)?);
         if self.truth("use_sliding_window")? && window.is_some() && first.is_none_or(|first| first < layers as u64) {

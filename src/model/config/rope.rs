@@ -104,7 +104,8 @@ impl Parameters<'_, '_> {
                 return Err(self.fields.wrong(self.name, message));
             }
         };
-        let unknown = |(k, v): &(&String, &Value)| !COMMON.contains(&k.as_str()) && !own.contains(&k.as_str()) && asks(v);
+        let unknown =
+            |(k, v): &(&String, &Value)| !COMMON.contains(&k.as_str()) && !own.contains(&k.as_str()) && asks(v);
         remarks.extend(self.object.iter().filter(unknown).map(|(k, _)| self.fields.unused(&self.at(k))));
         Ok(scaling)
     }
@@ -116,7 +117,11 @@ impl Parameters<'_, '_> {
             Some(value) => (value, FIELD.to_owned()),
             None => (self.number(FIELD)?.unwrap_or(positions as f64), self.at(FIELD)),
         };
-        if value.fract() == 0.0 { Ok(value) } else { Err(self.fields.wrong(&at, format!("is {value}, expected a whole number"))) }
+        if value.fract() == 0.0 {
+            Ok(value)
+        } else {
+            Err(self.fields.wrong(&at, format!("is {value}, expected a whole number")))
+        }
     }
 
     fn yarn(&self, positions: usize) -> Result<RopeScaling> {
@@ -144,7 +149,9 @@ impl Parameters<'_, '_> {
             truncate: match self.object.get("truncate") {
                 None => true,
                 Some(Value::Bool(truncate)) => *truncate,
-                Some(v) => return Err(self.fields.wrong(&self.at("truncate"), format!("is {v}, expected true or false"))),
+                Some(v) => {
+                    return Err(self.fields.wrong(&self.at("truncate"), format!("is {v}, expected true or false")));
+                }
             },
             attention,
         })

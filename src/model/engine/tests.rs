@@ -1,6 +1,8 @@
 //! Invariants of the graph on the CPU: what must not depend on packing, plan, order or neighbours, and gradients against
 //! finite differences.
 
+mod held;
+
 use super::*;
 use crate::{
     backend::{DType, Heads, Space, cpu::CpuBackend},

@@ -106,7 +106,8 @@ impl HfDirectory {
     fn file_of(&self, name: &str) -> Result<&MappedFile> {
         self.place.get(name).map(|&i| &self.files[i]).ok_or_else(|| {
             let own_head = name.strip_suffix(".weight") == Some(HEAD);
-            let why = if own_head { ", and config.json does not tie the head (field `tie_word_embeddings`)" } else { "" };
+            let why =
+                if own_head { ", and config.json does not tie the head (field `tie_word_embeddings`)" } else { "" };
             let message = format!("is in none of the model's weight files{why}");
             Error::content(&self.dir, format!("tensor `{name}`"), message)
         })

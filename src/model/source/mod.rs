@@ -3,6 +3,8 @@
 mod bnb;
 pub mod cache;
 mod hf;
+#[cfg(test)]
+pub(crate) mod made;
 mod open;
 pub mod packed;
 mod stored;

@@ -118,7 +118,8 @@ impl Stored {
         for file in files {
             for (name, _) in file.entries() {
                 let own_head = config.tied && name.strip_prefix(HEAD).is_some_and(|rest| rest.starts_with('.'));
-                if weights.contains(name) || record(name) || own_head || COMPUTED.iter().any(|end| name.ends_with(end)) {
+                if weights.contains(name) || record(name) || own_head || COMPUTED.iter().any(|end| name.ends_with(end))
+                {
                     continue;
                 }
                 match wrong(config, name) {
@@ -142,7 +143,10 @@ fn wrong(config: &ModelConfig, name: &str) -> Option<String> {
     let layer = below.strip_prefix("layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     Some(match layer {
         Some(layer) if layer >= config.layers => {
-            format!("is of layer {layer} (counted from 0), and config.json says `num_hidden_layers` = {}", config.layers)
+            format!(
+                "is of layer {layer} (counted from 0), and config.json says `num_hidden_layers` = {}",
+                config.layers
+            )
         }
         _ if name.ends_with(".bias") => "is a bias; irori's Qwen3 has none".into(),
         _ => "is no part of the Qwen3 that config.json describes, as irori computes it".into(),
@@ -158,7 +162,9 @@ pub(super) fn other_head(embedding: &Tensor, head: Option<(&MappedFile, &Entry)>
     } else {
         let name = format!("{HEAD}.weight");
         entry.shape == embedding.shape
-            && file.tensor(&name, &entry.shape).is_ok_and(|t| matches!((t.to_f32(), embedding.to_f32()), (Ok(a), Ok(b)) if a == b))
+            && file
+                .tensor(&name, &entry.shape)
+                .is_ok_and(|t| matches!((t.to_f32(), embedding.to_f32()), (Ok(a), Ok(b)) if a == b))
     };
     Ok((!same).then(|| {
         format!(
@@ -168,3 +174,6 @@ pub(super) fn other_head(embedding: &Tensor, head: Option<(&MappedFile, &Entry)>
         )
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,26 @@ fn rotary_positions_are_those_of_transformers() {
     }
 }
 
+#[test]
+fn modules_are_left_out_as_transformers_leaves_them_out() {
+    for case in json("checkpoints.json")["skips"].as_array().expect("cases") {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = ModelConfig::preset("tiny").expect("a preset").to_json("float32");
+        config["quantization_config"] = serde_json::json!({
+            "quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": [case["entry"]],
+        });
+        let place = dir.path().join("config.json");
+        std::fs::write(&place, config.to_string()).expect("written");
+        let quantization = ModelConfig::read(&place).expect("read").quantization.expect("quantised");
+        let modules = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj"];
+        let names = [1, 2, 11].into_iter().flat_map(|i| modules.map(|m| format!("model.layers.{i}.{m}")));
+        let found: Vec<String> = names.filter(|name| quantization.skips(name)).collect();
+        let expected: Vec<&str> =
+            case["skipped"].as_array().expect("names").iter().map(|n| n.as_str().expect("a name")).collect();
+        assert_eq!(found, expected, "{}", case["entry"]);
+    }
+}
+
 /// Modules by name, by ending, by the module around them, by an expression; packed bytes under another type's name; a head
 /// that is quantised: all as transformers and bitsandbytes wrote them, and what those compute.
 #[test]
@@ -75,13 +95,13 @@ fn checkpoints_that_are_quantised_in_part_are_those_of_transformers() {
         let is_dense = |t: &ModelTensor| {
             matches!(source.linear(t.path(), t.shape[0], t.shape[1]).expect("read"), LinearData::Dense(_))
         };
-        let dense: Vec<String> = tensors(source.config())
-            .iter()
-            .filter(|t| matrix(t) && is_dense(t))
-            .map(|t| t.path().to_owned())
-            .collect();
+        let dense: Vec<String> =
+            tensors(source.config()).iter().filter(|t| matrix(t) && is_dense(t)).map(|t| t.path().to_owned()).collect();
         let expected = golden[name]["dense"].as_array().expect("dense");
-        assert!(expected.iter().all(|path| dense.iter().any(|d| path == d)) && dense.len() == expected.len(), "{dense:?}");
+        assert!(
+            expected.iter().all(|path| dense.iter().any(|d| path == d)) && dense.len() == expected.len(),
+            "{dense:?}"
+        );
         assert_eq!(source.remarks().expect("read"), Vec::<String>::new());
         let model = source.config().clone();
         let asked = EngineSpec { compute: irori::backend::DType::F32, ..EngineSpec::new(model, 64, 64) };

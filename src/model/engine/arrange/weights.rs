@@ -100,7 +100,8 @@ impl BaseWeights {
             linears: Group::ALL.map(|g| linear(spec, properties, l, layer, g)),
         });
         let layers = layers.collect();
-        let unpacked = |layer| Group::ALL.into_iter().any(|g| matches!(held(spec, layer, g), Held::Unpacked | Held::Mixed));
+        let unpacked =
+            |layer| Group::ALL.into_iter().any(|g| matches!(held(spec, layer, g), Held::Unpacked | Held::Mixed));
         let staging = (0..c.layers).any(unpacked).then(|| {
             let most = Module::ALL.iter().map(|m| m.shape(c)).map(|(n, k)| n * k).max().unwrap_or(0);
             let packed = l.take(Kind::Scratch, DType::U8, most.div_ceil(2));

@@ -97,7 +97,10 @@ struct Linear {
 /// Every linear of the layers that is quantised, in the order in which they are loaded.
 fn linears(source: &dyn WeightSource) -> Vec<Linear> {
     let all = tensors(source.config());
-    let linears = all.iter().filter(|t| !source.stays_dense(t.path())).filter_map(|t| t.linear().map(|(n, k)| (t.path().to_owned(), n * k)));
+    let linears = all
+        .iter()
+        .filter(|t| !source.stays_dense(t.path()))
+        .filter_map(|t| t.linear().map(|(n, k)| (t.path().to_owned(), n * k)));
     linears.map(|(path, len)| Linear { path, packed: len / 2, absmax: len / nf4::BLOCK * 4 }).collect()
 }
 
