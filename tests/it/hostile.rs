@@ -480,7 +480,7 @@ fn spoilt_models() {
         ("weight_map", shard(json!({"weight_map": {"a": "../m/model.safetensors"}}))),
         ("weight_map", shard(json!({"weight_map": {"a": "gone.safetensors"}}))),
         ("weight_map", shard(json!({"weight_map": {"a": 3}}))),
-        ("model.norm.bias", header(WEIGHTS, |h| h.replace("model.norm.weight", "model.norm.bias"))),
+        ("of an adapter", header(WEIGHTS, |h| h.replace("up_proj.weight", "up_proj.base_layer.weight"))),
     ];
     for (word, change) in &weights {
         copied(&at.join("m"), &at.join("bad"));

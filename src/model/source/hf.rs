@@ -78,6 +78,7 @@ impl HfDirectory {
         remarks.extend_from_slice(stored.remarks());
         let mut source = Self { dir: dir.to_path_buf(), config, quantization, stored, files, place, remarks };
         source.refuse_other_storage()?;
+        stored::refuse_adapters(&source.files)?;
         tensors(&source.config).iter().try_for_each(|t| source.file_of(&t.name).map(drop))?;
         if let [first, rest @ ..] = &source.stored.unused(&source.config, &source.files)?[..] {
             let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };

@@ -122,7 +122,7 @@ impl Stored {
                 {
                     continue;
                 }
-                match wrong(config, name) {
+                match misplaced(config, name) {
                     Some(message) => return Err(file.wrong(name, message)),
                     None => unused.push(name),
                 }
@@ -132,13 +132,24 @@ impl Stored {
     }
 }
 
-/// What is wrong with a tensor that has no place; nothing if it is outside of the decoder.
-fn wrong(config: &ModelConfig, name: &str) -> Option<String> {
-    if OF_ADAPTERS.iter().any(|part| name.contains(part)) {
-        let message = "is of an adapter that was not merged into these weights: save the merged model, or give the base model \
-                       and its adapter apart";
-        return Some(message.into());
+/// Refuses weights with an adapter among them, which often stand under other names too.
+///
+/// # Errors
+/// If there is a tensor of one.
+pub(super) fn refuse_adapters(files: &[MappedFile]) -> Result<()> {
+    for file in files {
+        let of_adapter = |name: &&str| OF_ADAPTERS.iter().any(|part| name.contains(part));
+        if let Some(name) = file.entries().map(|(name, _)| name).find(of_adapter) {
+            let message = "is of an adapter that was not merged into these weights: save the merged model, or give the base \
+                           model and its adapter apart";
+            return Err(file.wrong(name, message));
+        }
     }
+    Ok(())
+}
+
+/// What is wrong with a tensor that has no place; nothing if it is outside of the decoder.
+fn misplaced(config: &ModelConfig, name: &str) -> Option<String> {
     let below = name.strip_prefix("model.").or_else(|| name.strip_prefix(HEAD))?;
     let layer = below.strip_prefix("layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
     Some(match layer {
