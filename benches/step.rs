@@ -26,6 +26,7 @@ fn model() -> ModelConfig {
         heads: Heads { q: 8, kv: 4, dim: 64 },
         vocab: 8192,
         rope_theta: 1e6,
+        rope_scaling: irori::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: true,
         max_positions: 4096,

@@ -55,13 +55,14 @@ pub fn run(mut args: Args) -> Result<()> {
     let through_nf4 = args.base == Base::Dequantized;
     if through_nf4
         && !source.is_quantized()
-        && let Some(t) = convert::not_for_nf4(&model)
+        && let Some(t) = convert::not_for_nf4(source)
     {
         return Err(Error::usage(format!("--base dequantized: {} cannot be quantised to NF4", t.name)));
     }
     if opened.dir.as_deref().is_some_and(|d| same_dir(&args.output, d)) || same_dir(&args.output, &args.adapter) {
         return Err(Error::usage(format!("--output {} is what is read from", args.output.display())));
     }
+    source.remarks()?.iter().for_each(|remark| note(remark));
     if source.is_quantized() && args.base == Base::Original {
         note("the model is quantised: the adapter is merged into its dequantised weights");
     }

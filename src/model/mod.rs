@@ -7,6 +7,7 @@ pub mod convert;
 pub mod engine;
 pub mod lora;
 pub mod peft;
+pub mod rope;
 pub mod safetensors;
 pub mod selftest;
 pub mod sink;

@@ -12,6 +12,7 @@ fn qwen3_8b() -> EngineSpec {
         heads: Heads { q: 32, kv: 8, dim: 128 },
         vocab: 151_936,
         rope_theta: 1e6,
+        rope_scaling: crate::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: false,
         max_positions: 40_960,

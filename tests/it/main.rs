@@ -9,6 +9,7 @@ mod docs;
 mod evaluation;
 mod examples;
 mod golden;
+mod held;
 mod hostile;
 mod loading;
 mod mutations;

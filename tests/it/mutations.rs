@@ -147,8 +147,8 @@ fn readers_of_text() {
     fs::write(at.join("config.json"), ModelConfig::preset("tiny").expect("known").to_json("bfloat16").to_string())
         .expect("written");
     survive(at, "config.json", 300, || {
-        ModelConfig::read(&at.join("config.json")).map(|(c, _)| {
-            let _ = (c.parameters(), catalogue::tensors(&c).len());
+        ModelConfig::read(&at.join("config.json")).map(|file| {
+            let _ = (file.model.parameters(), catalogue::tensors(&file.model).len());
         })
     });
 }

@@ -1,6 +1,8 @@
 //! Invariants of the graph on the CPU: what must not depend on packing, plan, order or neighbours, and gradients against
 //! finite differences.
 
+mod held;
+
 use super::*;
 use crate::{
     backend::{DType, Heads, Space, cpu::CpuBackend},
@@ -55,6 +57,7 @@ fn model() -> ModelConfig {
         heads: Heads { q: 4, kv: 2, dim: 32 },
         vocab: 97,
         rope_theta: 1e6,
+        rope_scaling: crate::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: true,
         max_positions: 512,

@@ -39,6 +39,7 @@ fn spec(dropout: bool) -> EngineSpec {
         logit_rows: LOGIT_ROWS,
         saved: vec![Saved::All; model.layers],
         residency: vec![Residency::Nf4; model.layers],
+        dense_modules: vec![Vec::new(); model.layers],
         model,
         compute: DType::Bf16,
         dense: DType::Bf16,

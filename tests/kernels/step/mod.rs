@@ -71,6 +71,7 @@ fn model(tied: bool) -> ModelConfig {
         heads: Heads { q: 4, kv: 2, dim: 128 },
         vocab: 520,
         rope_theta: 1e6,
+        rope_scaling: irori::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied,
         max_positions: 512,

@@ -12,7 +12,7 @@ use crate::{
 };
 pub use activations::{LayerActivations, Workspace};
 pub use adapter::AdapterBuffers;
-pub use weights::{BaseWeights, Group};
+pub use weights::{BaseWeights, Group, Held, held};
 
 /// Indices of a micro-batch.
 #[derive(Debug, Clone, Copy)]
