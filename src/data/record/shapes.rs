@@ -24,9 +24,9 @@ pub(super) fn records(line: usize, value: Value) -> Result<Vec<Record>, Wrong> {
     };
     map.retain(|_, value| !value.is_null());
     let meta = match map.shift_remove("meta") {
-        None => Map::new(),
         Some(Value::Object(meta)) => meta,
-        Some(other) => return Err(("meta".into(), format!("expected an object, found {}", kind(&other)))),
+        // What is kept there for its maker alone may have any form.
+        _ => Map::new(),
     };
     instruction(&mut map)?;
     prompt_twice(&mut map);

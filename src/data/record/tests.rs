@@ -48,7 +48,6 @@ fn errors_name_line_and_field() {
             r#"{"instruction":"i","prompt":"q","completion":"b"}"#,
             "f.jsonl: line 1, field `instruction`: it would be lost",
         ),
-        (r#"{"input":"q","output":"b","meta":1}"#, "f.jsonl: line 1, field `meta`: expected an object"),
         (r#"{"input":"q","output":"b","messages":[]}"#, "f.jsonl: line 1, field `messages`: a record is of one"),
         (r#"{"messages":{}}"#, "f.jsonl: line 1, field `messages`: expected a list"),
         (r#"{"messages":[1]}"#, "f.jsonl: line 1, field `messages[0].role`: it is missing"),
