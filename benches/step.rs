@@ -56,7 +56,7 @@ fn step(c: &mut Criterion) {
         ("NF4, dropout 0.05", Residency::Nf4, 0.05, Saved::All),
         ("NF4, recomputed", Residency::Nf4, 0.0, Saved::InputOnly),
     ] {
-        let lora = LoraConfig { r: 16, alpha: 32.0, dropout, rslora: false, targets: Module::ALL.to_vec() };
+        let lora = LoraConfig { r: 16, alpha: 32.0, dropout, rslora: false, targets: Module::ALL.into() };
         let adapter = peft::initial(&lora, &model, 1);
         let spec = EngineSpec {
             lora: Some(lora),

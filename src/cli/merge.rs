@@ -112,7 +112,7 @@ mod tests {
         let base = open("synthetic:tiny@5").expect("opens").source;
         let model = base.config().clone();
         let targets = vec![Module::KProj, Module::GateProj];
-        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets };
+        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: targets.into() };
         let flat: Vec<f32> = (0..lora.parameters(&model)).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-3).collect();
         let adapter = root.path().join("adapter");
         std::fs::create_dir(&adapter).expect("made");
@@ -156,7 +156,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/models/untied");
         let base = open(path).expect("opens").source;
         let model = base.config().clone();
-        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: vec![Module::QProj] };
+        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: [Module::QProj].into() };
         let adapter = root.path().join("adapter");
         std::fs::create_dir(&adapter).expect("made");
         std::fs::write(adapter.join(peft::CONFIG), peft::config_file(&lora, "x")).expect("written");

@@ -12,8 +12,10 @@ pub mod safetensors;
 pub mod selftest;
 pub mod sink;
 pub mod source;
+pub mod targets;
 
 pub use catalogue::Module;
 pub use config::ModelConfig;
 pub use engine::Engine;
 pub use lora::LoraConfig;
+pub use targets::Targets;

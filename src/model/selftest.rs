@@ -117,7 +117,7 @@ fn differences(backend: Box<dyn Backend>) -> Result<()> {
 }
 
 fn engine(backend: Box<dyn Backend>, model: &ModelConfig) -> Result<Engine> {
-    let lora = LoraConfig { r: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: Module::ALL.to_vec() };
+    let lora = LoraConfig { r: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: Module::ALL.into() };
     let spec = EngineSpec {
         lora: Some(lora),
         training: true,

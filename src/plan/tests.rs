@@ -17,7 +17,7 @@ fn qwen3_8b() -> EngineSpec {
         tied: false,
         max_positions: 40_960,
     };
-    let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.to_vec() };
+    let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.into() };
     EngineSpec { lora: Some(lora), training: true, logit_rows: 512, ..EngineSpec::new(model, 2048, 1024) }
 }
 

@@ -84,7 +84,8 @@ impl Forecast {
         } else {
             let opened = source::open(&config.base.model)?;
             let (model, length) = (opened.source.config().clone(), config.max_seq_length);
-            let asked = training::asked(&config, model, config.lora()?, config.token_budget(), length);
+            let lora = config.lora(model.layers)?;
+            let asked = training::asked(&config, model, lora, config.token_budget(), length);
             (opened, asked, None)
         };
         let planned = match gpu {

@@ -1,5 +1,6 @@
 //! Integration tests, one binary so that they link once. One file per subject.
 
+mod adapters;
 mod binary;
 mod choices;
 mod dataset;

@@ -87,7 +87,7 @@ fn merging_takes_each_linear_as_it_is_in_use() {
     let skip: Vec<String> = excepted.iter().map(|e| format!("model.{e}")).collect();
     let patch = json!({"quantization_config": bitsandbytes(&skip.iter().map(String::as_str).collect::<Vec<_>>())});
     let lora =
-        crate::model::LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, rslora: false, targets: vec![Module::UpProj] };
+        crate::model::LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, rslora: false, targets: [Module::UpProj].into() };
     let flat = vec![0.5; lora.parameters(&made::config(true))];
     let adapter = peft::Adapter { lora, flat, base: None };
     let plain = made::config(true).to_json("float32");
@@ -123,7 +123,7 @@ fn a_quantised_head_is_merged_as_it_is_in_use() {
     let (_root, path) = directory(false, how, &[], json!({"quantization_config": bitsandbytes(&[])}));
     let source = HfDirectory::open(&path).expect("opens");
     let lora =
-        crate::model::LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, rslora: false, targets: vec![Module::UpProj] };
+        crate::model::LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, rslora: false, targets: [Module::UpProj].into() };
     let flat = vec![0.0; lora.parameters(source.config())];
     let adapter = peft::Adapter { lora, flat, base: None };
     let work = |sink: &mut dyn WeightSink| merge(&source, &adapter, Beside { nf4: false, nf4_head: false }, sink);

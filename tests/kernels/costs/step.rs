@@ -32,7 +32,7 @@ fn spec(dropout: bool) -> EngineSpec {
     let model = model();
     let (alpha, dropout) = (2.0 * RANK as f32, if dropout { 0.05 } else { 0.0 });
     EngineSpec {
-        lora: Some(LoraConfig { r: RANK, alpha, dropout, rslora: false, targets: Module::ALL.to_vec() }),
+        lora: Some(LoraConfig { r: RANK, alpha, dropout, rslora: false, targets: Module::ALL.into() }),
         training: true,
         max_rows: ROWS,
         max_len: DOCUMENT,

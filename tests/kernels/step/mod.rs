@@ -79,7 +79,7 @@ fn model(tied: bool) -> ModelConfig {
 }
 
 pub fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
-    LoraConfig { r: 8, alpha: 16.0, dropout, rslora: false, targets: targets.to_vec() }
+    LoraConfig { r: 8, alpha: 16.0, dropout, rslora: false, targets: targets.to_vec().into() }
 }
 
 pub fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
