@@ -15,9 +15,11 @@ use crate::{
     },
     eval::{ask::Wording, generate, label, letters, loglik, result::EvalResult},
     files,
-    plan::settings::Base,
     report::compare::columns,
-    run::inference::{Generation, Session, adapter_fingerprint},
+    run::{
+        adapter::FoundAdapter,
+        inference::{Asked, Generation, Session},
+    },
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -74,8 +76,9 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "none")]
     context: Context,
     /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
-    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
-    text_style: TextStyle,
+    /// [default: as the adapter was trained, else chat]
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum)]
+    text_style: Option<TextStyle>,
     /// Most tokens of a response (generate) [default: 32; 1024 with reasoning]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: Option<u32>,
@@ -134,7 +137,7 @@ fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
 
 /// How the questions are asked.
 struct Asking {
-    base: Base,
+    asked: Asked,
     data: PathBuf,
     method: Method,
     wording: Wording,
@@ -146,7 +149,7 @@ struct Asking {
 impl Asking {
     /// What the arguments and the data say together.
     fn of(args: &Args) -> Result<Self> {
-        let base = args.model.base()?;
+        let asked = args.model.decide(args.text_style)?;
         let data = args.data.clone().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
         let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
         let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
@@ -156,7 +159,7 @@ impl Asking {
         }
         let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
         let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
-        Ok(Self { base, data, method, wording, permute, max_new })
+        Ok(Self { asked, data, method, wording, permute, max_new })
     }
 
     /// What flags of earlier command lines mean here, and a method that does not do what the prompt asks for.
@@ -193,15 +196,15 @@ impl Asking {
         let sizes = questions.iter().map(|q| q.choices.len());
         let runs = sizes.clone().min().filter(|_| self.permute && sizes.clone().min() == sizes.max());
         let config = json!({
-            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.base.model,
+            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.asked.base.model,
             "few_shot_enabled": self.wording.few_shot, "cot_enabled": self.wording.prompt == "cot", "reranker_enabled": false,
             "reranker_model": null, "rerank_top_n": null, "ensemble_runs": runs,
             "top_k": args.top_k, "total_samples": questions.len(), "method": if generated { "generate" } else { "loglik" },
             "permute": self.permute, "prompt": self.wording.prompt,
-            "style": if args.text_style == TextStyle::Raw { "raw" } else { "chat" },
+            "style": if self.asked.style == TextStyle::Raw { "raw" } else { "chat" },
             "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()),
-            "adapter_sha256": args.model.adapter.as_deref().map(adapter_fingerprint).transpose()?,
-            "four_bit": self.base.use_4bit, "head_four_bit": self.base.head_4bit, "device": session.description,
+            "adapter_sha256": self.asked.adapter.as_ref().map(FoundAdapter::fingerprint).transpose()?,
+            "four_bit": self.asked.base.use_4bit, "head_four_bit": self.asked.base.head_4bit, "device": session.description,
             "data": self.data.display().to_string(), "max_new_tokens": generated.then_some(self.max_new),
             "irori_version": env!("CARGO_PKG_VERSION"),
         });
@@ -241,7 +244,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let questions = asking.questions(args.samples)?;
     let generation = Generation { sequences: args.batch_size as usize, new_tokens: asking.max_new };
     let generation = (asking.method == Method::Generate).then_some(generation);
-    let mut session = args.model.open(args.text_style, generation)?;
+    let mut session = args.model.open(&asking.asked, generation)?;
     let config = asking.config(args, &session, &questions)?;
     let prompter = session.prompter(&asking.wording)?;
     let (total, what) = match asking.method {

@@ -3,6 +3,7 @@
 
 use super::{
     Listener,
+    adapter::{self, FoundAdapter},
     device::{self, OpenDevice},
     engine,
     inference::tokenizer_of,
@@ -20,12 +21,20 @@ use crate::{
         LoraConfig, ModelConfig,
         engine::EngineSpec,
         peft,
-        source::{Opened, cache, open},
+        source::{Opened, open},
     },
     plan::Plan,
-    train::{TrainConfig, config::TrainMode, learner::EngineLearner},
+    train::{
+        Settings, TrainConfig,
+        config::TrainMode,
+        learner::EngineLearner,
+        provenance::{Asking, Written},
+    },
 };
 use std::path::Path;
+
+/// The setting that names the adapter to start from.
+const INIT: &str = "init-adapter";
 
 /// A training configuration with everything it names opened and read, and nothing loaded yet.
 pub struct Inputs {
@@ -42,6 +51,8 @@ pub struct Inputs {
     pub eval: Option<Encoded>,
     /// Multiple-choice questions among the records to evaluate on.
     pub questions: Vec<ChoicePrompt>,
+    /// What the adapter is trained beside.
+    pub provenance: Written,
     /// Lines of the training file and of the evaluation file that ask the same question and have different right answers.
     pub contradictions: Vec<(usize, usize)>,
 }
@@ -55,12 +66,26 @@ pub struct Prepared {
     device: OpenDevice,
 }
 
+/// Fills in what `settings` leave open: from the adapter that training starts from, if there is one, what it was trained
+/// with; else the defaults.
+///
+/// # Errors
+/// What is missing or impossible.
+pub fn decide(mut settings: Settings, listener: &mut dyn Listener) -> Result<TrainConfig> {
+    if let Some(adapter) = &settings.init_adapter {
+        let decided = FoundAdapter::find(INIT, adapter)?.complete(settings.base, settings.text_style)?;
+        decided.notes.iter().for_each(|note| listener.note(note));
+        (settings.base, settings.text_style) = (decided.base.into(), Some(decided.style));
+    }
+    settings.decide()
+}
+
 /// Opens the model, reads and tokenises the data, and plans the memory.
 ///
 /// # Errors
 /// What is missing, malformed or does not fit: all of it before a weight is loaded.
 pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prepared> {
-    let inputs = read(config)?;
+    let inputs = read(config, listener)?;
     if let (Some((line, other)), Some(eval)) = (inputs.contradictions.first(), &config.eval_file) {
         listener.note(&format!(
             "warning: {} of the questions of {} have another right answer in {}: lines {line} and {other} are the first",
@@ -89,7 +114,7 @@ pub(super) fn with_length(e: Error, config: &TrainConfig) -> Error {
 ///
 /// # Errors
 /// What is missing or malformed.
-pub fn read(config: &TrainConfig) -> Result<Inputs> {
+pub fn read(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Inputs> {
     let opened = open(&config.base.model)?;
     let model = opened.source.config().clone();
     let encoder = encoder_of(config, &opened)?;
@@ -109,9 +134,11 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         (Some(encoder), Some(path)) => choice_prompts(encoder, path, &eval_records, limits)?,
         _ => Vec::new(),
     };
-    let (lora, adapter) = adapter_of(config, &model)?;
+    let (lora, adapter) = adapter_of(config, &opened, encoder.as_ref(), listener)?;
     let contradictions = leak::contradictions(&train_records, &eval_records);
-    Ok(Inputs { opened, lora, adapter, train, eval, questions, contradictions })
+    let text = encoder.as_ref().map(adapter::text).transpose()?;
+    let provenance = Written::new(config, adapter::weights(&opened)?, text, Asking::of(&train_records))?;
+    Ok(Inputs { opened, lora, adapter, train, eval, questions, provenance, contradictions })
 }
 
 /// The tokenizer that is named, else the model's own if it has one: records of token ids need none.
@@ -142,16 +169,15 @@ pub(super) fn asked(
 }
 
 impl Prepared {
-    /// Loads the model onto its device and sets the adapter.
+    /// Loads the model, which a user calls `model`, onto its device and sets the adapter.
     ///
     /// # Errors
     /// As [`engine::load`].
-    pub fn load(self, listener: &mut dyn Listener) -> Result<(Inputs, EngineLearner)> {
-        let Inputs { opened, adapter, .. } = &self.inputs;
+    pub fn load(self, model: &str, listener: &mut dyn Listener) -> Result<(Inputs, EngineLearner)> {
+        let Inputs { opened, adapter, provenance, .. } = &self.inputs;
         let mut engine = engine::load(opened, self.plan, self.device, listener)?;
         engine.set_adapter(adapter)?;
-        let base = opened.dir.as_ref().map_or(opened.source.describe(), |d| d.display().to_string());
-        let learner = EngineLearner::new(engine, base)?;
+        let learner = EngineLearner::new(engine, model.to_owned(), provenance.bytes()?)?;
         Ok((self.inputs, learner))
     }
 }
@@ -180,13 +206,22 @@ fn check_mode(path: &Path, records: &[Record], mode: TrainMode) -> Result<()> {
 }
 
 /// The adapter that training starts from.
-fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, Vec<f32>)> {
+fn adapter_of(
+    config: &TrainConfig,
+    opened: &Opened,
+    encoder: Option<&Encoder>,
+    listener: &mut dyn Listener,
+) -> Result<(LoraConfig, Vec<f32>)> {
+    let model = opened.source.config();
     let lora = config.lora()?;
     let Some(dir) = &config.init_adapter else {
         let flat = peft::initial(&lora, model, config.seed);
         return Ok((lora, flat));
     };
-    let found = peft::load(&cache::locate("init-adapter", dir)?, model)?;
+    let known = FoundAdapter::find(INIT, dir)?;
+    known.check_base(&config.base.model, opened, config.other_base, listener)?;
+    encoder.map_or(Ok(()), |encoder| known.check_text(encoder, listener))?;
+    let found = peft::load(&known.dir, model)?;
     let describe = |l: &LoraConfig| {
         let targets: Vec<&str> = l.targets.iter().map(|m| m.name()).collect();
         format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, targets.join(" "))
@@ -196,7 +231,7 @@ fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, 
     }
     let message = format!("has {}; this run asks for {}", describe(&found.lora), describe(&lora));
     let targets: Vec<&str> = found.lora.targets.iter().map(|m| m.name()).collect();
-    Err(Error::setting(Setting::new("init-adapter", dir.display()), message).advise([
+    Err(Error::setting(Setting::new(INIT, dir.display()), message).advise([
         Setting::new("lora-r", found.lora.r),
         Setting::new("lora-alpha", found.lora.alpha),
         Setting::new("rslora", found.lora.rslora),

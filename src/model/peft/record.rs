@@ -4,7 +4,7 @@ use super::{CONFIG, WEIGHTS};
 use crate::{
     Error, Result,
     files::stand_in,
-    model::{LoraConfig, Module, lora::MAX_RANK, safetensors::MappedFile},
+    model::{LoraConfig, Module, lora::MAX_RANK, safetensors::MappedFile, source::base_name},
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -30,8 +30,10 @@ const HARMLESS: [&str; 13] = [
 const KNOWN: [&str; 8] =
     ["bias", "init_lora_weights", "lora_alpha", "lora_dropout", "peft_type", "r", "target_modules", "use_rslora"];
 
-/// The content of `adapter_config.json`, ending in a newline. `base` is what `base_model_name_or_path` shall say.
+/// The content of `adapter_config.json`, ending in a newline. `base` is the model as a user named it, which
+/// `base_model_name_or_path` and, for `ID@REVISION`, `revision` shall say.
 pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
+    let (base, revision) = base_name(base);
     let targets: Vec<&str> = lora.targets.iter().map(|m| m.name()).collect();
     let config = json!({
         "alpha_pattern": {},
@@ -53,7 +55,7 @@ pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
         "peft_type": "LORA",
         "r": lora.r,
         "rank_pattern": {},
-        "revision": null,
+        "revision": revision,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
         "use_dora": false,
