@@ -20,6 +20,7 @@ use crate::{
         adapter::FoundAdapter,
         inference::{Asked, Generation, Session},
     },
+    train::provenance::Provenance,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,8 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     /// Parse the responses of this earlier result again; needs no model
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "model", "adapter", "method", "samples"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "model", "adapter", "method",
+        "samples", "permute", "prompt", "few_shot", "use_cot", "context", "text_style", "max_new_tokens", "batch_size", "ensemble"])]
     rescore: Option<PathBuf>,
     /// Ask only the first N questions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -59,8 +61,8 @@ pub struct Args {
     /// Ask in all cyclic orders of the choices and average: removes position bias (loglik)
     #[arg(long)]
     permute: bool,
-    /// letter, answer-line, cot or a template file [default: the one that JSONL records were written with; else
-    /// answer-line, or letter with --context gold]
+    /// letter, answer-line, cot or a template file [default: the one that JSONL records were written with; else the one
+    /// that the adapter was trained with; else answer-line, or letter with --context gold]
     #[arg(long, value_name = "PROMPT")]
     prompt: Option<String>,
     /// Show a worked example first
@@ -122,11 +124,18 @@ pub fn run(args: Args) -> Result<()> {
 fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
     let mut result = EvalResult::read(old)?;
     let before = result.accuracy();
-    let (total, changed) = (result.results.len(), result.rescore());
+    let counts = result.rescore();
     result.config.insert("rescored_from".into(), old.display().to_string().into());
     result.config.insert("rescored_by".into(), concat!("irori ", env!("CARGO_PKG_VERSION")).into());
     if !args.json {
-        note(&format!("{changed} of {total} answers are read differently; accuracy was {before}"));
+        let kept = counts.kept();
+        let kept = if kept.is_empty() { kept } else { format!("; kept: {kept}") };
+        note(&format!(
+            "{} of {} responses are read again, {} of them differently{kept}; accuracy was {before}",
+            counts.read,
+            result.results.len(),
+            counts.changed
+        ));
         for r in result.results.iter().filter(|r| r.extra.contains_key("previous_answer")) {
             let old = r.extra.get("previous_answer").and_then(Value::as_str).unwrap_or_default();
             note(&format!("  {}: {old} → {} (right {})", r.file_name, label(r.predicted), r.correct));
@@ -153,7 +162,7 @@ impl Asking {
         let data = args.data.clone().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
         let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
         let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
-        let prompt = prompt(args, &data)?;
+        let prompt = prompt(args, &data, asked.adapter.as_ref().and_then(|a| a.provenance.as_ref()))?;
         if permute && method == Method::Generate {
             return Err(Error::usage("--permute and --ensemble average likelihoods: use them with --method loglik"));
         }
@@ -205,6 +214,7 @@ impl Asking {
             "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()),
             "adapter_sha256": self.asked.adapter.as_ref().map(FoundAdapter::fingerprint).transpose()?,
             "four_bit": self.asked.base.use_4bit, "head_four_bit": self.asked.base.head_4bit, "device": session.description,
+            "compute_dtype": self.asked.base.use_4bit.then_some(self.asked.base.bnb_4bit_compute_dtype),
             "data": self.data.display().to_string(), "max_new_tokens": generated.then_some(self.max_new),
             "irori_version": env!("CARGO_PKG_VERSION"),
         });
@@ -215,13 +225,16 @@ impl Asking {
     }
 }
 
-/// The prompt to ask with: as the flags say, else that of the records, else the usual one.
-fn prompt(args: &Args, data: &Path) -> Result<String> {
+/// The prompt to ask with: as the flags say, else that of the records, else the one that the adapter was trained with, else
+/// the usual one. What is measured in another way than was trained is said.
+fn prompt(args: &Args, data: &Path, trained: Option<&Provenance>) -> Result<String> {
     let recorded = records::recorded_prompt(data)?;
-    let prompt = match (&args.prompt, args.use_cot, &recorded) {
+    let learned = trained.and_then(|t| t.written.as_ref()).map(|w| &w.records);
+    let only = learned.filter(|l| l.prompt.len() == 1).and_then(|l| l.prompt.first());
+    let prompt = match (&args.prompt, args.use_cot, recorded.as_ref().or(only)) {
         (Some(prompt), ..) => prompt.clone(),
         (None, true, _) => "cot".into(),
-        (None, false, Some(recorded)) => recorded.clone(),
+        (None, false, Some(known)) => known.clone(),
         (None, false, None) if args.context == Context::Gold => "letter".into(),
         (None, false, None) => "answer-line".into(),
     };
@@ -231,6 +244,21 @@ fn prompt(args: &Args, data: &Path) -> Result<String> {
              what was trained",
             data.display()
         ));
+    }
+    let context = if args.context == Context::Gold { "gold" } else { "none" };
+    for (what, used, learned) in
+        [("prompt", prompt.as_str(), learned.map(|l| &l.prompt)), ("context", context, learned.map(|l| &l.context))]
+    {
+        if let (Some(learned), Some(from)) = (learned, trained.map(|t| t.from.display()))
+            && !learned.is_empty()
+            && !learned.contains(used)
+        {
+            let learned: Vec<String> = learned.iter().map(|l| format!("`{l}`")).collect();
+            note(&format!(
+                "warning: the adapter was trained on records with the {what} {} ({from}), and is asked with `{used}`",
+                learned.join(", ")
+            ));
+        }
     }
     Ok(prompt)
 }
@@ -259,10 +287,10 @@ fn answer(args: &Args) -> Result<EvalResult> {
         Method::Generate => generate::evaluate(engine, &prompter, &questions, asking.max_new, &mut done)?,
     };
     let seconds = progress.finish();
-    let mut timing = Map::new();
-    timing.insert("elapsed_seconds".into(), seconds.into());
-    timing.insert("questions_per_second".into(), (results.len() as f64 / seconds.max(1e-9)).into());
-    Ok(EvalResult { config, timing, results })
+    let mut facts = Map::new();
+    facts.insert("elapsed_seconds".into(), seconds.into());
+    facts.insert("questions_per_second".into(), (results.len() as f64 / seconds.max(1e-9)).into());
+    Ok(EvalResult { config, facts, rest: Map::new(), results })
 }
 
 /// What the terminal shows.
@@ -280,9 +308,18 @@ fn summary(result: &EvalResult) -> String {
         out.push_str(&format!("warning: {warning}\n"));
     }
     if predicted.none > 0 {
-        out.push_str(&format!("{} responses name no choice\n", predicted.none));
+        let cut =
+            result.results.iter().filter(|r| r.predicted.is_none() && r.extra.get("stopped") == Some(&false.into()));
+        let cut = match cut.count() {
+            0 => String::new(),
+            n => format!("; {n} of them ran into --max-new-tokens"),
+        };
+        out.push_str(&format!(
+            "{} answers are unknown and count as not right: a tie, or no choice that is named for certain{cut}\n",
+            predicted.none
+        ));
     }
-    if let Some(rate) = result.timing.get("questions_per_second").and_then(Value::as_f64) {
+    if let Some(rate) = result.facts.get("questions_per_second").and_then(Value::as_f64) {
         out.push_str(&format!("{rate:.2} questions/s\n"));
     }
     out

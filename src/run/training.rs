@@ -86,18 +86,30 @@ pub fn decide(mut settings: Settings, listener: &mut dyn Listener) -> Result<Tra
 /// What is missing, malformed or does not fit: all of it before a weight is loaded.
 pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prepared> {
     let inputs = read(config, listener)?;
-    if let (Some((line, other)), Some(eval)) = (inputs.contradictions.first(), &config.eval_file) {
-        listener.note(&format!(
-            "warning: {} of the questions of {} have another right answer in {}: lines {line} and {other} are the first",
-            inputs.contradictions.len(),
-            config.train_file.display(),
-            eval.display()
-        ));
+    if let Some(eval) = &config.eval_file {
+        contradictory(&inputs.contradictions, config, eval).iter().for_each(|text| listener.note(text));
     }
     let asked = inputs.asked(config);
     let device = device::open(&config.machine, listener)?;
     let plan = engine::plan(&inputs.opened, asked, &device).map_err(|e| with_length(e, config))?;
     Ok(Prepared { inputs, plan, device })
+}
+
+/// The warning that questions have another right answer in the evaluation file `eval`, with the lines of the first few.
+fn contradictory(lines: &[(usize, usize)], config: &TrainConfig, eval: &Path) -> Option<String> {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = lines.iter().take(SHOWN).map(|(line, other)| format!("{line} and {other}")).collect();
+    let more = lines.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!lines.is_empty()).then(|| {
+        format!(
+            "warning: {} of the questions of {} have another right answer in {}: lines {}{more}",
+            lines.len(),
+            config.train_file.display(),
+            eval.display(),
+            shown.join(", ")
+        )
+    })
 }
 
 /// Fewer rows of a pass are advised together with a shorter sample where the setting for its length would forbid them.

@@ -14,6 +14,7 @@ mod mutations;
 mod packing;
 mod plans;
 mod program;
+mod provenance;
 mod real_job;
 mod resume;
 #[path = "../../src/data/shared.rs"]

@@ -12,7 +12,7 @@ mod letters;
 pub mod records;
 
 pub use choice::{Choice, letters, unsaid_choices};
-pub use consistent::{Answers, Asked};
+pub use consistent::{Answers, Asked, plain};
 pub use letters::LetterCounts;
 
 use crate::{Error, Result, error::Setting};
