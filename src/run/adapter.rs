@@ -12,7 +12,11 @@ use crate::{
         source::{Opened, cache},
     },
     plan::settings::BaseSettings,
-    train::provenance::{Decided, Provenance, Text, Weights, assumed},
+    train::{
+        checkpoint,
+        provenance::{Decided, Provenance, Text, Weights, assumed},
+        state::{IRORI_STATE, RunState},
+    },
 };
 use std::path::{Path, PathBuf};
 
@@ -56,7 +60,9 @@ impl FoundAdapter {
     /// If the weights are others and that is not meant.
     pub fn check_base(&self, model: &str, opened: &Opened, other: bool, listener: &mut dyn Listener) -> Result<()> {
         let Some(known) = &self.provenance else { return self.check_name(model, listener) };
-        let Some(then) = known.written.as_ref().map(|w| &w.base) else { return Ok(()) };
+        let Some(then) = known.written.as_ref().map(|w| &w.base) else {
+            return self.check_checkpoint(known, model, opened, listener);
+        };
         let now = weights(opened)?;
         if now.fingerprint == then.fingerprint {
             return Ok(());
@@ -81,6 +87,30 @@ impl FoundAdapter {
         }
         let message = format!("{message}: name that model, or say that another one is meant");
         Err(Error::setting(self.setting.clone(), message).advise([Setting::new("other-base", true)]))
+    }
+
+    /// A run of an earlier version left the fingerprint of its base in its checkpoints, which a quantised copy does not have.
+    fn check_checkpoint(
+        &self,
+        known: &Provenance,
+        model: &str,
+        opened: &Opened,
+        listener: &mut dyn Listener,
+    ) -> Result<()> {
+        let newest = || checkpoint::list(&self.dir).ok()?.pop().map(|(_, dir)| dir);
+        let places = [Some(self.dir.clone()), newest()].into_iter().flatten();
+        let Some(dir) = places.into_iter().find(|dir| stand_in::exists(&dir.join(IRORI_STATE))) else {
+            return self.check_name(model, listener);
+        };
+        if RunState::read(&dir)?.identity.base != opened.source.fingerprint()? {
+            listener.note(&format!(
+                "warning: the adapter was trained beside `{}` ({}), and the files of `{model}` are others: other weights, or the \
+                 same in another form",
+                known.model(),
+                known.from.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Of an adapter of another program the name of its base is all there is.

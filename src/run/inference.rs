@@ -86,6 +86,8 @@ pub struct Session {
     pub engine: Engine,
     /// For messages and results: the device in words.
     pub description: String,
+    /// The fingerprint of the model's weights, which tells results of one name apart.
+    pub fingerprint: String,
     /// The model's name, and its tokenizer if it has one.
     model: String,
     encoder: Option<Rc<Encoder>>,
@@ -113,12 +115,13 @@ impl Session {
             kv_capacity: inference.generation.map_or(0, |g| inference.max_len + g.new_tokens),
             ..spec
         };
+        let fingerprint = opened.source.fingerprint()?;
         let mut engine = engine::engine(&opened, spec, &inference.machine, listener)?;
         if let Some(adapter) = &adapter {
             engine.set_adapter(&adapter.flat)?;
         }
         let description = engine.describe();
-        Ok(Self { engine, description, model: base.model.clone(), encoder })
+        Ok(Self { engine, description, fingerprint, model: base.model.clone(), encoder })
     }
 
     /// The tokenizer and chat template.

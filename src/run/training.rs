@@ -13,6 +13,7 @@ use crate::{
     data::{
         encode::{self, Encoded, Encoder, Limits},
         leak,
+        questions::Asking,
         record::{self, Content, Record},
     },
     error::Setting,
@@ -24,12 +25,7 @@ use crate::{
         source::{Opened, open},
     },
     plan::Plan,
-    train::{
-        Settings, TrainConfig,
-        config::TrainMode,
-        learner::EngineLearner,
-        provenance::{Asking, Written},
-    },
+    train::{Settings, TrainConfig, config::TrainMode, learner::EngineLearner, provenance::Written},
 };
 use std::path::Path;
 

@@ -8,7 +8,7 @@
 use super::{TrainConfig, checkpoint, output::RUN_CONFIG, settings::Settings};
 use crate::{
     Error, Result,
-    data::{encode::TextStyle, record::Record},
+    data::{encode::TextStyle, questions::Asking},
     error::Setting,
     files::{self, stand_in},
     plan::settings::{Base, BaseSettings},
@@ -16,7 +16,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Component, Path, PathBuf},
 };
 
@@ -72,26 +72,6 @@ pub struct Text {
     pub tokenizer: String,
     /// SHA-256 of the chat template.
     pub chat_template: String,
-}
-
-/// How records ask, as far as their `meta` says it: every value that occurs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Asking {
-    /// Prompt templates, by name.
-    pub prompt: BTreeSet<String>,
-    /// What statutes the prompts show: none, gold.
-    pub context: BTreeSet<String>,
-}
-
-impl Asking {
-    /// What `records` say.
-    pub fn of(records: &[Record]) -> Self {
-        let all = |field: &str| {
-            records.iter().filter_map(|r| r.meta.get(field)?.as_str()).map(str::to_owned).collect::<BTreeSet<_>>()
-        };
-        Self { prompt: all("prompt"), context: all("context") }
-    }
 }
 
 impl Written {
@@ -248,10 +228,9 @@ impl Provenance {
             let model = Setting::new("model", &base.model);
             notes.push(format!("{model} is used, beside which the adapter was trained ({from})"));
         }
-        // A tokenizer is judged by what is in it, not by its place.
-        let names: BTreeSet<&'static str> = now.keys().chain(then.keys()).copied().collect();
-        let differ =
-            names.iter().copied().filter(|n| *n != "tokenizer" && now.get(n) != then.get(n)).collect::<Vec<_>>();
+        // What has no effect on one of the two sides goes without saying; a tokenizer is judged by what is in it.
+        let both = now.iter().filter_map(|(name, value)| Some((*name, value, then.get(name)?)));
+        let differ: Vec<_> = both.filter(|(n, now, then)| *n != "tokenizer" && now != then).map(|(n, ..)| n).collect();
         if !differ.is_empty() {
             let [now, then] = [&now, &then].map(|facts| list(&differ, facts));
             notes.push(format!("warning: the adapter was trained with {then} ({from}), and is used with {now}"));
@@ -295,11 +274,8 @@ fn facts(base: &Base, style: TextStyle) -> Result<BTreeMap<&'static str, String>
 
 /// The settings `names` with their values.
 fn list(names: &[&'static str], facts: &BTreeMap<&'static str, String>) -> String {
-    let said = |name: &&'static str| match facts.get(name) {
-        Some(value) => Setting::new(name, value).to_string(),
-        None => format!("no {}", Setting::named(name)),
-    };
-    names.iter().map(said).collect::<Vec<_>>().join(", ")
+    let said = |name: &&'static str| facts.get(name).map(|value| Setting::new(name, value).to_string());
+    names.iter().filter_map(said).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -329,7 +305,7 @@ mod tests {
             other.base.use_4bit && other.notes[0].contains("trained with no `bnb-4bit-compute-dtype`"),
             "{other:?}"
         );
-        assert!(other.notes[0].contains("`use-4bit = false`") && other.notes[0].contains("used with"), "{other:?}");
+        assert!(other.notes[0].contains("trained with `use-4bit = false` ("), "{other:?}");
         assert!(other.notes[1].contains("`text-style = raw`"), "the rest is still as trained: {other:?}");
         let same = dense.complete(given("use-4bit = false"), Some(TextStyle::Raw)).unwrap();
         assert_eq!(same.notes, Vec::<String>::new(), "nothing differs and nothing is taken");
@@ -338,7 +314,7 @@ mod tests {
         let taken = head.complete(given(""), None).unwrap().base;
         assert!(taken.head_4bit && taken.bnb_4bit_compute_dtype == crate::plan::settings::ComputeDtype::Float32);
         let dense = head.complete(given("use-4bit = false"), None).unwrap();
-        assert!(!dense.base.head_4bit && dense.notes[0].contains("`head-4bit = true`"), "{dense:?}");
+        assert!(!dense.base.head_4bit && dense.notes[0].contains("trained with `use-4bit = true`"), "{dense:?}");
         let e = run(dir.path(), "use-4bit = false").complete(given("head-4bit = true"), None).unwrap_err();
         assert!(e.to_string().contains("`use-4bit = true`"), "{e}");
     }

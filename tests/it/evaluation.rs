@@ -62,8 +62,8 @@ fn hostile_results_are_errors() {
     let at = dir.path();
     result(&at.join("good.json"), 4, |_| "a");
     for (text, says) in [
-        ("", "not JSON"),
-        ("{\"results\": [", "not JSON"),
+        ("", "not valid JSON"),
+        ("{\"results\": [", "not valid JSON"),
         ("{\"results\": [{\"question\": 3}]}", "results[0], field `question`"),
         ("{\"results\": []}", "is empty"),
         ("null", "expected an evaluation result"),

@@ -239,6 +239,14 @@ fn another_base_is_refused_by_both_names_and_the_same_weights_are_known_in_other
             "irori {line}: {said}"
         );
     }
+    // A run of an earlier version has its base's fingerprint in its checkpoints.
+    copy(&at.join("run"), &at.join("older"), &[ADAPTER[0], ADAPTER[1], "run.toml"]);
+    copy(&at.join("run/checkpoint-2"), &at.join("older/checkpoint-2"), &[ADAPTER[0], ADAPTER[1], "irori_state.json"]);
+    for adapter in ["older", "older/checkpoint-2"] {
+        let said = |model: &str| ok(at, &format!("score --model {model} --adapter {adapter} --input t.jsonl")).stderr;
+        assert!(said("n").contains("warning: the adapter was trained beside `m`"), "{adapter}");
+        assert!(!said("same").contains("warning"), "{adapter}");
+    }
     // What synth writes is the synthetic model of its seed.
     for line in commands("synthetic:tiny@1", "run") {
         assert!(ok(at, &line).stderr.contains("holds the weights of `m`"), "irori {line}");
@@ -292,6 +300,20 @@ fn names_are_those_that_the_user_gave() {
         assert_eq!(end.code, Some(0), "{end:?}");
         assert_eq!(json_of(at.join(format!("{out}.json")))["config"]["llm_model"], model);
     }
+    // The other commands find the model by its id too.
+    for line in [
+        "dataset inspect r.jsonl --model org/tiny --samples 1",
+        "synth --arch tiny --output s --tokenizer org/tiny",
+        "quantize --model org/tiny --output q",
+        "merge --model org/tiny --adapter by-id --output w",
+        "score --model org/tiny --adapter by-id --input t.jsonl",
+        "generate --model org/tiny --adapter by-id --prompt q --max-new-tokens 1",
+        "train --model org/tiny --init-adapter by-id --train-file r.jsonl --output-dir further --max-steps 1",
+        "plan --model org/tiny --init-adapter by-id --train-file r.jsonl",
+    ] {
+        let end = hub(line);
+        assert!(end.code == Some(0) && !end.stderr.contains("warning: the adapter"), "irori {line}: {end:?}");
+    }
     // A run that is resumed beside other weights of the same name is refused.
     fs::remove_dir_all(at.join("by-id/checkpoint-2")).expect("removed");
     fs::remove_file(snapshot.join("model.safetensors")).expect("removed");
@@ -317,8 +339,36 @@ fn questions_are_asked_as_the_records_asked_or_it_is_said() {
     assert!(prompt == "letter" && !said.contains("warning"), "{said}");
     let (_, said) = eval("--adapter run --prompt answer-line");
     assert!(said.contains("with the prompt `letter`") && said.contains("asked with `answer-line`"), "{said}");
+    assert!(said.matches("warning").count() == 1, "{said}");
     let (_, said) = eval("--adapter run --prompt letter --context gold");
     assert!(said.contains("with the context `none`") && said.contains("asked with `gold`"), "{said}");
+    // Statutes and a worked example are shown where the records showed them.
+    let lawqa = json!([0, 1, 2].map(|i| json!({"ファイル名": format!("法_{i}"), "コンテキスト": "条文", "問題文": format!("問{i}"), "選択肢": "a x\nb y\nc z", "output": "abc"[i..][..1]})));
+    fs::write(at.join("s.json"), lawqa.to_string()).expect("written");
+    ok(at, "dataset --input s.json --output-dir d --prompt letter --context gold --few-shot");
+    let made = fs::read_dir(at.join("d")).expect("read").map(|e| e.expect("an entry").path());
+    let records = made.filter(|p| p.extension().is_some_and(|e| e == "jsonl")).next().expect("records");
+    fs::copy(records, at.join("r.jsonl")).expect("copied");
+    train(at, "gold", "--max-seq-length 2048");
+    let asked = |flags: &str| {
+        let end = ok(at, &format!("eval --model m --adapter gold --output e.json --force {flags}"));
+        let config = json_of(at.join("e.json"))["config"].clone();
+        (config["retriever_type"].clone(), config["few_shot_enabled"].clone(), config["prompt"].clone(), end.stderr)
+    };
+    let (context, few_shot, prompt, said) = asked("--data s.json");
+    assert_eq!((context, few_shot, prompt), (json!("gold"), json!(true), json!("letter")));
+    assert!(said.contains("--context gold, --prompt letter, --few-shot") && !said.contains("warning"), "{said}");
+    let (.., said) = asked("--data s.json --context none --no-few-shot");
+    assert!(
+        said.contains("with the context `gold` and is asked with `none`") && said.contains("few-shot a worked example"),
+        "{said}"
+    );
+    let (context, few_shot, _, said) = asked("--data r.jsonl");
+    assert_eq!((context, few_shot), (json!("none"), json!(true)));
+    assert!(
+        said.contains("r.jsonl was written with the context `gold`") && said.matches("warning").count() == 1,
+        "{said}"
+    );
 }
 
 #[test]

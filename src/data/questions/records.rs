@@ -3,7 +3,7 @@
 use super::{
     Choice, Question,
     consistent::{self, Answers, Asked},
-    is_jsonl, kind, letters, unsaid_choices,
+    kind, letters, unsaid_choices,
 };
 use crate::{
     Error, Result,
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The line of JSON for a question. Its meta has file_name, law, answer, question, choices, references, question_id
-/// (equal for every order of the choices), permutation, prompt, answer_format and context.
+/// (equal for every order of the choices), permutation, prompt, answer_format and context, and few_shot where there are examples.
 ///
 /// # Errors
 /// If the template does not render, or the permutation is of another number of choices.
@@ -36,12 +36,15 @@ pub fn line(
     record.insert("input".into(), template.user(&permuted, context, examples)?.into());
     record.insert("output".into(), template.expected(&permuted).into());
     let shown = context == Context::Gold && question.context.is_some();
-    let meta = serde_json::json!({
+    let mut meta = serde_json::json!({
         "file_name": question.file_name, "law": question.law, "answer": permuted.answer.to_string(),
         "question": permuted.text, "choices": permuted.choices, "references": question.references,
         "question_id": permute::identity(question), "permutation": permutation.name(),
         "prompt": template.name(), "answer_format": template.answer.name(), "context": if shown { "gold" } else { "none" },
     });
+    if let Some(meta) = meta.as_object_mut().filter(|_| !examples.is_empty()) {
+        meta.insert("few_shot".into(), true.into());
+    }
     record.insert("meta".into(), meta);
     Ok(Value::Object(record))
 }
@@ -80,20 +83,6 @@ fn check_answers(path: &Path, records: &[Record]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The prompt template that the records of a JSONL file were written with, if all name the same; `None` for other files.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
-    if !is_jsonl(path) {
-        return Ok(None);
-    }
-    let records = record::read(path)?;
-    let named = |r: &Record| r.meta.get("prompt").and_then(Value::as_str).map(str::to_owned);
-    let first = records.first().and_then(named);
-    Ok(first.filter(|f| records.iter().all(|r| named(r).as_ref() == Some(f))))
 }
 
 /// The right choice of each record and how many choices its question has, where its answer is a letter. A record says its

@@ -233,6 +233,10 @@ fn what_says_two_things_says_none() {
         "c d",
         "c の可能性があるが断定できない",
         "c it depends",
+        "答えがcかどうかは不明",
+        "正解は c とする見解もある",
+        "正解は c の可能性がある",
+        "c が正しいとはいえない",
     ] {
         is(text, "unknown");
     }
@@ -252,6 +256,10 @@ fn what_is_denied_or_marked_as_wrong_is_no_answer() {
         "Wrong answer: c",
         "正解は c 以外",
         "c は間違い",
+        "答えは c とはいえない",
+        "there is no answer c",
+        "No answer: c",
+        "not answer c",
     ] {
         is(text, "unknown");
     }
@@ -265,6 +273,9 @@ fn what_is_denied_or_marked_as_wrong_is_no_answer() {
         "Answer: c. d is wrong.",
         "Answer: c (see section 5(b))",
         "Answer: c 法第5条(b)の届出",
+        "The answer is: option c",
+        "選択肢 c を選びます。",
+        "cが正しい。",
     ] {
         is(text, "c");
     }
@@ -309,5 +320,7 @@ fn a_choice_is_known_by_its_text() {
     assert_eq!(letter("b sell everything"), "unknown");
     assert_eq!(letter("c it depends"), "c");
     assert_eq!(letter("d it depends"), "unknown");
+    assert_eq!(letter("Answer: d (it depends)"), "unknown", "the letter of one choice and the text of another");
+    assert_eq!(letter("Answer: c (it depends)"), "c");
     assert_eq!(letter("d 株券等のオプション"), "d");
 }

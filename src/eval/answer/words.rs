@@ -31,7 +31,7 @@ pub(super) struct Choices<'a> {
 
 /// What follows each of `markers` on the line. One that is part of its opposite ("不正解", "wrong answer") marks nothing.
 pub(super) fn after_markers(line: &str, markers: &[&str], choices: Choices) -> Vec<Found> {
-    const OPPOSITE: [&str; 13] = [
+    const OPPOSITE: [&str; 15] = [
         "不",
         "未",
         "無",
@@ -45,16 +45,20 @@ pub(super) fn after_markers(line: &str, markers: &[&str], choices: Choices) -> V
         "false",
         "other",
         "not the",
+        " no",
+        " not",
     ];
     let mut starts: Vec<(usize, usize)> =
         markers.iter().flat_map(|m| line.match_indices(m).map(|(at, m)| (at, at + m.len()))).collect();
     starts.sort_unstable();
-    starts.retain(|&(at, _)| !OPPOSITE.iter().any(|word| line[..at].trim_end().ends_with(word)));
+    // A space in front, so that words of whole lines are found like those behind others.
+    let before = |at: usize| format!(" {}", line[..at].trim_end());
+    starts.retain(|&(at, _)| !OPPOSITE.iter().any(|word| before(at).ends_with(word)));
     starts.into_iter().map(|(_, end)| follow(&line[end..], choices)).collect()
 }
 
 /// Words and signs that may stand between a marker and its letter.
-const BETWEEN: [&str; 15] = [
+const BETWEEN: [&str; 16] = [
     "選択肢",
     "記号",
     "番号",
@@ -62,6 +66,7 @@ const BETWEEN: [&str; 15] = [
     "choice",
     "option",
     "is ",
+    "is:",
     "\\boxed",
     "\\text",
     "->",
@@ -119,12 +124,29 @@ fn named(c: Choice, after: &str, choices: Choices) -> Found {
     let closed = after.trim_start_matches(|x: char| is_decoration(x) || x == ')');
     if denied(closed) {
         Found::Denied(c)
-    } else if closed.starts_with('?') || another_follows(after, choices.count) || another_named(c, after, choices.count)
+    } else if doubted(closed)
+        || words_of_another(c, after, choices.texts)
+        || another_follows(after, choices.count)
+        || another_named(c, after, choices.count)
     {
         Found::Unsure
     } else {
         Found::Choice(c)
     }
+}
+
+/// "…?", "…かどうか", "…という見解".
+fn doubted(after: &str) -> bool {
+    const DOUBTS: [&str; 10] =
+        ["?", "かどうか", "かもしれ", "かは", "とする", "という", "との", "の可能性", "か否か", "or not"];
+    DOUBTS.iter().any(|w| after.starts_with(w))
+}
+
+/// Whether what stands behind the choice `c` is the whole text of another one.
+fn words_of_another(c: Choice, after: &str, texts: &[String]) -> bool {
+    let said = compact(after.trim_matches(|x: char| is_decoration(x) || x == '(' || x == ')'));
+    let other = |(i, text): (usize, &String)| i != c.index() && !text.is_empty() && *text == said;
+    texts.get(c.index()) != Some(&said) && texts.iter().enumerate().any(other)
 }
 
 /// What stands behind the choice's own text, where it is repeated whole; else all of `after`.
@@ -254,7 +276,7 @@ fn is_article(after: &str) -> bool {
 
 /// "…ではない", "…以外", "…is not".
 fn denied(after: &str) -> bool {
-    const DENIALS: [&str; 20] = [
+    const DENIALS: [&str; 24] = [
         "では",
         "じゃな",
         "でな",
@@ -267,6 +289,10 @@ fn denied(after: &str) -> bool {
         "は違",
         "は正しくな",
         "は不",
+        "とは言えな",
+        "とはいえな",
+        "とは限ら",
+        "とは思",
         "is not",
         "is wrong",
         "is also wrong",
@@ -329,6 +355,12 @@ pub(super) fn alone(line: &str, choices: usize) -> Option<Choice> {
     }
 }
 
+/// "…を選びます", "…が正しい": the rest of a sentence that says no more than that it is the choice.
+fn affirmed(after: &str) -> bool {
+    let affirms = ["を選", "が正", "が適切", "が妥当", "です"].iter().any(|w| after.starts_with(w));
+    affirms && !["ない", "なく", "ません", "ず", "か", "?"].iter().any(|w| after.contains(w))
+}
+
 /// The choice that a one-line response opens with, as choices are written: "c 株券等の…", "(b) …", "d. …". Behind a space alone
 /// must stand the choice's text, as far as it is known, or what can be one: not the rest of a sentence.
 pub(super) fn opening(line: &str, choices: Choices) -> Option<Choice> {
@@ -340,6 +372,6 @@ pub(super) fn opening(line: &str, choices: Choices) -> Option<Choice> {
     let prose = |x: char| x.is_ascii_alphanumeric() || ('ぁ'..='ゟ').contains(&x);
     let spaced = after.starts_with(char::is_whitespace)
         && (echoes(c, text, choices.texts) || (choices.texts.is_empty() && !text.starts_with(prose)));
-    let opens = line.starts_with(|c: char| c.is_ascii_alphabetic()) && (punctuated || spaced);
+    let opens = line.starts_with(|c: char| c.is_ascii_alphabetic()) && (punctuated || spaced || affirmed(text));
     (opens && named(c, after, choices) == Found::Choice(c)).then_some(c)
 }

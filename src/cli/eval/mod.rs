@@ -1,5 +1,7 @@
 //! `irori eval`: answers multiple-choice questions, or reads stored answers again.
 
+mod wording;
+
 use super::{
     common::{Progress, note},
     flags::ModelArgs,
@@ -11,7 +13,7 @@ use crate::{
     data::{
         encode::TextStyle,
         prompt::Context,
-        questions::{self, LetterCounts, Question, records},
+        questions::{self, LetterCounts, Question},
     },
     eval::{ask::Wording, generate, label, letters, loglik, result::EvalResult},
     files,
@@ -20,7 +22,6 @@ use crate::{
         adapter::FoundAdapter,
         inference::{Asked, Generation, Session},
     },
-    train::provenance::Provenance,
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -65,18 +66,18 @@ pub struct Args {
     /// that the adapter was trained with; else answer-line, or letter with --context gold]
     #[arg(long, value_name = "PROMPT")]
     prompt: Option<String>,
-    /// Show a worked example first
+    /// Show a worked example first [default: as the records or the adapter's records do]
     #[arg(long, overrides_with = "no_few_shot")]
     few_shot: bool,
-    /// No worked example (the default)
+    /// No worked example
     #[arg(long, overrides_with = "few_shot")]
     no_few_shot: bool,
     /// Reason before answering: the prompt `cot`
     #[arg(long, conflicts_with = "prompt")]
     use_cot: bool,
-    /// What statutes the prompt shows
-    #[arg(long, value_enum, default_value = "none")]
-    context: Context,
+    /// What statutes the prompt shows [default: as the adapter was trained, if the data has them; else none]
+    #[arg(long, value_enum)]
+    context: Option<Context>,
     /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
     /// [default: as the adapter was trained, else chat]
     #[arg(long, alias = "style", value_name = "STYLE", value_enum)]
@@ -162,12 +163,11 @@ impl Asking {
         let data = args.data.clone().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
         let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
         let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
-        let prompt = prompt(args, &data, asked.adapter.as_ref().and_then(|a| a.provenance.as_ref()))?;
+        let wording = wording::decide(args, &data, asked.adapter.as_ref().and_then(|a| a.provenance.as_ref()))?;
         if permute && method == Method::Generate {
             return Err(Error::usage("--permute and --ensemble average likelihoods: use them with --method loglik"));
         }
-        let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
-        let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
+        let max_new = args.max_new_tokens.unwrap_or(if wording.prompt == "cot" { 1024 } else { 32 }) as usize;
         Ok(Self { asked, data, method, wording, permute, max_new })
     }
 
@@ -213,7 +213,7 @@ impl Asking {
             "style": if self.asked.style == TextStyle::Raw { "raw" } else { "chat" },
             "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()),
             "adapter_sha256": self.asked.adapter.as_ref().map(FoundAdapter::fingerprint).transpose()?,
-            "four_bit": self.asked.base.use_4bit, "head_four_bit": self.asked.base.head_4bit, "device": session.description,
+            "four_bit": self.asked.base.use_4bit, "head_four_bit": self.asked.base.head_4bit, "device": session.description, "llm_fingerprint": session.fingerprint,
             "compute_dtype": self.asked.base.use_4bit.then_some(self.asked.base.bnb_4bit_compute_dtype),
             "data": self.data.display().to_string(), "max_new_tokens": generated.then_some(self.max_new),
             "irori_version": env!("CARGO_PKG_VERSION"),
@@ -223,44 +223,6 @@ impl Asking {
             _ => Err(Error::internal("the configuration of a result is no object")),
         }
     }
-}
-
-/// The prompt to ask with: as the flags say, else that of the records, else the one that the adapter was trained with, else
-/// the usual one. What is measured in another way than was trained is said.
-fn prompt(args: &Args, data: &Path, trained: Option<&Provenance>) -> Result<String> {
-    let recorded = records::recorded_prompt(data)?;
-    let learned = trained.and_then(|t| t.written.as_ref()).map(|w| &w.records);
-    let only = learned.filter(|l| l.prompt.len() == 1).and_then(|l| l.prompt.first());
-    let prompt = match (&args.prompt, args.use_cot, recorded.as_ref().or(only)) {
-        (Some(prompt), ..) => prompt.clone(),
-        (None, true, _) => "cot".into(),
-        (None, false, Some(known)) => known.clone(),
-        (None, false, None) if args.context == Context::Gold => "letter".into(),
-        (None, false, None) => "answer-line".into(),
-    };
-    if let Some(other) = recorded.filter(|r| *r != prompt) {
-        note(&format!(
-            "warning: {} was written with the prompt `{other}` and is asked with `{prompt}`: what is measured is not \
-             what was trained",
-            data.display()
-        ));
-    }
-    let context = if args.context == Context::Gold { "gold" } else { "none" };
-    for (what, used, learned) in
-        [("prompt", prompt.as_str(), learned.map(|l| &l.prompt)), ("context", context, learned.map(|l| &l.context))]
-    {
-        if let (Some(learned), Some(from)) = (learned, trained.map(|t| t.from.display()))
-            && !learned.is_empty()
-            && !learned.contains(used)
-        {
-            let learned: Vec<String> = learned.iter().map(|l| format!("`{l}`")).collect();
-            note(&format!(
-                "warning: the adapter was trained on records with the {what} {} ({from}), and is asked with `{used}`",
-                learned.join(", ")
-            ));
-        }
-    }
-    Ok(prompt)
 }
 
 /// Asks the model.
