@@ -125,7 +125,11 @@ pub fn run(args: Args) -> Result<()> {
 fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
     let mut result = EvalResult::read(old)?;
     let before = result.accuracy();
+    let said: Vec<_> = result.results.iter().map(|r| r.predicted).collect();
     let counts = result.rescore();
+    let kept = counts.by_likelihood + counts.by_vote + counts.without_response;
+    let rescored = json!({"read": counts.read, "changed": counts.changed, "kept": kept});
+    result.config.insert("rescored".into(), rescored);
     result.config.insert("rescored_from".into(), old.display().to_string().into());
     result.config.insert("rescored_by".into(), concat!("irori ", env!("CARGO_PKG_VERSION")).into());
     if !args.json {
@@ -137,9 +141,9 @@ fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
             result.results.len(),
             counts.changed
         ));
-        for r in result.results.iter().filter(|r| r.extra.contains_key("previous_answer")) {
-            let old = r.extra.get("previous_answer").and_then(Value::as_str).unwrap_or_default();
-            note(&format!("  {}: {old} → {} (right {})", r.file_name, label(r.predicted), r.correct));
+        for (i, (r, before)) in result.results.iter().zip(said).enumerate().filter(|(_, (r, b))| r.predicted != *b) {
+            let name = if r.file_name.is_empty() { format!("results[{i}]") } else { r.file_name.clone() };
+            note(&format!("  {name}: {} → {} (right {})", label(before), label(r.predicted), r.correct));
         }
     }
     Ok(result)

@@ -178,7 +178,7 @@ fn side(file: &File, paired: &[&Item], only_here: Vec<String>, columns: usize) -
 }
 
 /// Fields of `config` that say nothing of how answers came about.
-const INCIDENTAL: [&str; 4] = ["irori_version", "total_samples", "rescored_from", "rescored_by"];
+const INCIDENTAL: [&str; 5] = ["irori_version", "total_samples", "rescored", "rescored_from", "rescored_by"];
 
 /// Fields of `config` that say how questions were asked.
 const ASKING: [&str; 10] = [
