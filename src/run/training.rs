@@ -25,7 +25,7 @@ use crate::{
         source::{Opened, open},
     },
     plan::Plan,
-    train::{Settings, TrainConfig, config::TrainMode, learner::EngineLearner, provenance::Written},
+    train::{Settings, TrainConfig, config::TrainMode, learner::EngineLearner, provenance::Written, steps::StepPlan},
 };
 use std::path::Path;
 
@@ -84,6 +84,9 @@ pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prep
     let inputs = read(config, listener)?;
     if let Some(eval) = &config.eval_file {
         contradictory(&inputs.contradictions, config, eval).iter().for_each(|text| listener.note(text));
+    }
+    for text in inputs.doubts(config)? {
+        listener.note(&format!("warning: {text}"));
     }
     let asked = inputs.asked(config);
     let device = device::open(&config.machine, listener)?;
@@ -156,6 +159,36 @@ fn encoder_of(config: &TrainConfig, opened: &Opened) -> Result<Option<Encoder>> 
 }
 
 impl Inputs {
+    /// What keeps a run from learning what it is to learn, as far as that can be known before it starts.
+    fn doubts(&self, config: &TrainConfig) -> Result<Vec<String>> {
+        let mut doubts = Vec::new();
+        let schedule = config.schedule(StepPlan::new(config, self.train.samples.len())?.total());
+        let (steps, warmup) = (schedule.total, schedule.warmup);
+        let highest = schedule.highest();
+        let count = |n: u64, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        let (run, rise) = (count(steps, "step"), count(warmup, "step"));
+        if highest == 0.0 {
+            doubts.push(format!(
+                "the learning rate is 0 in the whole run of {run}, of which {rise} are warm-up: nothing will be learned; \
+                 `warmup-ratio = 0` leaves warm-up out"
+            ));
+        } else if highest < schedule.peak && warmup >= steps {
+            doubts.push(format!(
+                "warm-up takes {rise}, and the run has {run}: the learning rate reaches {highest:.3e} instead of {:.3e}",
+                schedule.peak
+            ));
+        }
+        let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths));
+        let (longest, positions) = (lengths.max().copied().unwrap_or(0), self.opened.source.config().max_positions);
+        if longest > positions {
+            doubts.push(format!(
+                "the longest sample has {longest} tokens, and the model knows {positions} positions \
+                 (`max_position_embeddings` of its config.json): it was not made for longer texts"
+            ));
+        }
+        Ok(doubts)
+    }
+
     /// What the planner is asked: micro-batches no larger than the largest that can occur.
     pub fn asked(&self, config: &TrainConfig) -> EngineSpec {
         let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
@@ -221,7 +254,7 @@ fn adapter_of(
     listener: &mut dyn Listener,
 ) -> Result<(LoraConfig, Vec<f32>)> {
     let model = opened.source.config();
-    let lora = config.lora()?;
+    let lora = config.lora(model.layers)?;
     let Some(dir) = &config.init_adapter else {
         let flat = peft::initial(&lora, model, config.seed);
         return Ok((lora, flat));
@@ -230,21 +263,22 @@ fn adapter_of(
     known.check_base(&config.base.model, opened, config.other_base, listener)?;
     encoder.map_or(Ok(()), |encoder| known.check_text(encoder, listener))?;
     let found = peft::load(&known.dir, model)?;
-    let describe = |l: &LoraConfig| {
-        let targets: Vec<&str> = l.targets.iter().map(|m| m.name()).collect();
-        format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, targets.join(" "))
-    };
+    let describe = |l: &LoraConfig| format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, l.targets);
     if (LoraConfig { dropout: lora.dropout, ..found.lora.clone() }) == lora {
         return Ok((lora, found.flat));
     }
     let message = format!("has {}; this run asks for {}", describe(&found.lora), describe(&lora));
-    let targets: Vec<&str> = found.lora.targets.iter().map(|m| m.name()).collect();
-    Err(Error::setting(Setting::new(INIT, dir.display()), message).advise([
-        Setting::new("lora-r", found.lora.r),
-        Setting::new("lora-alpha", found.lora.alpha),
-        Setting::new("rslora", found.lora.rslora),
-        Setting::new("target-modules", targets.join(",")),
-    ]))
+    let layers = found.lora.targets.layers().unwrap_or_default();
+    let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    let layers = (!layers.is_empty()).then(|| Setting::new("layers-to-transform", layers.join(",")));
+    Err(Error::setting(Setting::new(INIT, dir.display()), message)
+        .advise([
+            Setting::new("lora-r", found.lora.r),
+            Setting::new("lora-alpha", found.lora.alpha),
+            Setting::new("rslora", found.lora.rslora),
+            Setting::new("target-modules", found.lora.targets.names().join(",")),
+        ])
+        .advise(layers))
 }
 
 /// Rows of the largest micro-batch that can occur: the token budget, or less if a whole step or the whole evaluation set
