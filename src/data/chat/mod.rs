@@ -150,7 +150,8 @@ impl ChatTemplate {
         thinking: bool,
     ) -> Result<String> {
         let parsed = self.tool_use.as_ref().filter(|_| !tools.is_empty()).unwrap_or(&self.default);
-        let tools = if tools.is_empty() { Value::None } else { Value::list(tools.iter().map(Value::from_json).collect()) };
+        let tools =
+            if tools.is_empty() { Value::None } else { Value::list(tools.iter().map(Value::from_json).collect()) };
         let mut variables: Variables =
             self.tokens.iter().map(|(name, token)| (name.as_str().into(), Value::str(token.as_str()))).collect();
         variables.extend([

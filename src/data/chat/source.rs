@@ -55,7 +55,8 @@ pub fn find(dir: &Path) -> Result<Model> {
     if let Some((_, found)) = named.first()
         && !names.iter().any(|name| name == "`default`")
     {
-        let message = format!("there is no template named `default`, and irori takes no other; it has {}", names.join(", "));
+        let message =
+            format!("there is no template named `default`, and irori takes no other; it has {}", names.join(", "));
         return Err(Error::content(&found.origin.path, "chat template", message));
     }
     let mut model = Model { tokens: tokens(dir, &config_path, config)?, ..Model::default() };
@@ -71,9 +72,7 @@ pub fn find(dir: &Path) -> Result<Model> {
 
 fn json(path: &Path) -> Result<Value> {
     match stand_in::read_optional(path)? {
-        Some(text) => {
-            serde_json::from_str(&text).map_err(|e| Error::content(path, "", format!("not valid JSON: {e}")))
-        }
+        Some(text) => serde_json::from_str(&text).map_err(|e| Error::content(path, "", format!("not valid JSON: {e}"))),
         None => Ok(Value::Null),
     }
 }

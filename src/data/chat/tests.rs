@@ -35,14 +35,8 @@ fn the_real_template() {
 fn as_jinja2_renders_it() {
     let Some(dir) = shared("qwen3_tokenizer") else { return };
     let template = ChatTemplate::load(&dir).unwrap();
-    let contents = [
-        "",
-        "あ\n",
-        "\n<think>\nx\n\n</think>\n\n\ny",
-        "<tool_response>r</tool_response>",
-        "{{ a }} </think>",
-        " é\t",
-    ];
+    let contents =
+        ["", "あ\n", "\n<think>\nx\n\n</think>\n\n\ny", "<tool_response>r</tool_response>", "{{ a }} </think>", " é\t"];
     let mut talks = Vec::new();
     for (i, first) in contents.iter().enumerate() {
         for second in contents {
@@ -93,14 +87,97 @@ fn where_the_template_comes_from() {
     write("tokenizer_config.json", r#"{"chat_template": "{{ {'a': [1, 'あ<']} | tojson }}"}"#);
     assert_eq!(render().unwrap(), r#"{"a": [1, "あ<"]}"#);
     write("chat_template.jinja", "{{ raise_exception('no system\\nplease') }}");
-    assert!(render().unwrap_err().to_string().ends_with("line 1: invalid operation: no system\nplease"));
+    assert!(render().unwrap_err().to_string().ends_with("chat template, line 1: no system\nplease"));
     write("chat_template.jinja", "{{ strftime_now('%d %b %Y') }}");
     assert_eq!(render().unwrap().len(), 11);
     write("chat_template.jinja", "\n{% for %}");
-    assert!(render().unwrap_err().to_string().contains("chat_template.jinja: chat template, line 2: syntax error"));
+    assert!(
+        render().unwrap_err().to_string().contains("chat_template.jinja: chat template, line 2: expected token 'name'")
+    );
     std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
     write("tokenizer_config.json", "{");
     assert!(render().unwrap_err().to_string().contains("tokenizer_config.json: not valid JSON"));
     write("tokenizer_config.json", r#"{"chat_template": 3}"#);
     assert!(render().unwrap_err().to_string().contains("field `chat_template`: expected a text"));
+}
+
+#[test]
+fn named_templates() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let tools = [serde_json::json!({"type": "function"})];
+    let render = |tools: &[serde_json::Value]| {
+        ChatTemplate::load(dir.path()).and_then(|t| t.render_with(&turns(&[("user", "x")]), tools, true, false))
+    };
+    write("chat_template.json", r#"{"chat_template": "from a processor"}"#);
+    assert_eq!(render(&[]).unwrap(), "from a processor");
+    let named = |name: &str| format!(r#"{{"name": "{name}", "template": "{name} {{{{ tools is none }}}}"}}"#);
+    write("tokenizer_config.json", &format!(r#"{{"chat_template": [{}, {}]}}"#, named("default"), named("tool_use")));
+    assert_eq!((render(&[]).unwrap(), render(&tools).unwrap()), ("default True".into(), "tool_use False".into()));
+    write("tokenizer_config.json", &format!(r#"{{"chat_template": [{}, {}]}}"#, named("default"), named("rag")));
+    assert_eq!(render(&tools).unwrap(), "default False");
+    write("tokenizer_config.json", &format!(r#"{{"chat_template": [{}, {}]}}"#, named("rag"), named("tool_use")));
+    assert!(
+        render(&[])
+            .unwrap_err()
+            .to_string()
+            .contains("no template named `default`, and irori takes no other; it has `rag`, `tool_use`")
+    );
+    write("tokenizer_config.json", &format!(r#"{{"chat_template": [{}, {}]}}"#, named("default"), named("default")));
+    assert!(render(&[]).unwrap_err().to_string().contains("field `chat_template[1]`: a second template of the name"));
+    write("tokenizer_config.json", r#"{"chat_template": [{"name": "default"}]}"#);
+    assert!(
+        render(&[]).unwrap_err().to_string().contains("field `chat_template[0]`: expected an object with the texts")
+    );
+
+    // Files go before the configuration, which is then not asked at all.
+    write("additional_chat_templates/tool_use.jinja", "a file for tools");
+    assert!(render(&[]).unwrap_err().to_string().contains("it has `tool_use`"));
+    write("chat_template.jinja", "a file");
+    assert_eq!((render(&[]).unwrap(), render(&tools).unwrap()), ("a file".into(), "a file for tools".into()));
+    write("additional_chat_templates/tool_use.jinja", "\n{% if %}");
+    let message = render(&[]).unwrap_err().to_string();
+    assert!(message.contains("tool_use.jinja: chat template, line 2: "), "{message}");
+}
+
+#[test]
+fn special_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "chat_template.jinja",
+        "{{ bos_token }}|{{ eos_token }}|{{ unk_token is defined }}|{{ pad_token }}|{{ image_token }}|{{ x_token }}",
+    );
+    let config = r#""bos_token": {"content": "<s>"}, "eos_token": "</s>", "unk_token": null, "image_token": "<i>",
+        "extra_special_tokens": {"x_token": "<x>"}"#;
+    let render = || ChatTemplate::load(dir.path()).and_then(|t| t.render(&turns(&[("user", "x")]), true, false));
+    write("tokenizer_config.json", &format!("{{{config}}}"));
+    assert_eq!(render().unwrap(), "<s>|</s>|False||<i>|<x>");
+    write("special_tokens_map.json", r#"{"pad_token": {"content": "<p>"}, "eos_token": "<e>"}"#);
+    assert_eq!(render().unwrap(), "<s>|<e>|False|<p>|<i>|<x>");
+    write("tokenizer_config.json", &format!("{{{config}, \"added_tokens_decoder\": {{}}}}"));
+    assert_eq!(render().unwrap(), "<s>|</s>|False||<i>|<x>", "a configuration with its added tokens stands alone");
+    write("tokenizer_config.json", r#"{"bos_token": 3}"#);
+    assert!(render().unwrap_err().to_string().contains("field `bos_token`: expected a token"));
+}
+
+#[test]
+fn turns_as_templates_see_them() {
+    let template = |source: &str| ChatTemplate::parse(Path::new("t"), source.into()).unwrap();
+    let mut turn = Message::new("assistant", "A");
+    turn.fields.insert("thinking".into(), "T".into());
+    turn.fields.insert("name".into(), serde_json::Value::Null);
+    turn.fields
+        .insert("tool_calls".into(), serde_json::json!([{"arguments": "{\"x\": 1.0}"}, {"arguments": {"x": 1.0}}]));
+    let shown = template("{{ messages[0]|tojson }}").render(&[turn], false, false).unwrap();
+    assert_eq!(
+        shown,
+        r#"{"thinking": "T", "role": "assistant", "content": "A", "tool_calls": [{"arguments": "{\"x\": 1.0}"}, {"arguments": {"x": 1.0}}], "reasoning_content": "T"}"#
+    );
+    let nothing = template("{{ tools is none }}{{ documents is none }}{{ enable_thinking }}{{ x is defined }}");
+    assert_eq!(nothing.render(&turns(&[("user", "x")]), false, true).unwrap(), "TrueTrueTrueFalse");
 }

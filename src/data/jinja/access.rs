@@ -37,12 +37,16 @@ fn python_attribute(value: &Value, name: &str) -> Outcome<Option<Value>> {
         Value::Macro(m) => Ok(match name {
             "name" if m.function.name.is_empty() => Some(Value::None),
             "name" => Some(Value::Str(m.function.name.clone())),
-            "arguments" => Some(Value::tuple(m.function.parameters.iter().map(|p| Value::Str(p.name.clone())).collect())),
+            "arguments" => {
+                Some(Value::tuple(m.function.parameters.iter().map(|p| Value::Str(p.name.clone())).collect()))
+            }
             "catch_kwargs" => Some(Value::Bool(m.function.kwargs.is_some())),
             "catch_varargs" => Some(Value::Bool(m.function.varargs.is_some())),
             "caller" => Some(Value::Bool(m.function.caller.is_some())),
             _ => None,
         }),
+        Value::Group(items) if name == "grouper" => Ok(items.first().cloned()),
+        Value::Group(items) if name == "list" => Ok(items.get(1).cloned()),
         Value::Cycler(state) => Ok(match name {
             "current" => state.0.get(state.1.get()).cloned(),
             "next" => Some(Value::Method(Rc::new((value.clone(), "next")))),
@@ -98,7 +102,7 @@ fn python_item(value: &Value, key: &Value) -> Option<Value> {
         usize::try_from(i).ok().filter(|&i| i < length)
     };
     match value {
-        Value::List(items) | Value::Tuple(items) => items.get(at(items.len())?).cloned(),
+        Value::List(items) | Value::Tuple(items) | Value::Group(items) => items.get(at(items.len())?).cloned(),
         Value::Range(range) => Some(Value::Int(range.get(at(range.len())?))),
         Value::Str(s) | Value::Markup(s) => {
             // From the end when it is nearer, since `x[-1]` is common.
@@ -123,17 +127,16 @@ pub fn slice(value: &Value, bounds: [Option<Value>; 3]) -> Outcome<Value> {
     for (number, bound) in numbers.iter_mut().zip(&bounds) {
         *number = match bound {
             None | Some(Value::None) => None,
-            Some(v) => Some(v.as_int().ok_or_else(|| {
-                Fault::new("slice indices must be integers or None or have an __index__ method")
-            })?),
+            Some(v) => Some(
+                v.as_int()
+                    .ok_or_else(|| Fault::new("slice indices must be integers or None or have an __index__ method"))?,
+            ),
         };
     }
     let [start, stop, step] = numbers;
     match value {
-        Value::List(items) => {
-            Ok(Value::list(text::sliced(items, text::slice_bounds(items.len(), start, stop, step)?)))
-        }
-        Value::Tuple(items) => {
+        Value::List(items) => Ok(Value::list(text::sliced(items, text::slice_bounds(items.len(), start, stop, step)?))),
+        Value::Tuple(items) | Value::Group(items) => {
             Ok(Value::tuple(text::sliced(items, text::slice_bounds(items.len(), start, stop, step)?)))
         }
         Value::Range(range) => {
@@ -167,9 +170,7 @@ pub fn contains(value: &Value, item: &Value) -> Outcome<bool> {
     match value {
         Value::Str(s) | Value::Markup(s) => match item {
             Value::Str(part) | Value::Markup(part) => Ok(s.contains(&**part)),
-            other => {
-                Err(Fault::new(format!("'in <string>' requires string as left operand, not {}", other.kind())))
-            }
+            other => Err(Fault::new(format!("'in <string>' requires string as left operand, not {}", other.kind()))),
         },
         Value::Dict(dict) => {
             item.check_hashable()?;
@@ -189,7 +190,7 @@ pub fn contains(value: &Value, item: &Value) -> Outcome<bool> {
             pending.fault.take().map_or(Ok(false), Err)
         }
         Value::Range(range) => Ok((0..range.len()).any(|i| Value::Int(range.get(i)).equals(item))),
-        Value::List(items) | Value::Tuple(items) | Value::View(_, items) => {
+        Value::List(items) | Value::Tuple(items) | Value::Group(items) | Value::View(_, items) => {
             Ok(items.iter().any(|other| other.equals(item)))
         }
         Value::Undefined(_) => Ok(false),
@@ -200,7 +201,7 @@ pub fn contains(value: &Value, item: &Value) -> Outcome<bool> {
 /// The items that a loop over the value passes. An iterator is empty afterwards.
 pub fn items(value: &Value) -> Outcome<Vec<Value>> {
     match value {
-        Value::List(items) | Value::Tuple(items) | Value::View(_, items) => Ok(items.to_vec()),
+        Value::List(items) | Value::Tuple(items) | Value::Group(items) | Value::View(_, items) => Ok(items.to_vec()),
         Value::Dict(dict) => Ok(dict.0.iter().map(|(key, _)| key.clone()).collect()),
         Value::Str(s) | Value::Markup(s) => Ok(s.chars().map(|c| Value::str(c.to_string())).collect()),
         Value::Range(range) => Ok((0..range.len()).map(|i| Value::Int(range.get(i))).collect()),
@@ -221,7 +222,7 @@ pub fn items(value: &Value) -> Outcome<Vec<Value>> {
 pub fn length(value: &Value) -> Outcome<usize> {
     match value {
         Value::Str(s) | Value::Markup(s) => Ok(s.chars().count()),
-        Value::List(items) | Value::Tuple(items) | Value::View(_, items) => Ok(items.len()),
+        Value::List(items) | Value::Tuple(items) | Value::Group(items) | Value::View(_, items) => Ok(items.len()),
         Value::Dict(dict) => Ok(dict.0.len()),
         Value::Range(range) => Ok(range.len()),
         Value::Undefined(_) => Ok(0),

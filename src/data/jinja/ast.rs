@@ -195,18 +195,49 @@ pub enum Piece {
 #[derive(Debug, Clone)]
 pub enum Stmt {
     Output(Vec<Piece>),
-    Set { line: u32, target: Target, value: Expr },
-    SetBlock { line: u32, target: Target, filter: Option<Expr>, body: Vec<Stmt>, frame: Frame },
+    Set {
+        line: u32,
+        target: Target,
+        value: Expr,
+    },
+    SetBlock {
+        line: u32,
+        target: Target,
+        filter: Option<Expr>,
+        body: Vec<Stmt>,
+        frame: Frame,
+    },
     /// The iterable stands outside of the loop.
-    For { iterable: Expr, inner: Arc<For> },
-    If { branches: Vec<(Expr, Vec<Stmt>)>, otherwise: Vec<Stmt> },
-    Macro { name: Name, function: Arc<Function> },
+    For {
+        iterable: Expr,
+        inner: Arc<For>,
+    },
+    If {
+        branches: Vec<(Expr, Vec<Stmt>)>,
+        otherwise: Vec<Stmt>,
+    },
+    Macro {
+        name: Name,
+        function: Arc<Function>,
+    },
     /// `{% call %}`: the call is given the body as `caller`.
-    Call { call: Expr, function: Arc<Function> },
+    Call {
+        call: Expr,
+        function: Arc<Function>,
+    },
     /// `{% generation %}`: transformers' mark around what the model says.
     Generation(Arc<Function>),
-    FilterBlock { filter: Expr, body: Vec<Stmt>, frame: Frame },
-    With { targets: Vec<Target>, values: Vec<Expr>, body: Vec<Stmt>, frame: Frame },
+    FilterBlock {
+        filter: Expr,
+        body: Vec<Stmt>,
+        frame: Frame,
+    },
+    With {
+        targets: Vec<Target>,
+        values: Vec<Expr>,
+        body: Vec<Stmt>,
+        frame: Frame,
+    },
     Break,
     Continue,
 }

@@ -3,8 +3,7 @@
 use super::{
     args::{Args, index, required},
     fault::{Fault, Outcome},
-    operators,
-    text,
+    operators, text,
     value::Value,
 };
 use std::sync::Arc;
@@ -50,7 +49,7 @@ impl Style {
         text::bounded(out.len())?;
         match value {
             Value::Str(s) | Value::Markup(s) => self.string(s, out),
-            Value::List(items) | Value::Tuple(items) => {
+            Value::List(items) | Value::Tuple(items) | Value::Group(items) => {
                 self.container(['[', ']'], items.len(), depth, out, |i, out| self.write(&items[i], depth + 1, out))?;
             }
             Value::Dict(dict) => {

@@ -35,9 +35,7 @@ impl Interpreter<'_> {
                 self.read_state |= matches!(value, Value::Namespace(_) | Value::Cycler(_) | Value::Joiner(_));
                 value
             }),
-            ExprKind::Attribute(value, name) => {
-                self.eval(value, env).and_then(|value| access::attribute(&value, name))
-            }
+            ExprKind::Attribute(value, name) => self.eval(value, env).and_then(|value| access::attribute(&value, name)),
             ExprKind::Call(..) => self.eval_call(expr, None, env),
             ExprKind::Filter(filter) => self.eval_filter(filter, env),
             _ => self.eval_composed(expr, env),
@@ -206,9 +204,10 @@ impl Interpreter<'_> {
             Value::Builtin(builtin) => self.builtin(*builtin, args),
             Value::Loop(state) => {
                 let [iterable] = args.bind("loop", ["iterable"])?;
-                let recursion = state.recursion.as_ref().ok_or_else(|| {
-                    Fault::new("The loop must have the 'recursive' marker to be called recursively.")
-                })?;
+                let recursion = state
+                    .recursion
+                    .as_ref()
+                    .ok_or_else(|| Fault::new("The loop must have the 'recursive' marker to be called recursively."))?;
                 let iterable = super::args::required(iterable, "loop", "iterable")?;
                 self.recurse(recursion, &iterable, state.depth + 1).map(Value::str)
             }

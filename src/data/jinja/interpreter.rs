@@ -17,7 +17,7 @@ use std::{
 };
 
 /// How many statements and expressions a rendering may run: some seconds' worth, which only an endless template needs.
-const MOST_STEPS: u64 = 100_000_000;
+const MOST_STEPS: u64 = 20_000_000;
 /// How deep they may be nested, over all macros.
 const DEEPEST: usize = 400;
 

@@ -26,6 +26,8 @@ mod parser;
 mod predicates;
 mod scope;
 mod strftime;
+#[cfg(test)]
+mod tests;
 mod text;
 mod value;
 mod walk;

@@ -53,7 +53,7 @@ pub fn order(a: &Value, b: &Value, sign: &str) -> Outcome<Option<Ordering>> {
     refuse_undefined(a, b)?;
     match (a, b) {
         (Value::Str(a) | Value::Markup(a), Value::Str(b) | Value::Markup(b)) => Ok(Some(a.cmp(b))),
-        (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
+        (Value::List(a), Value::List(b)) | (Value::Tuple(a) | Value::Group(a), Value::Tuple(b) | Value::Group(b)) => {
             match a.iter().zip(b.iter()).find(|(a, b)| !a.equals(b)) {
                 Some((a, b)) => order(a, b, sign),
                 None => Ok(Some(a.len().cmp(&b.len()))),
@@ -193,7 +193,8 @@ fn zero_division() -> Fault {
 
 fn integers(op: Binary, a: i128, b: i128) -> Outcome<Value> {
     let large = || Fault::unsupported("integers of more than 128 bits");
-    let exact = |n: i128| if n.abs() <= EXACT { Ok(n as f64) } else { Err(Fault::unsupported("quotients of large integers")) };
+    let exact =
+        |n: i128| if n.abs() <= EXACT { Ok(n as f64) } else { Err(Fault::unsupported("quotients of large integers")) };
     Ok(match op {
         Binary::Add => Value::Int(a.checked_add(b).ok_or_else(large)?),
         Binary::Sub => Value::Int(a.checked_sub(b).ok_or_else(large)?),

@@ -374,11 +374,9 @@ impl Resolver {
             }
             return Err(Fault::unsupported("macros with a parameter `caller`").or_at(function.line));
         }
-        for (name, slot) in [
-            ("caller", &mut function.caller),
-            ("kwargs", &mut function.kwargs),
-            ("varargs", &mut function.varargs),
-        ] {
+        for (name, slot) in
+            [("caller", &mut function.caller), ("kwargs", &mut function.kwargs), ("varargs", &mut function.varargs)]
+        {
             if used.contains(name) && !function.parameters.iter().any(|p| &*p.name == name) {
                 let place = self.parameter(&name.into());
                 *slot = Some(self.relative(place));
@@ -434,6 +432,10 @@ impl Resolver {
                 items.iter_mut().try_for_each(|e| self.expr(e))
             }
             ExprKind::Dict(pairs) => pairs.iter_mut().try_for_each(|(key, value)| {
+                // Jinja2 folds constants before it renders, and so finds this even where it is never reached.
+                if let ExprKind::List(_) | ExprKind::Dict(_) = key.kind {
+                    return Err(Fault::at(line, "unhashable type: a list or a dict as a key"));
+                }
                 self.expr(key)?;
                 self.expr(value)
             }),
@@ -441,7 +443,9 @@ impl Resolver {
                 self.expr(a)?;
                 self.expr(b)
             }
-            ExprKind::Not(e) | ExprKind::Negative(e) | ExprKind::Positive(e) | ExprKind::Attribute(e, _) => self.expr(e),
+            ExprKind::Not(e) | ExprKind::Negative(e) | ExprKind::Positive(e) | ExprKind::Attribute(e, _) => {
+                self.expr(e)
+            }
             ExprKind::Compare(first, rest) => {
                 self.expr(first)?;
                 rest.iter_mut().try_for_each(|(_, e)| self.expr(e))

@@ -5,7 +5,17 @@ use jiff::civil::DateTime;
 
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
@@ -117,7 +127,6 @@ fn field(time: DateTime, code: char) -> Option<Field> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +136,10 @@ mod tests {
     fn weeks_are_counted_as_c_counts_them() {
         let time = DateTime::constant(2024, 12, 30, 15, 4, 5, 6_000);
         assert_eq!(time.weekday(), Weekday::Monday);
-        assert_eq!(strftime(time, "%a %w %u %U %W %V %G %j %I%p %f %-d %e").unwrap(), "Mon 1 1 52 53 01 2025 365 03PM 000006 30 30");
+        assert_eq!(
+            strftime(time, "%a %w %u %U %W %V %G %j %I%p %f %-d %e").unwrap(),
+            "Mon 1 1 52 53 01 2025 365 03PM 000006 30 30"
+        );
         assert!(strftime(time, "%Q").is_err() && strftime(time, "%").is_err());
     }
 }

@@ -66,7 +66,14 @@ fn is_printable(c: char) -> bool {
     c == ' '
         || !matches!(
             get_general_category(c),
-            Control | Format | Surrogate | PrivateUse | Unassigned | LineSeparator | ParagraphSeparator | SpaceSeparator
+            Control
+                | Format
+                | Surrogate
+                | PrivateUse
+                | Unassigned
+                | LineSeparator
+                | ParagraphSeparator
+                | SpaceSeparator
         )
 }
 
@@ -120,7 +127,9 @@ pub fn float(x: f64) -> String {
 pub fn title(c: char) -> Outcome<String> {
     let upper: Vec<char> = c.to_uppercase().collect();
     match (c, upper.as_slice()) {
-        ('Ǆ'..='ǌ' | 'Ǳ'..='ǳ' | '\u{10d0}'..='\u{10ff}', _) => Err(Fault::unsupported(format!("the title case of {c}"))),
+        ('Ǆ'..='ǌ' | 'Ǳ'..='ǳ' | '\u{10d0}'..='\u{10ff}', _) => {
+            Err(Fault::unsupported(format!("the title case of {c}")))
+        }
         (_, [one]) => Ok(one.to_string()),
         ('ß' | '\u{fb00}'..='\u{fb06}', [first, rest @ ..]) => {
             Ok(std::iter::once(*first).chain(rest.iter().flat_map(|c| c.to_lowercase())).collect())
@@ -206,7 +215,8 @@ pub fn parse_int(text: &str, base: u32) -> Outcome<Option<i128>> {
     if !well_formed || !plain.chars().all(|c| c.is_digit(radix)) {
         return Ok(None);
     }
-    let value = i128::from_str_radix(&plain, radix).map_err(|_| Fault::unsupported("integers of more than 128 bits"))?;
+    let value =
+        i128::from_str_radix(&plain, radix).map_err(|_| Fault::unsupported("integers of more than 128 bits"))?;
     Ok(Some(if negative { -value } else { value }))
 }
 
@@ -226,7 +236,9 @@ pub fn parse_float(text: &str) -> Outcome<Option<f64>> {
     }
     let plain = text.replace('_', "");
     let word = plain.trim_start_matches(['+', '-']).to_ascii_lowercase();
-    if !word.starts_with(|c: char| c.is_ascii_digit() || c == '.') && !["inf", "infinity", "nan"].contains(&word.as_str()) {
+    if !word.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && !["inf", "infinity", "nan"].contains(&word.as_str())
+    {
         return Ok(None);
     }
     Ok(plain.parse().ok())

@@ -28,6 +28,8 @@ pub enum Value {
     Markup(Arc<str>),
     List(Rc<Vec<Value>>),
     Tuple(Rc<Vec<Value>>),
+    /// What `groupby` makes: a tuple whose items are called `grouper` and `list`.
+    Group(Rc<Vec<Value>>),
     Dict(Rc<Dict>),
     /// `dict.keys()` and its like.
     View(View, Rc<Vec<Value>>),
@@ -215,6 +217,7 @@ impl Value {
             Self::Markup(_) => "Markup",
             Self::List(_) => "list",
             Self::Tuple(_) => "tuple",
+            Self::Group(_) => "_GroupTuple",
             Self::Dict(_) => "dict",
             Self::View(View::Keys, _) => "dict_keys",
             Self::View(View::Values, _) => "dict_values",
@@ -239,7 +242,7 @@ impl Value {
             Self::Int(i) => *i != 0,
             Self::Float(x) => *x != 0.0,
             Self::Str(text) | Self::Markup(text) => !text.is_empty(),
-            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => !items.is_empty(),
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) | Self::View(_, items) => !items.is_empty(),
             Self::Dict(dict) => !dict.0.is_empty(),
             Self::Range(range) => range.len() > 0,
             _ => true,
@@ -251,7 +254,7 @@ impl Value {
         match (self, other) {
             (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
             (Self::Str(a) | Self::Markup(a), Self::Str(b) | Self::Markup(b)) => a == b,
-            (Self::List(a), Self::List(b)) | (Self::Tuple(a), Self::Tuple(b)) => {
+            (Self::List(a), Self::List(b)) | (Self::Tuple(a) | Self::Group(a), Self::Tuple(b) | Self::Group(b)) => {
                 a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals(b))
             }
             (Self::Dict(a), Self::Dict(b)) => {
@@ -281,7 +284,7 @@ impl Value {
             Self::List(_) | Self::Dict(_) | Self::View(..) => {
                 Err(Fault::new(format!("unhashable type: '{}'", self.kind())))
             }
-            Self::Tuple(items) => items.iter().try_for_each(Self::check_hashable),
+            Self::Tuple(items) | Self::Group(items) => items.iter().try_for_each(Self::check_hashable),
             _ => Ok(()),
         }
     }
@@ -320,7 +323,9 @@ impl Value {
                 out.push(')');
             }
             Self::List(items) => repr_all("[", items, "]", out)?,
-            Self::Tuple(items) => repr_all("(", items, if items.len() == 1 { ",)" } else { ")" }, out)?,
+            Self::Tuple(items) | Self::Group(items) => {
+                repr_all("(", items, if items.len() == 1 { ",)" } else { ")" }, out)?
+            }
             Self::Dict(dict) => dict.repr(out)?,
             Self::View(_, items) => {
                 out.push_str(self.kind());
@@ -335,6 +340,7 @@ impl Value {
                 map.repr(out)?;
                 out.push('>');
             }
+            Self::Loop(state) => out.push_str(&format!("<LoopContext {}/{}>", state.index.get() + 1, state.length()?)),
             Self::Macro(m) if m.function.name.is_empty() => out.push_str("<Macro anonymous>"),
             Self::Macro(m) => {
                 out.push_str("<Macro ");

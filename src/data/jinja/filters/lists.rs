@@ -19,7 +19,9 @@ pub fn abs(_: I, value: Value, args: Args) -> Outcome<Value> {
     match value {
         Value::Float(x) => Ok(Value::Float(x.abs())),
         other => match other.as_int() {
-            Some(i) => i.checked_abs().map(Value::Int).ok_or_else(|| Fault::unsupported("integers of more than 128 bits")),
+            Some(i) => {
+                i.checked_abs().map(Value::Int).ok_or_else(|| Fault::unsupported("integers of more than 128 bits"))
+            }
             None => Err(Fault::new(format!("bad operand type for abs(): '{}'", other.kind()))),
         },
     }

@@ -107,7 +107,8 @@ fn attr(_: &mut Interpreter<'_>, value: Value, args: Args) -> Outcome<Value> {
     let name = required(name, "attr", "name")?;
     let Some(name) = name.as_text() else { return Err(Fault::new("attribute name must be string")) };
     // A dict without its items has the attributes of a dict.
-    let without_items = if matches!(value, Value::Dict(_)) { Value::Dict(Dict::default().into()) } else { value.clone() };
+    let without_items =
+        if matches!(value, Value::Dict(_)) { Value::Dict(Dict::default().into()) } else { value.clone() };
     match access::attribute(&without_items, name)? {
         found @ Value::Method(_) => match access::attribute(&value, name) {
             Ok(method @ Value::Method(_)) => Ok(method),

@@ -213,7 +213,7 @@ pub fn group_by(_: I, value: Value, args: Args) -> Outcome<Value> {
     let grouped = groups.into_iter().map(|(key, items)| {
         // The key as the first item of the group has it, not in lower case.
         let key = if case { key } else { follow(&items[0], &path, default.as_ref())? };
-        Ok(Value::tuple(vec![key, Value::list(items)]))
+        Ok(Value::Group(vec![key, Value::list(items)].into()))
     });
     Ok(Value::list(grouped.collect::<Outcome<_>>()?))
 }

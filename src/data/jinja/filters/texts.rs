@@ -147,7 +147,9 @@ pub fn truncate(_: I, value: Value, args: Args) -> Outcome<Value> {
     let end = end.map_or_else(|| Ok(Arc::from("...")), |v| super::super::args::text_of(&v, "end").cloned())?;
     let end_length = end.chars().count() as i128;
     if length < end_length || leeway < 0 {
-        return Err(Fault::new(format!("expected length >= {end_length}, got {length}, and leeway >= 0, got {leeway}")));
+        return Err(Fault::new(format!(
+            "expected length >= {end_length}, got {length}, and leeway >= 0, got {leeway}"
+        )));
     }
     let n = access::length(&value)? as i128;
     if n <= length + leeway {

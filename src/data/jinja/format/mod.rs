@@ -5,8 +5,7 @@ mod number;
 use super::{
     access,
     fault::{Fault, Outcome},
-    methods,
-    text,
+    methods, text,
     value::Value,
 };
 use number::{Sign, Style};
@@ -19,7 +18,7 @@ use std::sync::Arc;
 pub fn percent(pattern: &str, arguments: &Value) -> Outcome<String> {
     let single = [arguments.clone()];
     let positional: &[Value] = match arguments {
-        Value::Tuple(items) => items,
+        Value::Tuple(items) | Value::Group(items) => items,
         _ => &single,
     };
     let mut percent = Percent { arguments, positional, used: 0 };
@@ -49,9 +48,9 @@ pub fn percent(pattern: &str, arguments: &Value) -> Outcome<String> {
     }
     out.push_str(rest);
     let all_used = match arguments {
-        Value::Tuple(items) => percent.used == items.len(),
+        Value::Tuple(items) | Value::Group(items) => percent.used == items.len(),
         // Python takes a mapping (and a list, for its own reasons) as one that may go unused.
-        Value::Dict(_) | Value::List(_) | Value::Range(_) => true,
+        Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_) => true,
         _ => mapped || percent.used == 1,
     };
     if all_used { Ok(out) } else { Err(Fault::new("not all arguments converted during string formatting")) }
@@ -86,9 +85,7 @@ impl Percent<'_> {
     fn value(&mut self, key: Option<&str>) -> Outcome<Value> {
         let Some(key) = key else { return self.next() };
         match self.arguments {
-            Value::Dict(dict) => {
-                dict.get_str(key).cloned().ok_or_else(|| Fault::new(format!("KeyError: '{key}'")))
-            }
+            Value::Dict(dict) => dict.get_str(key).cloned().ok_or_else(|| Fault::new(format!("KeyError: '{key}'"))),
             _ => Err(Fault::new("format requires a mapping")),
         }
     }
@@ -177,7 +174,8 @@ fn percent_one(value: &Value, conversion: char, style: &Style) -> Outcome<String
 /// # Errors
 /// As in Python: fields that are not given, specifications that do not fit the value.
 pub fn braces(pattern: &str, positional: &[Value], named: &[(Arc<str>, Value)]) -> Outcome<String> {
-    Braces { positional, named, automatic: None }.format(pattern, 2)
+    // Python lets specifications have fields, whose specifications have none.
+    Braces { positional, named, automatic: None }.format(pattern, 3)
 }
 
 struct Braces<'a> {
@@ -226,7 +224,9 @@ impl Braces<'_> {
 
     fn field(&mut self, field: &str, depth: usize) -> Outcome<String> {
         let name_end = field.find([':', '!']).unwrap_or(field.len());
-        if field[..name_end].contains(['{', '[']) && field[..name_end].matches('[').count() != field[..name_end].matches(']').count() {
+        if field[..name_end].contains(['{', '['])
+            && field[..name_end].matches('[').count() != field[..name_end].matches(']').count()
+        {
             return Err(Fault::unsupported("fields of `format` with brackets in their keys"));
         }
         let (name, rest) = field.split_at(name_end);

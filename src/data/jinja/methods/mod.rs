@@ -20,11 +20,53 @@ pub enum Found {
 }
 
 const OF_TEXT: [&str; 47] = [
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "format_map",
-    "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
-    "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "maketrans", "partition",
-    "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split",
-    "splitlines", "startswith", "strip", "swapcase", "title", "translate", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
 ];
 const OF_DICT: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
 const CHANGE_DICT: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
@@ -36,17 +78,25 @@ const OF_TUPLE: [&str; 2] = ["count", "index"];
 const OTHERS: [(&str, &[&str]); 7] = [
     (
         "int",
-        &["as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "from_bytes", "imag", "numerator", "real", "to_bytes"],
+        &[
+            "as_integer_ratio",
+            "bit_count",
+            "bit_length",
+            "conjugate",
+            "denominator",
+            "from_bytes",
+            "imag",
+            "numerator",
+            "real",
+            "to_bytes",
+        ],
     ),
     ("float", &["as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "is_integer", "real"]),
     ("range", &["count", "index", "start", "step", "stop"]),
     ("dict_keys", &["isdisjoint", "mapping"]),
     ("dict_items", &["isdisjoint", "mapping"]),
     ("dict_values", &["mapping"]),
-    (
-        "generator",
-        &["close", "gi_code", "gi_frame", "gi_running", "gi_suspended", "gi_yieldfrom", "send", "throw"],
-    ),
+    ("generator", &["close", "gi_code", "gi_frame", "gi_running", "gi_suspended", "gi_yieldfrom", "send", "throw"]),
 ];
 
 /// The method `name` of a value; `None` if Python has no such attribute.
@@ -58,7 +108,7 @@ pub fn find(value: &Value, name: &str) -> Outcome<Option<Found>> {
         Value::Str(_) | Value::Markup(_) => (&OF_TEXT, &[]),
         Value::Dict(_) => (&OF_DICT, &CHANGE_DICT),
         Value::List(_) => (&OF_LIST, &CHANGE_LIST),
-        Value::Tuple(_) => (&OF_TUPLE, &[]),
+        Value::Tuple(_) | Value::Group(_) => (&OF_TUPLE, &[]),
         _ => (&[], &[]),
     };
     if let Some(method) = methods.iter().find(|m| **m == name) {
@@ -97,14 +147,15 @@ pub fn call(value: &Value, name: &'static str, given: &Args) -> Outcome<Value> {
                 match name {
                     "keys" => view(View::Keys, dict.0.iter().map(|(k, _)| k.clone()).collect()),
                     "values" => view(View::Values, dict.0.iter().map(|(_, v)| v.clone()).collect()),
-                    "items" => {
-                        view(View::Items, dict.0.iter().map(|(k, v)| Value::tuple(vec![k.clone(), v.clone()])).collect())
-                    }
+                    "items" => view(
+                        View::Items,
+                        dict.0.iter().map(|(k, v)| Value::tuple(vec![k.clone(), v.clone()])).collect(),
+                    ),
                     _ => Ok(value.clone()),
                 }
             }
         },
-        Value::List(items) | Value::Tuple(items) => sequence(value, items, name, given),
+        Value::List(items) | Value::Tuple(items) | Value::Group(items) => sequence(value, items, name, given),
         Value::Loop(state) => state.call_method(name, given),
         Value::Cycler(state) => {
             given.bind_positional::<0>(name)?;

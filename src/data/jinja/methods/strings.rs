@@ -17,9 +17,8 @@ pub fn call(s: &Arc<str>, name: &'static str, given: &Args) -> Outcome<Value> {
             let [map] = given.bind_positional(name)?;
             match required(map, name, "mapping")? {
                 Value::Dict(dict) => {
-                    let named: Vec<(Arc<str>, Value)> = (dict.0.iter())
-                        .filter_map(|(k, v)| k.as_text().map(|k| (k.clone(), v.clone())))
-                        .collect();
+                    let named: Vec<(Arc<str>, Value)> =
+                        (dict.0.iter()).filter_map(|(k, v)| k.as_text().map(|k| (k.clone(), v.clone()))).collect();
                     format::braces(s, &[], &named).map(Value::str)
                 }
                 other => Err(Fault::unsupported(format!("format_map of {}", other.kind()))),
@@ -52,14 +51,18 @@ fn quality(s: &str, name: &str) -> Outcome<Option<bool>> {
         "isspace" => all(text::is_space),
         "isascii" => s.is_ascii(),
         "isprintable" => text::all_printable(s),
-        "isalnum" | "isnumeric" => match s.chars().find(|c| !c.is_ascii() && !text::is_alpha(*c) && !text::is_digit(*c)) {
-            _ if name == "isnumeric" && !s.is_ascii() => return Err(Fault::unsupported("`isnumeric` beyond ASCII")),
-            Some(_) if s.chars().any(|c| c.is_numeric()) => {
-                return Err(Fault::unsupported("`isalnum` of numbers that are no digits"));
+        "isalnum" | "isnumeric" => {
+            match s.chars().find(|c| !c.is_ascii() && !text::is_alpha(*c) && !text::is_digit(*c)) {
+                _ if name == "isnumeric" && !s.is_ascii() => {
+                    return Err(Fault::unsupported("`isnumeric` beyond ASCII"));
+                }
+                Some(_) if s.chars().any(|c| c.is_numeric()) => {
+                    return Err(Fault::unsupported("`isalnum` of numbers that are no digits"));
+                }
+                _ if name == "isnumeric" => all(|c| c.is_ascii_digit()),
+                _ => all(|c| text::is_alpha(c) || text::is_digit(c)),
             }
-            _ if name == "isnumeric" => all(|c| c.is_ascii_digit()),
-            _ => all(|c| text::is_alpha(c) || text::is_digit(c)),
-        },
+        }
         "islower" => is_cased(s, char::is_lowercase, char::is_uppercase),
         "isupper" => is_cased(s, char::is_uppercase, char::is_lowercase),
         _ => return Ok(None),

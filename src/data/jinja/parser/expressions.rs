@@ -85,7 +85,9 @@ impl Parser<'_> {
                 TokenKind::Operator(">") => Compare::Gt,
                 TokenKind::Operator(">=") => Compare::Ge,
                 TokenKind::Name(name) if &**name == "in" => Compare::In,
-                TokenKind::Name(name) if &**name == "not" && matches!(self.look(), TokenKind::Name(n) if &**n == "in") => {
+                TokenKind::Name(name)
+                    if &**name == "not" && matches!(self.look(), TokenKind::Name(n) if &**n == "in") =>
+                {
                     self.next();
                     Compare::NotIn
                 }
@@ -102,11 +104,7 @@ impl Parser<'_> {
     }
 
     /// A chain of binary operators of one precedence.
-    fn chain(
-        &mut self,
-        operand: fn(&mut Self) -> Outcome<Expr>,
-        operators: &[(&str, Binary)],
-    ) -> Outcome<Expr> {
+    fn chain(&mut self, operand: fn(&mut Self) -> Outcome<Expr>, operators: &[(&str, Binary)]) -> Outcome<Expr> {
         let mut left = operand(self)?;
         while let Some((_, op)) = operators.iter().find(|(sign, _)| self.is_operator(sign)) {
             self.next();
@@ -135,8 +133,7 @@ impl Parser<'_> {
     }
 
     fn product(&mut self) -> Outcome<Expr> {
-        let operators =
-            [("*", Binary::Mul), ("/", Binary::Div), ("//", Binary::FloorDiv), ("%", Binary::Mod)];
+        let operators = [("*", Binary::Mul), ("/", Binary::Div), ("//", Binary::FloorDiv), ("%", Binary::Mod)];
         self.chain(Self::power, &operators)
     }
 

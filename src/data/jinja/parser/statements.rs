@@ -99,8 +99,11 @@ impl Parser<'_> {
                 Ok(Stmt::Macro { name, function: Arc::new(function) })
             }
             "call" => {
-                let mut function =
-                    if self.is_operator("(") { self.signature(line)? } else { Function { line, ..Function::default() } };
+                let mut function = if self.is_operator("(") {
+                    self.signature(line)?
+                } else {
+                    Function { line, ..Function::default() }
+                };
                 let call = self.expression()?;
                 if !matches!(call.kind, ExprKind::Call(..)) {
                     return Err(Fault::at(line, "expected call"));
