@@ -26,6 +26,7 @@ fn model() -> ModelConfig {
         heads: Heads { q: 8, kv: 4, dim: 64 },
         vocab: 8192,
         rope_theta: 1e6,
+        rope_scaling: irori::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: true,
         max_positions: 4096,
@@ -55,7 +56,7 @@ fn step(c: &mut Criterion) {
         ("NF4, dropout 0.05", Residency::Nf4, 0.05, Saved::All),
         ("NF4, recomputed", Residency::Nf4, 0.0, Saved::InputOnly),
     ] {
-        let lora = LoraConfig { r: 16, alpha: 32.0, dropout, rslora: false, targets: Module::ALL.to_vec() };
+        let lora = LoraConfig { r: 16, alpha: 32.0, dropout, rslora: false, targets: Module::ALL.into() };
         let adapter = peft::initial(&lora, &model, 1);
         let spec = EngineSpec {
             lora: Some(lora),

@@ -37,7 +37,7 @@
 //! };
 //!
 //! let model = ModelConfig::preset("qwen3-8b").expect("a published size");
-//! let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.to_vec() };
+//! let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.into() };
 //! let asked = EngineSpec { lora: Some(lora), training: true, ..EngineSpec::new(model, 2048, 1024) };
 //! let slice = plan::device::profile("a100-2g.20gb").expect("a known device");
 //!

@@ -55,13 +55,14 @@ pub fn run(mut args: Args) -> Result<()> {
     let through_nf4 = args.base == Base::Dequantized;
     if through_nf4
         && !source.is_quantized()
-        && let Some(t) = convert::not_for_nf4(&model)
+        && let Some(t) = convert::not_for_nf4(source)
     {
         return Err(Error::usage(format!("--base dequantized: {} cannot be quantised to NF4", t.name)));
     }
     if opened.dir.as_deref().is_some_and(|d| same_dir(&args.output, d)) || same_dir(&args.output, &args.adapter) {
         return Err(Error::usage(format!("--output {} is what is read from", args.output.display())));
     }
+    source.remarks()?.iter().for_each(|remark| note(remark));
     if source.is_quantized() && args.base == Base::Original {
         note("the model is quantised: the adapter is merged into its dequantised weights");
     }
@@ -111,7 +112,7 @@ mod tests {
         let base = open("synthetic:tiny@5").expect("opens").source;
         let model = base.config().clone();
         let targets = vec![Module::KProj, Module::GateProj];
-        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets };
+        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: targets.into() };
         let flat: Vec<f32> = (0..lora.parameters(&model)).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-3).collect();
         let adapter = root.path().join("adapter");
         std::fs::create_dir(&adapter).expect("made");
@@ -155,7 +156,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/models/untied");
         let base = open(path).expect("opens").source;
         let model = base.config().clone();
-        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: vec![Module::QProj] };
+        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: [Module::QProj].into() };
         let adapter = root.path().join("adapter");
         std::fs::create_dir(&adapter).expect("made");
         std::fs::write(adapter.join(peft::CONFIG), peft::config_file(&lora, "x")).expect("written");

@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     files::RealDisk,
     model::{
-        catalogue::tensors,
+        catalogue::{HEAD, tensors},
         convert,
         sink::{HfOptions, HfSink, WeightSink, copy_text_files, json_file},
         source::open,
@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     if source.is_quantized() {
         return Err(Error::usage(format!("{} is quantised already", source.describe())));
     }
-    if let Some(t) = convert::not_for_nf4(source.config()) {
+    if let Some(t) = convert::not_for_nf4(source) {
         return Err(Error::usage(format!(
             "{} cannot be quantised: {} has {} inputs, not a multiple of {}",
             source.describe(),
@@ -56,6 +56,9 @@ pub fn run(args: Args) -> Result<()> {
             nf4::BLOCK
         )));
     }
+    source.remarks()?.iter().for_each(|remark| note(remark));
+    let skipped: Vec<String> =
+        convert::kept_dense(source).map(|t| t.path().to_owned()).chain([HEAD.to_owned()]).collect();
     let double_quant = !args.no_double_quant;
     let mut config = opened.config_json()?;
     config["quantization_config"] = json!({
@@ -67,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
         "bnb_4bit_use_double_quant": double_quant,
         "llm_int8_enable_fp32_cpu_offload": false,
         "llm_int8_has_fp16_weight": false,
-        "llm_int8_skip_modules": ["lm_head"],
+        "llm_int8_skip_modules": skipped,
         "llm_int8_threshold": 6.0,
         "load_in_4bit": true,
         "load_in_8bit": false,

@@ -119,7 +119,9 @@ fn architecture(text: &str) -> Result<ModelConfig> {
     }
     let path = Path::new(text);
     if path.is_file() {
-        return Ok(ModelConfig::read(path)?.0);
+        let file = ModelConfig::read(path)?;
+        file.remarks.iter().for_each(|remark| note(remark));
+        return Ok(file.model);
     }
     Err(Error::usage(format!("--arch {text} is neither a file nor a known size; known are {}", PRESETS.join(", "))))
 }

@@ -12,40 +12,29 @@ use serde_json::{Value, json};
 const MARK: &str = "irorimark";
 
 impl Encoder {
-    /// The text of `messages` up to where the model begins the last of them, and what the model then writes up to the token
-    /// that ends its turn.
-    ///
-    /// # Errors
-    /// The template refuses the conversation, or does not show a part of it.
-    pub(super) fn turn_text(&self, messages: &[Message], tools: &[Value]) -> Result<(String, String)> {
-        let Some((turn, history)) = messages.split_last() else {
-            return Err(Error::internal("a conversation without a turn"));
-        };
-        self.check_shown(messages, tools)?;
-        if turn.fields.is_empty() {
-            // An answer that brings its own thought must not stand behind the empty one of thinking off.
-            let thinking = turn.content.trim_start().starts_with("<think>");
-            return Ok((self.prompt_text_with(history, tools, thinking)?, turn.content.trim().to_owned()));
-        }
-        let whole = self.chat.render_with(messages, tools, false, true)?;
-        let end = self.tokenizer.decode(&[self.end_of_turn()], false)?;
-        for thinking in [false, true] {
-            let prompt = self.prompt_text_with(history, tools, thinking)?;
-            let rest = whole.strip_prefix(&prompt).map(|rest| rest.trim_end().strip_suffix(&end).unwrap_or(rest));
-            if let Some(answer) = rest.map(str::trim_end).filter(|answer| !answer.is_empty()) {
-                return Ok((prompt, answer.to_owned()));
+    /// Refuses a conversation of `history` and `turn` of whose earlier texts the template shows not every one, tried with
+    /// other texts in their places.
+    pub(super) fn check_texts(&self, history: &[Message], turn: &Message, tools: &[Value]) -> Result<()> {
+        let mark = |i: usize| format!("{MARK}{i}.");
+        let mut marked = history.to_vec();
+        marked.iter_mut().enumerate().for_each(|(i, m)| m.content = mark(i));
+        marked.push(turn.clone());
+        let text = self.chat.render_with(&marked, tools, false, true)?;
+        match history.iter().enumerate().find(|(i, m)| !m.content.is_empty() && !text.contains(&mark(*i))) {
+            None => Ok(()),
+            Some((i, message)) => {
+                let message = format!(
+                    "it does not show the text of turn {}, of the role {}, so the model would never see it",
+                    i + 1,
+                    message.role
+                );
+                Err(Error::content(self.chat.path(), "chat template", message))
             }
         }
-        let message = format!(
-            "the prompt that it makes is not the beginning of the whole conversation, so it does not say what the model \
-             writes in a turn with {}",
-            names(turn)
-        );
-        Err(Error::content(self.chat.path(), "chat template", message))
     }
 
-    /// Refuses what the template shows nowhere.
-    fn check_shown(&self, messages: &[Message], tools: &[Value]) -> Result<()> {
+    /// Refuses a field that the template shows nowhere.
+    pub(super) fn check_fields(&self, messages: &[Message], tools: &[Value]) -> Result<()> {
         let beside = |m: &Message| m.role == "tool" || !m.fields.is_empty();
         if tools.is_empty() && !messages.iter().any(beside) {
             return Ok(());
@@ -121,23 +110,16 @@ impl Encoder {
     }
 }
 
-/// The fields of a turn for messages.
-fn names(turn: &Message) -> String {
-    turn.fields.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{
-        NO_LOSS,
-        chat::ChatTemplate,
-        encode::{Limits, LossOn},
-        record,
+        encode::{
+            LossOn,
+            tests::{encoder_of, texts},
+        },
         shared::shared,
-        tokenizer::byte_tokenizer,
     };
-    use std::path::Path;
 
     /// A template that shows everything, as Qwen's does, with a thought in every turn that has one.
     const TEMPLATE: &str = "{% for t in tools or [] %}[{{ t | tojson }}]{% endfor %}\
@@ -148,26 +130,7 @@ mod tests {
         {% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}";
 
     fn encoder(template: Option<&str>, style: TextStyle) -> Encoder {
-        let dir = tempfile::tempdir().unwrap();
-        let chat = match template {
-            Some(source) => ChatTemplate::parse(Path::new("t.jinja"), source.to_owned()).unwrap(),
-            None => ChatTemplate::chatml().unwrap(),
-        };
-        Encoder::new(byte_tokenizer(dir.path()), chat, style).unwrap()
-    }
-
-    /// The text of each sample, with what is learned in brackets.
-    fn texts(e: &Encoder, line: &Value, loss: LossOn) -> Result<Vec<String>> {
-        let path = Path::new("f.jsonl");
-        let records = record::parse(path, line.to_string().as_bytes())?;
-        let limits = Limits { vocab: e.tokenizer.vocab_size(), max_len: 4000 };
-        let text = |ids: &[u32]| e.tokenizer.decode(ids, false);
-        let samples = e.encode(path, &records, limits, loss)?.samples;
-        let shown = |s: &crate::data::Sample| {
-            let first = s.labels.iter().position(|&l| l != NO_LOSS).unwrap_or(0);
-            Ok(format!("{}⟦{}⟧", text(&s.tokens[..first])?, text(&s.tokens[first..])?))
-        };
-        samples.iter().map(shown).collect()
+        encoder_of(template, style).unwrap()
     }
 
     fn talk(turns: Value) -> Value {
@@ -183,8 +146,8 @@ mod tests {
         let wanted = format!("{prompt}⟦<think>\nx\n</think>\n\nb<|im_end|>⟧");
         assert_eq!(texts(&e, &line, LossOn::Answer).unwrap(), [wanted]);
         let none = talk(json!([user, {"role": "assistant", "content": "b", "reasoning_content": ""}]));
-        let wanted = format!("{prompt}<think>\n\n</think>\n\n⟦b<|im_end|>⟧");
-        assert_eq!(texts(&e, &none, LossOn::Answer).unwrap(), [wanted]);
+        let wanted = format!("{prompt}⟦b<|im_end|>⟧");
+        assert_eq!(texts(&e, &none, LossOn::Answer).unwrap(), [wanted], "the template shows no empty thought there");
     }
 
     #[test]
@@ -203,7 +166,7 @@ mod tests {
         let opening = "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {}}}]<|im_start|>user\nq<|im_end|>\n";
         let answer = "<think>\ny\n</think>\n\n<call>f {\"x\": 1}</call><|im_end|>";
         assert_eq!(both[0], format!("{opening}<|im_start|>assistant\n⟦{answer}⟧"));
-        let tail = "<|im_start|>tool f\n7<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n⟦seven<|im_end|>⟧";
+        let tail = "<|im_start|>tool f\n7<|im_end|>\n<|im_start|>assistant\n⟦seven<|im_end|>⟧";
         assert_eq!(both[1], format!("{opening}<|im_start|>assistant\n{answer}\n{tail}"));
         line["tools"] = json!(json!([tool]).to_string());
         assert_eq!(texts(&e, &line, LossOn::AllTurns).unwrap(), both, "as a text of JSON");

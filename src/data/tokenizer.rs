@@ -144,6 +144,23 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The contents of the special tokens, in the order of their ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut special: Vec<(u32, String)> =
+            added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
+        special.sort_unstable();
+        special.into_iter().map(|(_, content)| content).collect()
+    }
+
+    /// Where the tokens of `text` begin, in bytes of it.
+    pub fn starts(&self, text: &str) -> Result<Vec<usize>> {
+        let encoding = self.inner.encode(text, false);
+        let encoding =
+            encoding.map_err(|e| Error::failed(format!("cannot tokenise with {}: {e}", self.path.display())))?;
+        Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect())
+    }
+
     /// What ends a turn when no chat template says otherwise: eos_token, else eos_token_id, else `<|im_end|>`.
     pub fn end_of_turn(&self) -> Option<u32> {
         self.end_of_turn
@@ -191,6 +208,12 @@ impl Stream<'_> {
 /// A small byte-level tokenizer with Qwen's special tokens, for tests that have no real one: a token for each byte.
 #[cfg(test)]
 pub(crate) fn byte_tokenizer(dir: &Path) -> Tokenizer {
+    byte_tokenizer_with(dir, &[])
+}
+
+/// [`byte_tokenizer`] with `more` special tokens.
+#[cfg(test)]
+pub(crate) fn byte_tokenizer_with(dir: &Path, more: &[&str]) -> Tokenizer {
     let mut vocab = serde_json::Map::new();
     for (id, c) in tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
         .into_iter()
@@ -201,10 +224,11 @@ pub(crate) fn byte_tokenizer(dir: &Path) -> Tokenizer {
         vocab.insert(c.to_string(), id.into());
     }
     let special = |(i, content): (usize, &&str)| {
-        serde_json::json!({"id": 256 + i, "content": content, "special": i < 3, "single_word": false, "lstrip": false,
+        serde_json::json!({"id": 256 + i, "content": content, "special": !(3..5).contains(&i), "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false})
     };
-    let tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"];
+    let own = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"];
+    let tokens: Vec<&str> = own.iter().chain(more.iter().filter(|token| !own.contains(token))).copied().collect();
     let level =
         serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
     let json = serde_json::json!({

@@ -27,7 +27,7 @@ impl ChoicePrompt {
     }
 }
 
-/// The records that ask for a letter, as prompts. Those that do not fit are left out, as training would shorten them.
+/// The records that ask for a letter, as prompts, shortened as samples are. Those that no sample is made of are left out.
 ///
 /// # Errors
 /// A record whose answer is none of its choices, or a tokenizer that does not give the letters tokens of their own; `path` is
@@ -44,7 +44,10 @@ pub fn choice_prompts(encoder: &Encoder, path: &Path, records: &[Record], limits
             AnswerFormat::Letter
         };
         let (prefix, letters) = letter_tokens(encoder, format, choices)?;
-        let mut prompt = encoder.prompt_with(history, &record.tools)?;
+        let said = format.answer(right, None);
+        let Some(mut prompt) = encoder.question_within(history, &record.tools, &said, limits.max_len)? else {
+            continue;
+        };
         prompt.extend(prefix);
         if prompt.len() <= limits.max_len && prompt.iter().chain(&letters).all(|&id| (id as usize) < limits.vocab) {
             prompts.push(ChoicePrompt { prompt, letters, right });
@@ -55,7 +58,7 @@ pub fn choice_prompts(encoder: &Encoder, path: &Path, records: &[Record], limits
 
 /// The tokens that the answers of `choices` letters share, and the token of each letter after them.
 fn letter_tokens(encoder: &Encoder, format: AnswerFormat, choices: usize) -> Result<(Vec<u32>, Vec<u32>)> {
-    let answers = encode::letter_answers(&encoder.tokenizer, format, choices)?;
+    let answers = encode::letter_answers(encoder, format, choices)?;
     encode::choice_tokens(&answers).ok_or_else(|| {
         Error::failed(format!(
             "the tokenizer does not give {choices} letters tokens of their own in answers of the form `{}`: right answers \

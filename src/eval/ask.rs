@@ -72,11 +72,11 @@ impl TemplatePrompter {
 impl Prompter for TemplatePrompter {
     fn prompt(&self, question: &Question, order: Permutation) -> Result<Vec<u32>> {
         let messages = self.template.messages(&order.apply(question)?, self.context, &self.examples)?;
-        self.encoder.prompt(&messages)
+        self.encoder.question(&messages, &[], &self.template.answer.answer(Choice::ALL[0], None))
     }
 
     fn answer(&self, choice: Choice) -> Result<Vec<u32>> {
-        self.encoder.tokenizer.encode(&self.template.answer.answer(choice, None))
+        self.encoder.answer(&self.template.answer.answer(choice, None))
     }
 
     fn stop(&self) -> Vec<u32> {

@@ -205,7 +205,7 @@ mod tests {
         let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/models");
         for name in ["tied", "untied"] {
             let dir = models.join(name);
-            let (c, _) = ModelConfig::read(&dir.join("config.json")).expect("a model");
+            let c = ModelConfig::read(&dir.join("config.json")).expect("a model").model;
             let mut found = Vec::new();
             for entry in std::fs::read_dir(&dir).expect("listed") {
                 let path = entry.expect("an entry").path();

@@ -2,7 +2,6 @@
 //! memory at a time.
 
 use super::{
-    ModelConfig,
     catalogue::{ModelTensor, Role, tensors},
     lora::AdapterSlot,
     peft::Adapter,
@@ -17,19 +16,26 @@ use crate::{
 use rayon::prelude::*;
 use std::collections::HashMap;
 
-/// The first linear of a layer that NF4 cannot hold, because its rows are not whole blocks.
-pub fn not_for_nf4(c: &ModelConfig) -> Option<ModelTensor> {
-    tensors(c).into_iter().find(|t| t.linear().is_some_and(|(_, k)| k % nf4::BLOCK != 0))
+/// The linears of layers that 4 bits leave dense.
+pub fn kept_dense(source: &dyn WeightSource) -> impl Iterator<Item = ModelTensor> {
+    tensors(source.config()).into_iter().filter(|t| t.linear().is_some() && source.stays_dense(t.path()))
 }
 
-/// Writes a dense model with the linears of its layers in NF4. Embedding, norms and head stay as they are.
+/// The first linear of a layer that would be quantised and that NF4 cannot hold, because its rows are not whole blocks.
+pub fn not_for_nf4(source: &dyn WeightSource) -> Option<ModelTensor> {
+    let odd = |t: &ModelTensor| t.linear().is_some_and(|(_, k)| k % nf4::BLOCK != 0);
+    tensors(source.config()).into_iter().find(|t| odd(t) && !source.stays_dense(t.path()))
+}
+
+/// Writes a dense model with the linears of its layers in NF4, but for those that the source has [stay
+/// dense](WeightSource::stays_dense). Embedding, norms and head stay as they are.
 ///
 /// # Errors
 /// If a weight is missing, malformed or not finite, or the disk is full.
 pub fn quantize(source: &dyn WeightSource, sink: &mut dyn WeightSink) -> Result<()> {
     for t in tensors(source.config()) {
         let weight = source.tensor(&t.name, &t.shape)?;
-        if t.linear().is_some() {
+        if t.linear().is_some() && !source.stays_dense(t.path()) {
             sink.nf4(&t, &Nf4::of(weight.floats()?), weight.dtype)?;
         } else {
             sink.tensor(&t, &weight)?;
@@ -43,7 +49,7 @@ pub fn quantize(source: &dyn WeightSource, sink: &mut dyn WeightSink) -> Result<
 /// Which weights an adapter is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beside {
-    /// The linears as training saw them: quantised to NF4 and back.
+    /// The linears as training saw them: quantised to NF4 and back, where it quantised them.
     pub nf4: bool,
     /// A head of its own too.
     pub nf4_head: bool,
@@ -59,13 +65,13 @@ pub fn merge(source: &dyn WeightSource, adapter: &Adapter, beside: Beside, sink:
     for t in tensors(c) {
         match t.role {
             Role::Linear(layer, module) => {
-                let (dtype, mut w) = linear_f32(source, &t, beside.nf4)?;
+                let (dtype, mut w) = linear_f32(source, &t, beside.nf4 && !source.stays_dense(t.path()))?;
                 if let Some(slot) = slots.get(&(layer, module)) {
                     add(&mut w, slot, &adapter.flat, adapter.lora.scale());
                 }
                 sink.tensor(&t, &encoded(source, &t, dtype, &w)?)?;
             }
-            Role::Head if beside.nf4_head => {
+            Role::Head if beside.nf4_head || source.is_packed(t.path()) => {
                 let (dtype, w) = linear_f32(source, &t, true)?;
                 sink.tensor(&t, &encoded(source, &t, dtype, &w)?)?;
             }
@@ -134,56 +140,4 @@ fn add(w: &mut [f32], slot: &AdapterSlot, flat: &[f32], scale: f32) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        digest,
-        files::RealDisk,
-        model::{
-            peft,
-            sink::{HfOptions, HfSink},
-            source::open,
-        },
-    };
-    use std::path::Path;
-
-    /// SHA-256 of the weights that `work` writes.
-    fn written(options: HfOptions, work: impl Fn(&mut dyn WeightSink) -> Result<()>) -> String {
-        let root = tempfile::tempdir().expect("a directory");
-        let place = root.path().join("model");
-        let mut sink: Box<dyn WeightSink> = Box::new(HfSink::create(&RealDisk, &place, options).expect("begins"));
-        work(sink.as_mut()).expect("written");
-        sink.commit().expect("committed");
-        digest::of_file(&place.join("model.safetensors")).expect("read")
-    }
-
-    /// Digests of what `synth`, `quantize` and `merge` wrote when they were first released.
-    #[test]
-    fn the_same_command_writes_the_same_bytes() {
-        let tiny = |seed| open(&format!("synthetic:tiny@{seed}")).expect("opens").source;
-        let source = tiny(7);
-        let count = tensors(source.config()).len();
-        assert_eq!(
-            written(HfOptions::new(count), |sink| copy(source.as_ref(), DType::Bf16, sink)),
-            "f9926b0b613a2925111b256740b589668e8bf61f0b3d40e20081b1412a647923"
-        );
-        for (seed, double_quant, sha256) in [
-            (7, true, "faaad5e4a12d21ea654a5bafe9f57a60981948ed156ac0b36fb26a0f553f006a"),
-            (3, false, "cf357f9ac2e227e7e9a962365d7d8e960c74f61dcb542fa65bd1d8b8d2239d90"),
-        ] {
-            let options = HfOptions { double_quant, ..HfOptions::new(6 * count) };
-            assert_eq!(written(options, |sink| quantize(tiny(seed).as_ref(), sink)), sha256);
-        }
-        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-        for (name, nf4, sha256) in [
-            ("untied", false, "153dbfebf45c90d70db21909aec510d8636126fbc7ce3d73a78ce3396e5022b6"),
-            ("tied", true, "8759f4387bb8f863022f0cf5347b4446fbe4e5936047f82bd0f1b502ff6b374f"),
-        ] {
-            let source = open(goldens.join("models").join(name).to_str().expect("a path")).expect("opens").source;
-            let adapter = peft::load(&goldens.join("adapters").join(name), source.config()).expect("an adapter");
-            let options = HfOptions::new(tensors(source.config()).len());
-            let beside = Beside { nf4, nf4_head: false };
-            assert_eq!(written(options, |sink| merge(source.as_ref(), &adapter, beside, sink)), sha256, "{name}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! LoRA (Hu et al. 2021): the method's configuration, which linears carry an adapter, and how all of them lie in flat vectors.
 
-use super::{ModelConfig, Module};
+use super::{ModelConfig, Module, Targets};
 use crate::backend::{Buffer, DType};
 
 /// Largest rank of an adapter.
@@ -17,8 +17,8 @@ pub struct LoraConfig {
     pub dropout: f32,
     /// Scale alpha/√r (Kalajdzievski 2023) instead of alpha/r.
     pub rslora: bool,
-    /// Modules that carry an adapter, ascending, without duplicates.
-    pub targets: Vec<Module>,
+    /// The linears that carry an adapter.
+    pub targets: Targets,
 }
 
 impl LoraConfig {
@@ -27,22 +27,17 @@ impl LoraConfig {
         if self.rslora { self.alpha / (self.r as f32).sqrt() } else { self.alpha / self.r as f32 }
     }
 
-    /// Parameters of one layer's adapters.
-    pub fn layer_parameters(&self, c: &ModelConfig) -> usize {
-        self.targets.iter().map(|m| m.shape(c)).map(|(n, k)| self.r * (n + k)).sum()
-    }
-
     /// Parameters of the whole adapter.
     pub fn parameters(&self, c: &ModelConfig) -> usize {
-        c.layers * self.layer_parameters(c)
+        self.slots(c).last().map_or(0, |slot| slot.b_range().end)
     }
 
     /// Places of every A and B in the flat vector: layer by layer, module by module, A [r, k] before B [n, r].
     pub fn slots(&self, c: &ModelConfig) -> Vec<AdapterSlot> {
-        let mut slots = Vec::with_capacity(c.layers * self.targets.len());
+        let mut slots = Vec::with_capacity(c.layers * self.targets.modules().len());
         let mut at = 0;
         for layer in 0..c.layers {
-            for &module in &self.targets {
+            for &module in self.targets.modules().iter().filter(|module| self.targets.contains(layer, **module)) {
                 let (n, k) = module.shape(c);
                 slots.push(AdapterSlot { layer, module, n, k, r: self.r, a: at, b: at + self.r * k });
                 at += self.r * (n + k);

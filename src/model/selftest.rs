@@ -48,6 +48,7 @@ fn as_on_the_cpu(backend: Box<dyn Backend>) -> Result<()> {
         heads: Heads { q: 4, kv: 2, dim: 128 },
         vocab: 1024,
         rope_theta: 1e6,
+        rope_scaling: crate::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: false,
         max_positions: 512,
@@ -116,7 +117,7 @@ fn differences(backend: Box<dyn Backend>) -> Result<()> {
 }
 
 fn engine(backend: Box<dyn Backend>, model: &ModelConfig) -> Result<Engine> {
-    let lora = LoraConfig { r: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: Module::ALL.to_vec() };
+    let lora = LoraConfig { r: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: Module::ALL.into() };
     let spec = EngineSpec {
         lora: Some(lora),
         training: true,

@@ -207,6 +207,8 @@ pub fn knobs_by_worth(asked: &EngineSpec, properties: &dyn Properties, speed: &S
             model: ModelConfig { layers: 2, ..asked.model.clone() },
             saved: vec![Saved::InputOnly, saved],
             residency: vec![leanest, residency],
+            // A layer like most.
+            dense_modules: vec![Vec::new(); 2],
             embedding,
             ..asked.clone()
         };

@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     backend::{Kind, Properties, Space},
     error::Setting,
-    model::engine::{EngineSpec, HeadStore, Residency, Saved, arrange},
+    model::engine::{EngineSpec, Group, HeadStore, Held, Residency, Saved, arrange, held},
 };
 pub use cost::{Speed, StepTime, Work};
 
@@ -55,6 +55,20 @@ impl Plan {
     /// Layers under each choice of saved activations: all, without gate/up, input only.
     pub fn saved_counts(&self) -> [usize; 3] {
         [Saved::All, Saved::NoGateUp, Saved::InputOnly].map(|s| self.spec.saved.iter().filter(|&&x| x == s).count())
+    }
+
+    /// Linears that stay dense beside quantised ones, and quantised ones that are unpacked because a linear fused with them
+    /// is dense.
+    pub fn kept_dense(&self) -> (usize, usize) {
+        if !self.spec.four_bit() {
+            return (0, 0);
+        }
+        let layers = || 0..self.spec.model.layers;
+        let groups = layers().flat_map(|i| Group::ALL.into_iter().map(move |g| (i, g)));
+        let mixed = groups.filter(|&(i, g)| held(&self.spec, i, g) == Held::Mixed);
+        let dense = |i: usize, g: Group| g.modules().iter().filter(|&m| self.spec.dense_modules[i].contains(m)).count();
+        let unpacked = mixed.map(|(i, g)| g.modules().len() - dense(i, g)).sum();
+        (self.spec.dense_modules.iter().map(Vec::len).sum(), unpacked)
     }
 
     /// Layers whose weights are unpacked.

@@ -164,7 +164,10 @@ pub fn largest_that_fit(asked: &EngineSpec, len: usize, properties: &dyn Propert
     let of = |max_rows: usize, max_len: usize| EngineSpec { max_rows, max_len, ..asked.clone() };
     let batch = largest(MOST_ROWS / len.max(1), |n| Ok(n == 0 || fits(&of(n * len, len))))?;
     let length = largest(asked.model.max_positions, |n| Ok(n == 0 || fits(&of(n, n))))?;
-    let preset = |name: &str| ModelConfig::preset(name).map(|model| EngineSpec { model, ..asked.clone() });
+    let preset = |name: &str| {
+        let model = ModelConfig::preset(name)?;
+        Some(EngineSpec { dense_modules: vec![Vec::new(); model.layers], model, ..asked.clone() })
+    };
     let mut published = PRESETS.into_iter().filter(|name| name.starts_with("qwen3"));
     let model = published.rfind(|name| preset(name).is_some_and(|other| fits(&other)));
     Ok(Largest { batch, length, model })

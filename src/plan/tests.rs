@@ -12,11 +12,12 @@ fn qwen3_8b() -> EngineSpec {
         heads: Heads { q: 32, kv: 8, dim: 128 },
         vocab: 151_936,
         rope_theta: 1e6,
+        rope_scaling: crate::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: false,
         max_positions: 40_960,
     };
-    let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.to_vec() };
+    let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.into() };
     EngineSpec { lora: Some(lora), training: true, logit_rows: 512, ..EngineSpec::new(model, 2048, 1024) }
 }
 

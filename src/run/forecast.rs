@@ -7,12 +7,12 @@ use super::{
 use crate::{
     Result,
     backend::{Properties, cpu, cpu::CpuProperties, cuda::CudaProperties},
-    model::{engine::EngineSpec, source},
+    model::{catalogue::HEAD, engine::EngineSpec, source},
     plan::{
         self, Plan, Speed,
         cost::{Work, step_time},
         device::{CUDA_RESERVE, GpuProfile, Memory, arena_limit},
-        outlook::{self, Alternative, Largest},
+        outlook::{self, Alternative, Change, Largest},
     },
     train::{Settings, TrainConfig, steps::StepPlan},
 };
@@ -58,6 +58,7 @@ pub struct Forecast {
     pub step_seconds: f64,
     /// Longest sample that the settings allow.
     pub max_seq_length: usize,
+    head_is_packed: bool,
     asked: EngineSpec,
     properties: Box<dyn Properties>,
     speed: Speed,
@@ -83,7 +84,8 @@ impl Forecast {
         } else {
             let opened = source::open(&config.base.model)?;
             let (model, length) = (opened.source.config().clone(), config.max_seq_length);
-            let asked = training::asked(&config, model, config.lora()?, config.token_budget(), length);
+            let lora = config.lora(model.layers)?;
+            let asked = training::asked(&config, model, lora, config.token_budget(), length);
             (opened, asked, None)
         };
         let planned = match gpu {
@@ -91,10 +93,14 @@ impl Forecast {
             None => on_this_machine(&config, &opened, asked, listener),
         };
         let (asked, plan, properties, speed) = planned.map_err(|e| training::with_length(e, &config))?;
+        for remark in engine::remarks(opened.source.as_ref(), &plan.spec)? {
+            listener.note(&remark);
+        }
         let samples = config.samples_per_step();
         let step = step(samples, config.max_seq_length, course.as_ref());
         Ok(Self {
             model: opened.source.describe(),
+            head_is_packed: opened.source.is_packed(HEAD),
             device: gpu.map_or(properties.name(), |g| g.name),
             reserve: if properties.own_memory() { CUDA_RESERVE } else { 0 },
             samples,
@@ -116,7 +122,10 @@ impl Forecast {
 
     /// The plan with one thing changed at a time.
     pub fn alternatives(&self) -> Vec<Alternative> {
-        outlook::alternatives(&self.plan, &*self.properties, &self.speed, &self.step)
+        let mut all = outlook::alternatives(&self.plan, &*self.properties, &self.speed, &self.step);
+        // There is no other head than the one that is stored.
+        all.retain(|a| !(self.head_is_packed && matches!(a.change, Change::Head(_))));
+        all
     }
 
     /// The largest jobs of this kind that would fit, where memory has a limit.
@@ -131,7 +140,7 @@ impl Forecast {
 
 fn on_known_gpu(config: &TrainConfig, opened: &source::Opened, asked: EngineSpec, gpu: &GpuProfile) -> Result<Planned> {
     let properties = CudaProperties { nf4: config.machine.nf4_path.path() };
-    let (asked, unpack) = engine::for_device(asked, opened, &properties);
+    let (asked, unpack) = engine::for_device(asked, opened, &properties)?;
     let limit = arena_limit(Memory::KnownGpu(gpu.memory), config.machine.memory_limit.map(|bytes| bytes.0));
     let speed = gpu.speed_of(config.machine.sm_limit);
     let plan = plan::plan(&asked, unpack, &properties, &speed, limit);
@@ -152,7 +161,7 @@ fn on_this_machine(
     let gpu = device.backend.properties().own_memory();
     let properties: Box<dyn Properties> =
         if gpu { Box::new(CudaProperties { nf4: config.machine.nf4_path.path() }) } else { Box::new(CpuProperties) };
-    let (asked, _) = engine::for_device(asked, opened, &*properties);
+    let (asked, _) = engine::for_device(asked, opened, &*properties)?;
     let measured = || Speed { flops: cpu::measure_gflops() * 1e9, ..device.speed };
     let speed = if gpu { device.speed } else { measured() };
     Ok((asked, plan, properties, speed))

@@ -23,7 +23,7 @@ use crate::{
         source::{Opened, cache, open},
     },
     plan::Plan,
-    train::{TrainConfig, config::TrainMode, learner::EngineLearner},
+    train::{TrainConfig, config::TrainMode, learner::EngineLearner, steps::StepPlan},
 };
 use std::path::Path;
 
@@ -68,6 +68,9 @@ pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prep
             config.train_file.display(),
             eval.display()
         ));
+    }
+    for text in inputs.doubts(config)? {
+        listener.note(&format!("warning: {text}"));
     }
     let asked = inputs.asked(config);
     let device = device::open(&config.machine, listener)?;
@@ -121,6 +124,36 @@ fn encoder_of(config: &TrainConfig, opened: &Opened) -> Result<Option<Encoder>> 
 }
 
 impl Inputs {
+    /// What keeps a run from learning what it is to learn, as far as that can be known before it starts.
+    fn doubts(&self, config: &TrainConfig) -> Result<Vec<String>> {
+        let mut doubts = Vec::new();
+        let schedule = config.schedule(StepPlan::new(config, self.train.samples.len())?.total());
+        let (steps, warmup) = (schedule.total, schedule.warmup);
+        let highest = schedule.highest();
+        let count = |n: u64, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        let (run, rise) = (count(steps, "step"), count(warmup, "step"));
+        if highest == 0.0 {
+            doubts.push(format!(
+                "the learning rate is 0 in the whole run of {run}, of which {rise} are warm-up: nothing will be learned; \
+                 `warmup-ratio = 0` leaves warm-up out"
+            ));
+        } else if highest < schedule.peak && warmup >= steps {
+            doubts.push(format!(
+                "warm-up takes {rise}, and the run has {run}: the learning rate reaches {highest:.3e} instead of {:.3e}",
+                schedule.peak
+            ));
+        }
+        let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths));
+        let (longest, positions) = (lengths.max().copied().unwrap_or(0), self.opened.source.config().max_positions);
+        if longest > positions {
+            doubts.push(format!(
+                "the longest sample has {longest} tokens, and the model knows {positions} positions \
+                 (`max_position_embeddings` of its config.json): it was not made for longer texts"
+            ));
+        }
+        Ok(doubts)
+    }
+
     /// What the planner is asked: micro-batches no larger than the largest that can occur.
     pub fn asked(&self, config: &TrainConfig) -> EngineSpec {
         let lengths = self.train.report.lengths.iter().chain(self.eval.iter().flat_map(|e| &e.report.lengths)).copied();
@@ -181,27 +214,28 @@ fn check_mode(path: &Path, records: &[Record], mode: TrainMode) -> Result<()> {
 
 /// The adapter that training starts from.
 fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, Vec<f32>)> {
-    let lora = config.lora()?;
+    let lora = config.lora(model.layers)?;
     let Some(dir) = &config.init_adapter else {
         let flat = peft::initial(&lora, model, config.seed);
         return Ok((lora, flat));
     };
     let found = peft::load(&cache::locate("init-adapter", dir)?, model)?;
-    let describe = |l: &LoraConfig| {
-        let targets: Vec<&str> = l.targets.iter().map(|m| m.name()).collect();
-        format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, targets.join(" "))
-    };
+    let describe = |l: &LoraConfig| format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, l.targets);
     if (LoraConfig { dropout: lora.dropout, ..found.lora.clone() }) == lora {
         return Ok((lora, found.flat));
     }
     let message = format!("has {}; this run asks for {}", describe(&found.lora), describe(&lora));
-    let targets: Vec<&str> = found.lora.targets.iter().map(|m| m.name()).collect();
-    Err(Error::setting(Setting::new("init-adapter", dir.display()), message).advise([
-        Setting::new("lora-r", found.lora.r),
-        Setting::new("lora-alpha", found.lora.alpha),
-        Setting::new("rslora", found.lora.rslora),
-        Setting::new("target-modules", targets.join(",")),
-    ]))
+    let layers = found.lora.targets.layers().unwrap_or_default();
+    let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    let layers = (!layers.is_empty()).then(|| Setting::new("layers-to-transform", layers.join(",")));
+    Err(Error::setting(Setting::new("init-adapter", dir.display()), message)
+        .advise([
+            Setting::new("lora-r", found.lora.r),
+            Setting::new("lora-alpha", found.lora.alpha),
+            Setting::new("rslora", found.lora.rslora),
+            Setting::new("target-modules", found.lora.targets.names().join(",")),
+        ])
+        .advise(layers))
 }
 
 /// Rows of the largest micro-batch that can occur: the token budget, or less if a whole step or the whole evaluation set

@@ -123,6 +123,12 @@ macro_rules! whole {
 
 whole!(u32, u64, usize);
 
+impl Value for i64 {
+    fn parse(words: &[&str]) -> Result<Self, String> {
+        one(words).parse().map_err(|_| "expected a whole number".into())
+    }
+}
+
 impl Value for f64 {
     fn parse(words: &[&str]) -> Result<Self, String> {
         one(words).parse().map_err(|_| "expected a number".into())
@@ -161,7 +167,16 @@ impl Value for Vec<String> {
     const WORDS: Words = Words::Many;
 
     fn parse(words: &[&str]) -> Result<Self, String> {
-        Ok(words.iter().flat_map(|w| w.split(',')).map(str::to_owned).collect())
+        let parts = words.iter().flat_map(|w| w.split(',')).map(str::trim).filter(|part| !part.is_empty());
+        Ok(parts.map(str::to_owned).collect())
+    }
+}
+
+impl Value for Vec<usize> {
+    const WORDS: Words = Words::Many;
+
+    fn parse(words: &[&str]) -> Result<Self, String> {
+        <Vec<String>>::parse(words)?.iter().map(|part| usize::parse(&[part])).collect()
     }
 }
 

@@ -11,12 +11,17 @@ use super::{
 use crate::{
     Error, Result,
     error::Setting,
-    model::{LoraConfig, Module, lora::MAX_RANK},
+    model::{
+        LoraConfig, Module, Targets,
+        lora::MAX_RANK,
+        targets::{self, Names, Selection},
+    },
     settings::{Group, to_toml},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 
 /// What kind of answer the records hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -71,7 +76,13 @@ impl TrainConfig {
         whole("lora-r", self.lora_r as u64, 1, MAX_RANK as u64)?;
         real("lora-alpha", self.lora_alpha, "above 0 and at most 65536", |v| v > 0.0 && v <= 65_536.0)?;
         real("lora-dropout", self.lora_dropout, "from 0 to below 1", |v| (0.0..1.0).contains(&v))?;
-        self.targets()?;
+        for (name, given) in [("target-modules", &self.target_modules), ("exclude-modules", &self.exclude_modules)] {
+            given.iter().try_for_each(|module| known(name, module).map(drop))?;
+        }
+        if self.target_modules.is_empty() {
+            let setting = Setting::named("target-modules");
+            return Err(Error::setting(setting, "names no module: nothing would be trained"));
+        }
         whole("logging-steps", self.logging_steps, 1, ANY)?;
         whole("save-steps", self.save_steps, 1, ANY)?;
         for (name, given) in [
@@ -98,7 +109,10 @@ impl TrainConfig {
             return Err(Error::setting(Setting::new("batch-size", self.batch_size), message));
         }
         if let Some(n) = self.max_steps {
-            whole("max-steps", n, 1, 1 << 40)?;
+            if !(1..=1 << 40).contains(&n) {
+                let message = format!("must be from 1 to {}, or -1 for no number of steps", 1u64 << 40);
+                return Err(Error::setting(Setting::new("max-steps", n), message));
+            }
         }
         let Some(n) = self.micro_batch_rows else { return Ok(()) };
         whole("micro-batch-rows", n as u64, 1, 1 << 26)?;
@@ -126,40 +140,66 @@ impl TrainConfig {
         }
     }
 
-    /// The modules that carry an adapter, ascending.
-    fn targets(&self) -> Result<Vec<Module>> {
-        let mut targets = Vec::new();
-        for name in &self.target_modules {
-            if matches!(name.as_str(), "all" | "all-linear") {
-                targets.extend(Module::ALL);
-                continue;
-            }
-            targets.push(Module::from_name(name).ok_or_else(|| {
-                let known: Vec<_> = Module::ALL.iter().map(|m| m.name()).collect();
-                let message = format!("there is no such module; there are {} and all", known.join(", "));
-                Error::setting(Setting::new("target-modules", name), message)
-            })?);
+    /// The linears of a model of `layers` layers that carry an adapter.
+    fn targets(&self, layers: usize) -> Result<Targets> {
+        let outside =
+            |layer: usize| format!("there is no layer {layer} in a model of {layers}, from 0 to {}", layers - 1);
+        if let Some(&layer) = self.layers_to_transform.iter().find(|&&layer| layer >= layers) {
+            return Err(Error::setting(Setting::new("layers-to-transform", layer), outside(layer)));
         }
-        targets.sort_unstable();
-        targets.dedup();
+        for (name, given) in [("target-modules", &self.target_modules), ("exclude-modules", &self.exclude_modules)] {
+            for module in given {
+                if let Some(layer) = known(name, module)?.and_then(|(layer, _)| layer).filter(|&layer| layer >= layers)
+                {
+                    return Err(Error::setting(Setting::new(name, module), outside(layer)));
+                }
+            }
+        }
+        let names = |given: &[String]| match given.iter().any(|name| is_all(name)) {
+            true => Names::All,
+            false => Names::Ends(given.to_vec()),
+        };
+        let select = |exclude: &[String]| Selection {
+            targets: names(&self.target_modules),
+            exclude: (!exclude.is_empty()).then(|| names(exclude)),
+            layers: (!self.layers_to_transform.is_empty()).then(|| self.layers_to_transform.clone()),
+        };
+        let asked = select(&[]).in_model(layers);
+        for name in &self.exclude_modules {
+            if select(std::slice::from_ref(name)).in_model(layers) == asked {
+                let message = format!("excludes nothing of what `target-modules` names ({asked})");
+                return Err(Error::setting(Setting::new("exclude-modules", name), message));
+            }
+        }
+        let targets = select(&self.exclude_modules).in_model(layers);
         if targets.is_empty() {
-            let setting = Setting::named("target-modules");
-            return Err(Error::setting(setting, "names no module: nothing would be trained"));
+            let parts = [
+                ("target-modules", self.target_modules.join(",")),
+                ("exclude-modules", self.exclude_modules.join(",")),
+                (
+                    "layers-to-transform",
+                    self.layers_to_transform.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+                ),
+            ];
+            let given = parts.iter().filter(|(_, value)| !value.is_empty());
+            let given: Vec<String> = given.map(|(name, value)| Setting::new(*name, value).to_string()).collect();
+            let message = format!("{} name no linear together: nothing would be trained", given.join(", "));
+            return Err(Error::setting(Setting::named("target-modules"), message));
         }
         Ok(targets)
     }
 
-    /// What the adapter is.
+    /// What the adapter is on a model of `layers` layers.
     ///
     /// # Errors
-    /// An unknown target module.
-    pub fn lora(&self) -> Result<LoraConfig> {
+    /// A module or a layer that there is not, or none at all.
+    pub fn lora(&self, layers: usize) -> Result<LoraConfig> {
         Ok(LoraConfig {
             r: self.lora_r,
             alpha: self.lora_alpha as f32,
             dropout: self.lora_dropout as f32,
             rslora: self.rslora,
-            targets: self.targets()?,
+            targets: self.targets(layers)?,
         })
     }
 
@@ -189,10 +229,12 @@ impl TrainConfig {
         let entries = Settings::entries(self).unwrap_or_default();
         let deciding = entries.into_iter().filter(|(d, _)| d.decides);
         let mut all: Map<_, _> = deciding.map(|(d, value)| (d.name.to_owned(), json(&value))).collect();
-        if let Ok(targets) = self.targets() {
-            let names: Vec<_> = targets.iter().map(|m| m.name()).collect();
-            all.insert("target-modules".into(), names.into());
+        // The same modules in another order are the same adapter.
+        for (name, given) in [("target-modules", &self.target_modules), ("exclude-modules", &self.exclude_modules)] {
+            all.insert(name.into(), in_order(given).into());
         }
+        let layers: BTreeSet<usize> = self.layers_to_transform.iter().copied().collect();
+        all.insert("layers-to-transform".into(), layers.into_iter().collect());
         if !self.base.use_4bit {
             all.retain(|key, _| !key.starts_with("bnb-4bit"));
         }
@@ -251,6 +293,32 @@ fn of_this_version(trajectory: &Map<String, Value>) -> Map<String, Value> {
         }
     }
     all
+}
+
+/// Whether a name of `target-modules` means every linear.
+fn is_all(name: &str) -> bool {
+    matches!(name, "all" | "all-linear")
+}
+
+/// What `module` in the setting `name` means: a layer, if it names one, and a module; `None` for all.
+fn known(name: &'static str, module: &str) -> Result<Option<(Option<usize>, Module)>> {
+    if is_all(module) && name == "target-modules" {
+        return Ok(None);
+    }
+    targets::parse(module).map(Some).ok_or_else(|| {
+        let known: Vec<_> = Module::ALL.iter().map(|m| m.name()).collect();
+        let message = format!("there is no such module; there are {} and all", known.join(", "));
+        Error::setting(Setting::new(name, module), message)
+    })
+}
+
+/// Names of modules without duplicates: those of whole modules in the order of a layer, then paths.
+fn in_order(names: &[String]) -> Vec<String> {
+    let all = if names.iter().any(|name| is_all(name)) { &Module::ALL[..] } else { &[] };
+    let modules = names.iter().filter_map(|name| Module::from_name(name)).chain(all.iter().copied());
+    let modules: BTreeSet<Module> = modules.collect();
+    let paths: BTreeSet<&String> = names.iter().filter(|n| !is_all(n) && Module::from_name(n).is_none()).collect();
+    modules.iter().map(|m| m.name().to_owned()).chain(paths.into_iter().cloned()).collect()
 }
 
 fn json(value: &toml::Value) -> Value {

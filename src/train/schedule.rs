@@ -46,6 +46,11 @@ impl Schedule {
         self.peak * self.factor(done)
     }
 
+    /// The highest learning rate of the run: less than [`Schedule::peak`] where warm-up lasts longer than the run.
+    pub fn highest(&self) -> f64 {
+        self.rate(self.total.min(self.warmup.saturating_add(1)))
+    }
+
     /// λ: the factor after `done` steps.
     fn factor(&self, done: u64) -> f64 {
         if done < self.warmup {
@@ -104,6 +109,22 @@ mod tests {
         assert_eq!(warmup_steps(Some(7), 0.1, 1000), 7);
         assert_eq!(warmup_steps(Some(0), 0.1, 1000), 100);
         assert_eq!(warmup_steps(None, 0.0, 1000), 0);
+    }
+
+    #[test]
+    fn the_highest_rate_is_that_of_some_step() {
+        for shape in [Shape::Linear, Shape::Cosine, Shape::Constant] {
+            for (warmup, total) in
+                [(0, 1), (1, 1), (5, 1), (1, 2), (2, 2), (3, 2), (9, 10), (10, 10), (100, 10), (0, 10)]
+            {
+                let of_steps = rates(shape, warmup, total).into_iter().fold(0.0, f64::max);
+                assert_eq!(
+                    Schedule { shape, peak: 1.0, warmup, total }.highest(),
+                    of_steps,
+                    "{shape:?} {warmup} {total}"
+                );
+            }
+        }
     }
 
     #[test]

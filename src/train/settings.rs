@@ -46,8 +46,8 @@ crate::settings! {
     "Steps" {
         /// Passes over the samples
         num_epochs: f64 = 3.0 => { value: "N", aliases: &["epochs", "num-train-epochs"] },
-        /// Stop after this many steps, whatever `num-epochs` says
-        max_steps: Option<u64> = None => { value: "N", aliases: &["max-steps-override"] },
+        /// Stop after this many steps, whatever `num-epochs` says; −1 sets no number
+        max_steps: Option<i64> = None => { value: "N", aliases: &["max-steps-override"] },
         /// Samples per micro-batch at full length; times `max-seq-length` it is the token budget of one
         batch_size: usize = 2 => { value: "N", aliases: &["per-device-train-batch-size"] },
         /// A step takes `batch-size` times this many samples
@@ -92,10 +92,14 @@ crate::settings! {
         lora_dropout: f64 = 0.05 => { value: "P" },
         /// Scale by alpha/√r instead of alpha/r
         rslora: bool = false => { value: "BOOL", aliases: &["use-rslora"] },
-        /// Modules that get an adapter
+        /// Modules that get an adapter, by name or by the end of their path (`layers.3.mlp.up_proj`)
         target_modules: Vec<String> = Module::ALL.map(|m| m.name().to_owned()).to_vec() => {
             value: "NAME", otherwise: Some("all seven linears"),
         },
+        /// Modules among them that get none
+        exclude_modules: Vec<String> = Vec::new() => { value: "NAME", otherwise: Some("none") },
+        /// Numbers of the layers that get adapters, from 0
+        layers_to_transform: Vec<usize> = Vec::new() => { value: "N", otherwise: Some("all") },
     }
 
     "Text" {
@@ -126,9 +130,19 @@ crate::settings! {
 
     group machine: MachineSettings,
 
-    older "Text" {
+    older "Of other programs" {
         /// Older spelling of `loss-on`: true is answer, false is everything
         loss_on_output_only: bool => { value: "BOOL" },
+        /// Accepted as true: activations are bf16 on a GPU
+        bf16: bool => { value: "BOOL" },
+        /// Accepted as false: there is no training in fp16
+        fp16: bool => { value: "BOOL" },
+        /// Accepted as none: biases are not trained
+        lora_bias: String => { value: "BIAS", aliases: &["bias"] },
+        /// Accepted as adamw_torch and its like: the optimizer is AdamW in f32
+        optim: String => { value: "NAME" },
+        /// Accepted: the planner decides what is computed again, and results do not depend on it
+        gradient_checkpointing: bool => { value: "BOOL" },
     }
 }
 
@@ -149,9 +163,43 @@ impl Settings {
     /// [`Error::Setting`] naming what is missing or impossible.
     pub fn decide(mut self) -> Result<TrainConfig> {
         self.loss_on = loss_on(self.loss_on, self.loss_on_output_only)?;
+        self.check_others()?;
+        if self.max_steps == Some(-1) {
+            self.max_steps = None;
+        }
+        for names in [&mut self.target_modules, &mut self.exclude_modules].into_iter().flatten() {
+            names.iter_mut().for_each(|name| *name = name.trim().to_owned());
+        }
         let config = self.resolve()?;
         config.validate()?;
         Ok(config)
+    }
+}
+
+impl Settings {
+    /// Refuses what other programs can be told and irori does not do.
+    fn check_others(&self) -> Result<()> {
+        let refuse = |name, value: &dyn std::fmt::Display, message: &str| {
+            Err(Error::setting(Setting::new(name, value), message))
+        };
+        if self.bf16 == Some(false) {
+            return refuse("bf16", &false, "activations are bf16 on a GPU, and f32 on a CPU; there is no other choice");
+        }
+        if self.fp16 == Some(true) {
+            return refuse(
+                "fp16",
+                &true,
+                "there is no training in fp16; activations are bf16 on a GPU, and f32 on a CPU",
+            );
+        }
+        match self.lora_bias.as_deref() {
+            None | Some("none") => {}
+            Some(other) => return refuse("lora-bias", &other, "biases are not trained: must be none"),
+        }
+        match self.optim.as_deref() {
+            None | Some("adamw" | "adamw_hf" | "adamw_torch" | "adamw_torch_fused") => Ok(()),
+            Some(other) => refuse("optim", &other, "the optimizer is AdamW with moments in f32: must be adamw_torch"),
+        }
     }
 }
 

@@ -37,7 +37,10 @@ impl StepPlan {
         }
         let per_step = config.samples_per_step();
         let per_epoch = samples.div_ceil(per_step) as u64;
-        let total = config.max_steps.unwrap_or_else(|| ((config.num_epochs * per_epoch as f64).ceil() as u64).max(1));
+        let total = config
+            .max_steps
+            .map(i64::unsigned_abs)
+            .unwrap_or_else(|| ((config.num_epochs * per_epoch as f64).ceil() as u64).max(1));
         Ok(Self { samples, per_step, total, seed: config.seed, order: config.data_order, cached: None })
     }
 

@@ -1,5 +1,6 @@
 //! irori against transformers, peft and bitsandbytes: the files of `tests/goldens`, whose README says what they hold.
 
+mod checkpoints;
 mod engine;
 mod nf4;
 mod text;

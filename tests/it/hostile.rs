@@ -446,7 +446,10 @@ fn spoilt_models() {
         ("num_key_value_heads", set(CONFIG, "num_key_value_heads", json!(3))),
         ("head_dim", set(CONFIG, "head_dim", json!(63))),
         ("rms_norm_eps", set(CONFIG, "rms_norm_eps", json!("small"))),
-        ("rope", set(CONFIG, "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}))),
+        ("rope", set(CONFIG, "rope_scaling", json!({"rope_type": "longrope", "factor": 4.0}))),
+        ("rope_scaling.factor", set(CONFIG, "rope_scaling", json!({"rope_type": "yarn", "factor": "4"}))),
+        ("layer_types.0", set(CONFIG, "layer_types", json!(["sliding_attention", "full_attention"]))),
+        ("model.layers.1.", set(CONFIG, "num_hidden_layers", json!(1))),
         ("attention_bias", set(CONFIG, "attention_bias", json!(true))),
         ("model.layers.2.", set(CONFIG, "num_hidden_layers", json!(3))),
         ("model.embed_tokens.weight", set(CONFIG, "vocab_size", json!(4096))),
@@ -477,6 +480,7 @@ fn spoilt_models() {
         ("weight_map", shard(json!({"weight_map": {"a": "../m/model.safetensors"}}))),
         ("weight_map", shard(json!({"weight_map": {"a": "gone.safetensors"}}))),
         ("weight_map", shard(json!({"weight_map": {"a": 3}}))),
+        ("of an adapter", header(WEIGHTS, |h| h.replace("up_proj.weight", "up_proj.base_layer.weight"))),
     ];
     for (word, change) in &weights {
         copied(&at.join("m"), &at.join("bad"));

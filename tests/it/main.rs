@@ -1,5 +1,6 @@
 //! Integration tests, one binary so that they link once. One file per subject.
 
+mod adapters;
 mod binary;
 mod choices;
 mod dataset;
@@ -8,6 +9,7 @@ mod docs;
 mod evaluation;
 mod examples;
 mod golden;
+mod held;
 mod hostile;
 mod loading;
 mod mutations;

@@ -147,8 +147,8 @@ fn readers_of_text() {
     fs::write(at.join("config.json"), ModelConfig::preset("tiny").expect("known").to_json("bfloat16").to_string())
         .expect("written");
     survive(at, "config.json", 300, || {
-        ModelConfig::read(&at.join("config.json")).map(|(c, _)| {
-            let _ = (c.parameters(), catalogue::tensors(&c).len());
+        ModelConfig::read(&at.join("config.json")).map(|file| {
+            let _ = (file.model.parameters(), catalogue::tensors(&file.model).len());
         })
     });
 }
@@ -201,7 +201,7 @@ fn readers_of_models() {
 
     let newest = at.join("out/checkpoint-1");
     let parameters = peft::load(&newest, &tiny).expect("whole").flat.len();
-    assert_eq!(parameters, peft::read_config(&newest).expect("whole").parameters(&tiny));
+    assert_eq!(parameters, peft::read_config(&newest, tiny.layers).expect("whole").parameters(&tiny));
     for file in ["MANIFEST.json", "irori_state.json", "optimizer.safetensors", "trainer_state.json"] {
         survive(&newest, file, 150, || checkpoint::verify(&newest).map(drop));
     }

@@ -26,7 +26,7 @@ type Case = (Vec<usize>, Vec<u32>, Vec<bool>, [u8; 2], bool);
 fn engine(saved: [Saved; 2], dropout: f32) -> Engine {
     let source = open("synthetic:tiny@3").expect("known").source;
     let model = source.config().clone();
-    let lora = LoraConfig { r: 4, alpha: 8.0, dropout, rslora: false, targets: Module::ALL.to_vec() };
+    let lora = LoraConfig { r: 4, alpha: 8.0, dropout, rslora: false, targets: Module::ALL.into() };
     let mut rng = Rng::new(5, 5);
     let flat: Vec<f32> = (0..lora.parameters(&model)).map(|_| 0.1 * rng.normal()).collect();
     let spec = EngineSpec {

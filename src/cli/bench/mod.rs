@@ -242,7 +242,7 @@ impl Job {
     /// An adapter on all linears.
     fn lora(&self, dropout: f32) -> LoraConfig {
         let r = self.args.lora_r;
-        LoraConfig { r: r as usize, alpha: 2.0 * r as f32, dropout, rslora: false, targets: Module::ALL.to_vec() }
+        LoraConfig { r: r as usize, alpha: 2.0 * r as f32, dropout, rslora: false, targets: Module::ALL.into() }
     }
 
     fn engine(&self, opened: &Opened, asked: EngineSpec) -> Result<Engine> {

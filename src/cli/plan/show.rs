@@ -2,6 +2,7 @@
 
 use crate::{
     Result,
+    model::Module,
     plan::outlook::{Alternative, Change},
     run::forecast::{Course, Forecast},
 };
@@ -18,6 +19,7 @@ pub(super) fn json(f: &Forecast) -> Result<Value> {
     let (plan, course) = (&f.plan, f.course.as_ref());
     let items: Map<_, _> = plan.items.iter().map(|(k, b)| (k.label().to_owned(), json!(b))).collect();
     let [all, without_gate_up, input_only] = plan.saved_counts();
+    let (dense, beside) = plan.kept_dense();
     let largest = f
         .largest()?
         .map(|l| json!({"batch_size": l.batch, "at_length": f.max_seq_length, "length": l.length, "model": l.model}));
@@ -31,6 +33,8 @@ pub(super) fn json(f: &Forecast) -> Result<Value> {
         "items": items,
         "layers_saved": {"all": all, "without_gate_up": without_gate_up, "input_only": input_only},
         "layers_unpacked": plan.unpacked(),
+        "linears_dense": dense,
+        "linears_unpacked_beside_dense": beside,
         "embedding": plan.spec.embedding,
         "head": plan.spec.head,
         "micro_batch_rows": plan.spec.max_rows,
@@ -101,6 +105,14 @@ fn memory(f: &Forecast, t: &mut String) {
         plan.unpacked(),
         plan.spec.model.layers
     );
+    let (dense, beside) = plan.kept_dense();
+    if dense > 0 {
+        let all = Module::ALL.len() * plan.spec.model.layers;
+        let _ = writeln!(t, "  {dense} of {all} linears stay dense, as the checkpoint has them");
+    }
+    if beside > 0 {
+        let _ = writeln!(t, "  {beside} quantised ones are unpacked, because they are one product with a dense one");
+    }
 }
 
 fn course(c: &Course, t: &mut String) {

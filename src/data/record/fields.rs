@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 pub(super) type Wrong = (String, String);
 
 /// Fields of a record that say where it comes from and nothing that is to be learned.
-const HARMLESS: [&str; 39] = [
+const HARMLESS: [&str; 40] = [
     "__index_level_0__",
     "_id",
     "author",
@@ -37,6 +37,7 @@ const HARMLESS: [&str; 39] = [
     "note",
     "notes",
     "origin",
+    "prompt_id",
     "question_id",
     "record_id",
     "sample_id",
@@ -67,32 +68,52 @@ const HARMLESS_IN_TURN: [&str; 12] = [
 ];
 
 /// The same for records of token ids: what tokenizers and collators put beside them.
-const HARMLESS_WITH_TOKENS: [&str; 6] =
-    ["length", "num_tokens", "offset_mapping", "special_tokens_mask", "text", "word_ids"];
+const HARMLESS_WITH_TOKENS: [&str; 8] = [
+    "length",
+    "max_length_k",
+    "max_length_q",
+    "num_tokens",
+    "offset_mapping",
+    "special_tokens_mask",
+    "text",
+    "word_ids",
+];
 
 /// Fields of other programs, and what to do about each.
 const ELSEWHERE: [(&[&str], &str); 16] = [
-    (&["instruction"], "it would be lost: put it into the text of the question or `system`"),
+    (&["instruction", "system_prompt"], "it would be lost: put it into the text of the question or `system`"),
     (&["context", "question", "query", "passage", "document"], "it would be lost: put it into `input`"),
     (&["response", "answer", "answers", "target", "reasoning", "thought"], "it would be lost: put it into `output`"),
-    (&["chosen", "rejected"], "irori does not learn from preferences: give the answer to learn as `output`"),
+    (
+        &["chosen", "rejected", "preferred_output", "non_preferred_output", "kto_tag"],
+        "irori does not learn from preferences: give the answer to learn as `output`",
+    ),
     (&["text"], "a record has a prompt and an answer: `input` and `output`, or token ids"),
-    (&["image", "images", "video", "videos", "audio", "audios"], "irori reads text only"),
-    (&["function_call"], "write it as `tool_calls`, a list"),
-    (&["functions"], "write them as `tools`: {\"type\": \"function\", \"function\": …} each"),
+    (
+        &["image", "images", "image_url", "video", "videos", "video_url", "audio", "audios", "input_audio", "file"],
+        "irori reads text only",
+    ),
+    (&["parallel_tool_calls", "tool_choice"], "irori has no such setting, and no template shows it: take it out"),
     (&["documents"], "irori gives the template no documents: put them into a message"),
     (
         &["chat_template", "chat_template_kwargs", "enable_thinking", "add_generation_prompt"],
         "the chat template is the model's, and the same for every record",
     ),
     (&["weight", "sample_weight", "weights"], "records have no weights; a turn of `messages` may have the `weight` 0"),
-    (&["loss_weight", "train", "train_on_turn", "training", "train_detail", "loss"], "write it as `weight`, 0 or 1"),
-    (&["seq_lengths", "cu_seqlens", "sequence_ids"], "several samples in one record: give each a record of its own"),
+    (
+        &["loss_weight", "train_on_turn", "train_detail", "training_detail", "reasoning_training_detail", "loss"],
+        "a turn is learned or not: write it as `weight`, 0 or 1",
+    ),
+    (
+        &["cu_seqlens", "seq_idx", "sequence_ids"],
+        "several samples in one record: say so by `position_ids` or `seq_lengths`, or give each a record of its own",
+    ),
     (
         &["label", "score", "reward", "rating"],
         "irori does not learn from it: put it into `meta` if it is only to be kept",
     ),
     (&["refusal", "audio", "annotations"], "it would be lost: put what is to be learned into `content`"),
+    (&["segments"], "write text that is taken as it is as token ids with labels"),
     (&["prefix", "partial", "continue_final_message"], "irori learns a turn from its beginning"),
 ];
 

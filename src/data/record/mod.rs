@@ -30,10 +30,10 @@ pub enum Content {
     },
 }
 
-/// One line of a file.
+/// One line of a file, or a sample of a line that has several.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// Its number in the file, from 1.
+    /// The line's number in the file, from 1.
     pub line: usize,
     /// What to train on.
     pub content: Content,
@@ -83,13 +83,14 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
 
 /// Parses the bytes of a JSONL file; `path` is for messages.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Record>> {
-    let record = |(line, value): (usize, Value)| {
-        shapes::record(line, value).map_err(|(field, message)| {
+    let of_line = |(line, value): (usize, Value)| {
+        shapes::records(line, value).map_err(|(field, message)| {
             let at = if field.is_empty() { format!("line {line}") } else { format!("line {line}, field `{field}`") };
             Error::content(path, at, message)
         })
     };
-    let records: Vec<Record> = json::lines(path, bytes)?.into_iter().map(record).collect::<Result<_>>()?;
+    let records: Vec<Vec<Record>> = json::lines(path, bytes)?.into_iter().map(of_line).collect::<Result<_>>()?;
+    let records: Vec<Record> = records.into_iter().flatten().collect();
     if records.is_empty() {
         return Err(Error::content(path, "", "there is no record in it"));
     }

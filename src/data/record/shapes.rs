@@ -16,43 +16,58 @@ use serde_json::{Map, Value};
 const SHAPES: [(&str, &str); 5] =
     [("input", "output"), ("prompt", "completion"), ("messages", ""), ("conversations", ""), ("input_ids", "labels")];
 
-/// The record that the value of a line is.
-pub(super) fn record(line: usize, value: Value) -> Result<Record, Wrong> {
+/// The record that the value of a line is; several, if it has the token ids of several samples, packed.
+pub(super) fn records(line: usize, value: Value) -> Result<Vec<Record>, Wrong> {
     let mut map = match value {
         Value::Object(map) => map,
         other => return Err((String::new(), format!("expected an object, found {}", kind(&other)))),
     };
     map.retain(|_, value| !value.is_null());
     let meta = match map.shift_remove("meta") {
-        None => Map::new(),
         Some(Value::Object(meta)) => meta,
-        Some(other) => return Err(("meta".into(), format!("expected an object, found {}", kind(&other)))),
+        // What is kept there for its maker alone may have any form.
+        _ => Map::new(),
     };
-    instruction_alone(&mut map);
+    instruction(&mut map)?;
+    prompt_twice(&mut map);
     let present: Vec<_> = SHAPES.into_iter().filter(|(key, _)| map.contains_key(*key)).collect();
-    let content = match present[..] {
+    let contents = match present[..] {
         [] => return Err(no_shape(&map)),
-        [("input_ids", _)] => tokens::tokens(&map)?,
-        [(one, with)] => Content::Messages(conversation(&map, one, with)?),
+        [("input_ids", _)] => tokens::samples(&map)?,
+        [(one, with)] => vec![Content::Messages(conversation(&map, one, with)?)],
         [(one, _), (other, _), ..] => return Err(two_shapes(one, other)),
     };
     let tools = tools(&map)?;
-    Ok(Record { line, content, tools, meta })
+    Ok(contents.into_iter().map(|content| Record { line, content, tools: tools.clone(), meta: meta.clone() }).collect())
 }
 
 fn two_shapes(one: &str, other: &str) -> Wrong {
     (other.into(), format!("a record is of one shape, and this has `{one}` too"))
 }
 
-/// Alpaca's `instruction` without an `input` is the whole question.
-fn instruction_alone(map: &mut Map<String, Value>) {
+/// Alpaca's `instruction`, and its `input` in a line behind it, are the question.
+fn instruction(map: &mut Map<String, Value>) -> Result<(), Wrong> {
     let unset = |key: &str| map.get(key).is_none_or(is_unset);
     let others = SHAPES.iter().any(|(key, _)| *key != "input" && map.contains_key(*key));
-    if !others && !unset("instruction") && unset("input") {
-        map.shift_remove("input");
-        if let Some(instruction) = map.shift_remove("instruction") {
-            map.insert("input".into(), instruction);
-        }
+    if others || unset("instruction") {
+        return Ok(());
+    }
+    let mut question = text(map, "instruction")?;
+    if !unset("input") {
+        question = format!("{question}\n{}", text(map, "input")?);
+    }
+    map.shift_remove("instruction");
+    map.insert("input".into(), Value::String(question));
+    Ok(())
+}
+
+/// A `prompt` beside `messages` that is the first user's text says it once more, as the makers of some collections have it.
+fn prompt_twice(map: &mut Map<String, Value>) {
+    let turns = map.get("messages").and_then(Value::as_array);
+    let first = turns.and_then(|turns| turns.iter().find(|turn| turn["role"] == "user"));
+    let same = first.is_some_and(|turn| turn["content"].is_string() && map.get("prompt") == Some(&turn["content"]));
+    if same && !map.contains_key("completion") {
+        map.shift_remove("prompt");
     }
 }
 
@@ -74,8 +89,8 @@ fn conversation(map: &Map<String, Value>, one: &str, with: &str) -> Result<Vec<M
         return Err(two_shapes(one, other));
     }
     let known: &[&str] = match one {
-        "messages" | "conversations" => &[one, "system", "tools"],
-        _ => &[one, with, "system", "history", "tools"],
+        "messages" | "conversations" => &[one, "system", "tools", "functions"],
+        _ => &[one, with, "system", "history", "tools", "functions"],
     };
     check(map, known, Of::Record, "")?;
     let mut messages = Vec::new();
@@ -149,10 +164,20 @@ fn history(map: &Map<String, Value>) -> Result<Vec<Message>, Wrong> {
     Ok(messages)
 }
 
-/// What the model may call: a list, or a text that is one in JSON.
+/// What the model may call: a list, or a text that is one in JSON. `functions` are OpenAI's older form.
 fn tools(map: &Map<String, Value>) -> Result<Vec<Value>, Wrong> {
-    let wrong = |message: String| Err(("tools".to_owned(), message));
-    let list = match map.get("tools") {
+    let older = map.get("functions").is_some_and(|functions| !is_unset(functions));
+    if older && map.get("tools").is_some_and(|tools| !is_unset(tools)) {
+        return Err(("functions".into(), "the record has `tools` too".into()));
+    }
+    let list = tool_list(map, if older { "functions" } else { "tools" })?;
+    let function = |function: Value| serde_json::json!({"type": "function", "function": function});
+    Ok(if older { list.into_iter().map(function).collect() } else { list })
+}
+
+fn tool_list(map: &Map<String, Value>, field: &str) -> Result<Vec<Value>, Wrong> {
+    let wrong = |message: String| Err((field.to_owned(), message));
+    let list = match map.get(field) {
         None => return Ok(Vec::new()),
         Some(Value::String(s)) if s.trim().is_empty() => return Ok(Vec::new()),
         Some(Value::String(s)) => match json::value(s) {
@@ -163,7 +188,7 @@ fn tools(map: &Map<String, Value>) -> Result<Vec<Value>, Wrong> {
     };
     let Value::Array(list) = list else { return wrong(format!("expected a list, found {}", kind(&list))) };
     match list.iter().position(|tool| !tool.is_object()) {
-        Some(i) => Err((format!("tools[{i}]"), format!("expected an object, found {}", kind(&list[i])))),
+        Some(i) => Err((format!("{field}[{i}]"), format!("expected an object, found {}", kind(&list[i])))),
         None => Ok(list),
     }
 }

@@ -42,8 +42,12 @@ fn errors_name_line_and_field() {
         (r#"{"input":"q"}"#, "f.jsonl: line 1, field `output`: it is missing"),
         (r#"{"input":3,"output":"b"}"#, "f.jsonl: line 1, field `input`: expected text, found a number"),
         (r#"{"input":"q","output":" "}"#, "f.jsonl: line 1, field `output`: it is empty"),
-        (r#"{"instruction":"i","input":"q","output":"b"}"#, "f.jsonl: line 1, field `instruction`: it would be lost"),
-        (r#"{"input":"q","output":"b","meta":1}"#, "f.jsonl: line 1, field `meta`: expected an object"),
+        (r#"{"instruction":3,"input":"q","output":"b"}"#, "f.jsonl: line 1, field `instruction`: expected text"),
+        (r#"{"instruction":"i","input":3,"output":"b"}"#, "f.jsonl: line 1, field `input`: expected text"),
+        (
+            r#"{"instruction":"i","prompt":"q","completion":"b"}"#,
+            "f.jsonl: line 1, field `instruction`: it would be lost",
+        ),
         (r#"{"input":"q","output":"b","messages":[]}"#, "f.jsonl: line 1, field `messages`: a record is of one"),
         (r#"{"messages":{}}"#, "f.jsonl: line 1, field `messages`: expected a list"),
         (r#"{"messages":[1]}"#, "f.jsonl: line 1, field `messages[0].role`: it is missing"),
@@ -73,6 +77,15 @@ fn shapes_of_other_programs_that_say_the_same() {
     for (line, wanted) in [
         (r#"{"instruction":"i","output":"b"}"#, talk(&[("user", "i"), ("assistant", "b")])),
         (r#"{"instruction":"i","input":"","output":"b","system":null}"#, talk(&[("user", "i"), ("assistant", "b")])),
+        (r#"{"instruction":"i","input":"q","output":"b"}"#, talk(&[("user", "i\nq"), ("assistant", "b")])),
+        (
+            r#"{"instruction":"i","input":"q","output":"b","system":"s","history":[["p","a"]]}"#,
+            talk(&[("system", "s"), ("user", "p"), ("assistant", "a"), ("user", "i\nq"), ("assistant", "b")]),
+        ),
+        (
+            r#"{"prompt":"q","prompt_id":"x","messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b"}]}"#,
+            talk(&[("user", "q"), ("assistant", "b")]),
+        ),
         (r#"{"instruction":"","input":"q","output":"b"}"#, talk(&[("user", "q"), ("assistant", "b")])),
         (
             r#"{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"q"},{"from":"gpt","value":"b"}]}"#,
@@ -147,8 +160,13 @@ fn a_field_with_a_meaning_is_refused_by_its_name() {
         (r#"{"chosen":"q","rejected":"b"}"#, "chosen"),
         (r#"{"prompt":"q","completion":"b","output":"c"}"#, "output"),
         (r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b"}],"prompt":"p"}"#, "messages"),
+        (r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b"}],"prompt":"b"}"#, "messages"),
+        (r#"{"input":"q","output":"b","parallel_tool_calls":false}"#, "parallel_tool_calls"),
+        (r#"{"input":"q","output":"b","tools":[{"name":"f"}],"functions":[{"name":"f"}]}"#, "functions"),
+        (r#"{"input":"q","output":"b","functions":[3]}"#, "functions[0]"),
+        (r#"{"segments":[{"label":true,"text":"b"}]}"#, "segments"),
+        (r#"{"system_prompt":"s","question":"q","response":"b"}"#, "system_prompt"),
         (r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b"}],"output":"p"}"#, "output"),
-        (r#"{"instruction":"i","input":"q","output":"b"}"#, "instruction"),
     ] {
         let message = one(line).unwrap_err();
         assert!(message.starts_with(&format!("f.jsonl: line 1, field `{field}`: ")), "{message}");
@@ -161,9 +179,15 @@ fn a_turn_s_fields_are_used_or_refused() {
         one(&format!(r#"{{"messages":[{{"role":"user","content":"q"}},{{"role":"assistant","content":"b",{more}}}]}}"#))
     };
     for (more, field, says) in [
-        (r#""function_call":{"name":"f"}"#, "function_call", "`tool_calls`"),
+        (r#""function_call":{"name":"f"}"#, "function_call.arguments", "expected an object"),
+        (r#""function_call":"f""#, "function_call", "expected an object"),
+        (
+            r#""function_call":{"name":"f","arguments":"{}"},"tool_calls":[{"name":"f","arguments":{}}]"#,
+            "function_call",
+            "`tool_calls` too",
+        ),
         (r#""reasoning_contents":"x""#, "reasoning_contents", "is `reasoning_content` meant?"),
-        (r#""train":false"#, "train", "`weight`"),
+        (r#""train":"no""#, "train", "expected 0 or 1"),
         (r#""weight":0.5"#, "weight", "expected 0 or 1"),
         (r#""weight":"0""#, "weight", "expected 0 or 1"),
         (r#""refusal":"no""#, "refusal", "lost"),
@@ -212,7 +236,38 @@ fn a_turn_s_fields_are_used_or_refused() {
         ),
         (r#"{"messages":[{"from":"human","value":"q"},{"from":"gpt","value":"b"}]}"#, "messages[0].role"),
         (r#"{"messages":[{"role":"human","content":"q"},{"role":"assistant","content":"b"}]}"#, "unknown role"),
-        (r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"b"}]}"#, "unknown role"),
+        (
+            r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"b"}]}"#,
+            "expected a call in JSON",
+        ),
+        (
+            r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"[]"}]}"#,
+            "expected a call, found none",
+        ),
+        (
+            r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"{\"name\":\"f\"}"}]}"#,
+            "conversations[1].value[0].arguments",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"function_call","content":"{\"name\":\"f\",\"arguments\":{}}"}]}"#,
+            "unknown role",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","function_call":{"name":"f"}}]}"#,
+            "messages[1].function_call.arguments",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b","train":true,"weight":0}]}"#,
+            "field `messages[1].train`: `weight` says otherwise",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q","train":true},{"role":"assistant","content":"b"}]}"#,
+            "messages[0].train",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"b","train_detail":[{"begin_offset":0}]}]}"#,
+            "messages[1].train_detail",
+        ),
         (
             r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"q"},{"role":"assistant","content":"b"}],"system":"t"}"#,
             "field `system`",
@@ -245,21 +300,112 @@ fn masks_beside_token_ids() {
     );
     for (more, field) in [
         (r#""attention_mask":[1,1,1]"#, "labels"),
-        (r#""labels":[5,6,7],"attention_mask":[0,1,1]"#, "attention_mask[0]"),
+        (r#""labels":[5,6,7],"attention_mask":[0,1,1]"#, "labels[0]"),
+        (r#""labels":[5,6,7],"attention_mask":[1,0,1]"#, "attention_mask[1]"),
+        (r#""labels":[5,6,7],"attention_mask":[2,1,1]"#, "attention_mask[0]"),
+        (r#""labels":[-100,-100,-100],"attention_mask":[0,0,0]"#, "attention_mask"),
         (r#""labels":[5,6,7],"attention_mask":[1,1]"#, "attention_mask"),
-        (r#""labels":[5,6,7],"position_ids":[0,1,0]"#, "position_ids[2]"),
+        (r#""labels":[5,6,7],"position_ids":[0,1,3]"#, "position_ids[2]"),
+        (r#""labels":[5,6,7],"position_ids":[0,1,0],"seq_lengths":[1,2]"#, "seq_lengths"),
+        (r#""labels":[5,6,7],"seq_lengths":[1,1]"#, "seq_lengths"),
+        (r#""labels":[5,6,7],"seq_lengths":[2,2]"#, "seq_lengths[1]"),
+        (r#""labels":[5,6,7],"seq_lengths":[0,3]"#, "seq_lengths[0]"),
+        (r#""labels":[5,6,7],"seq_lengths":[]"#, "seq_lengths"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,2]"#, "cu_seq_lens_q"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0]"#, "cu_seq_lens_q"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[1,3]"#, "cu_seq_lens_q[0]"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,2,2,3]"#, "cu_seq_lens_q[2]"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,18446744073709551615]"#, "cu_seq_lens_q[1]"),
+        (r#""labels":[5,6,7],"cu_seq_lens_q":[0,1,3],"cu_seq_lens_k":[0,2,3]"#, "cu_seq_lens_k"),
+        (r#""labels":[5,6,7],"seq_idx":[0,1,1]"#, "seq_idx"),
         (r#""labels":[5,6,7],"position_ids":[1,2,3]"#, "position_ids[0]"),
         (r#""labels":[5,6,7],"token_type_ids":[0,0,1]"#, "token_type_ids[2]"),
         (r#""completion_mask":[0,1]"#, "completion_mask"),
         (r#""completion_mask":[0,1,2]"#, "completion_mask[2]"),
         (r#""completion_mask":[0,1,0.5]"#, "completion_mask[2]"),
         (r#""completion_mask":3"#, "completion_mask"),
-        (r#""labels":[5,6,7],"seq_lengths":[1,2]"#, "seq_lengths"),
         (r#""labels":[5,6,7],"system":"s""#, "system"),
         (r#""labels":[5,6,7],"atention_mask":[1,1,1]"#, "atention_mask"),
         (r#""label":[5,6,7]"#, "label"),
     ] {
         let message = labels(more).unwrap_err();
         assert!(message.starts_with(&format!("f.jsonl: line 1, field `{field}`: ")), "{message}");
+    }
+}
+
+#[test]
+fn padding_is_left_out_and_packed_samples_are_apart() {
+    let samples = |line: &str| -> Vec<(Vec<u32>, Vec<i32>)> {
+        let tokens = |record: Record| match record.content {
+            Content::Tokens { input_ids, labels } => (input_ids, labels),
+            Content::Messages(_) => panic!("tokens"),
+        };
+        parse(Path::new("f"), line.as_bytes()).unwrap().into_iter().map(tokens).collect()
+    };
+    let one = vec![(vec![6, 7], vec![NO_LOSS, 7])];
+    for line in [
+        r#"{"input_ids":[0,6,7],"labels":[-100,-100,7],"attention_mask":[0,1,1]}"#,
+        r#"{"input_ids":[6,7,0,0],"labels":[-100,7,-100,-100],"attention_mask":[1,1,0,0]}"#,
+        r#"{"input_ids":[0,6,7,0],"labels":[-100,-100,7,-100],"attention_mask":[false,true,true,false]}"#,
+        r#"{"input_ids":[0,6,7],"completion_mask":[0,0,1],"attention_mask":[0,1,1],"position_ids":[1,0,1]}"#,
+        r#"{"input_ids":[6,7,0],"completion_mask":[0,1,1],"attention_mask":[1,1,0]}"#,
+    ] {
+        assert_eq!(samples(line), one, "{line}");
+    }
+    let two = vec![(vec![5], vec![5]), (vec![6, 7], vec![6, 7])];
+    for more in [
+        r#""position_ids":[0,0,1]"#,
+        r#""seq_lengths":[1,2]"#,
+        r#""position_ids":[0,0,1],"cu_seq_lens_q":[0,1,3],"cu_seq_lens_k":[0,1,3],"max_length_q":2"#,
+        r#""position_ids":[0,0,1],"seq_lengths":[1,2]"#,
+    ] {
+        assert_eq!(samples(&format!(r#"{{"input_ids":[5,6,7],"labels":[5,6,7],{more}}}"#)), two, "{more}");
+    }
+    let padded = r#"{"input_ids":[5,6,7,0],"labels":[5,6,7,-100],"attention_mask":[1,1,1,0],"position_ids":[0,0,1,0]}"#;
+    assert_eq!(samples(padded), two);
+}
+
+#[test]
+fn calls_in_the_forms_of_other_programs() {
+    let calls = |line: &str| {
+        let record = one(line).unwrap();
+        let Content::Messages(turns) = record.content else { panic!("messages") };
+        let turn = turns.iter().find(|t| t.fields.contains_key("tool_calls")).expect("calls").clone();
+        (turn.fields["tool_calls"].to_string(), turns.into_iter().map(|t| t.role).collect::<Vec<_>>(), record.tools)
+    };
+    let wanted = r#"[{"type":"function","function":{"name":"f","arguments":{"x":1}}}]"#;
+    for line in [
+        r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{\"x\":1}}"},
+            {"from":"observation","value":"r"},{"from":"gpt","value":"b"}]}"#,
+        r#"{"conversations":[{"from":"human","value":"q"},{"from":"function_call","value":"[{\"name\":\"f\",\"arguments\":{\"x\":1}}]"},
+            {"from":"observation","value":"r"},{"from":"gpt","value":"b"}]}"#,
+        r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"function_call":{"name":"f","arguments":{"x":1}}},
+            {"role":"function","name":"f","content":"r"},{"role":"assistant","content":"b"}]}"#,
+    ] {
+        let (calls, roles, tools) = calls(&line.replace('\n', ""));
+        assert_eq!((calls.as_str(), tools.len()), (wanted, 0), "{line}");
+        assert_eq!(roles, ["user", "assistant", "tool", "assistant"], "{line}");
+    }
+    let (_, _, tools) = calls(
+        r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","function_call":{"name":"f","arguments":"{}"}}],"functions":[{"name":"f"}]}"#,
+    );
+    assert_eq!(tools[0].to_string(), r#"{"type":"function","function":{"name":"f"}}"#);
+}
+
+#[test]
+fn what_is_not_to_be_learned_is_said_in_several_ways() {
+    for (field, learned) in [
+        (r#""weight":0"#, false),
+        (r#""train":false"#, false),
+        (r#""training":0"#, false),
+        (r#""train":true,"weight":1"#, true),
+        (r#""train":null,"training":true"#, true),
+    ] {
+        let line = format!(
+            r#"{{"messages":[{{"role":"user","content":"q"}},{{"role":"assistant","content":"a",{field}}},
+                {{"role":"user","content":"q"}},{{"role":"assistant","content":"b"}}]}}"#
+        );
+        let Content::Messages(turns) = one(&line.replace('\n', "")).unwrap().content else { panic!("messages") };
+        assert_eq!(turns[1].learned, learned, "{field}");
     }
 }

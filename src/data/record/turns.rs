@@ -3,12 +3,24 @@
 use super::fields::{self, Of, Wrong, is_unset};
 use crate::data::{
     chat::Message,
+    json,
     questions::{excerpt, kind},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-/// Roles by their names here and in ShareGPT's shape.
-const ROLES: [(&str, &[&str]); 4] = [("system", &[]), ("user", &["human"]), ("assistant", &["gpt"]), ("tool", &[])];
+/// Roles by their names here, by OpenAI's older name, and in ShareGPT's shape.
+const ROLES: [(&str, &[&str], &[&str]); 4] = [
+    ("system", &[], &[]),
+    ("user", &[], &["human"]),
+    ("assistant", &[], &["gpt", CALLS]),
+    ("tool", &["function"], &["observation"]),
+];
+
+/// The role of a turn in ShareGPT's shape whose text is what the model calls, in JSON.
+const CALLS: &str = "function_call";
+
+/// Whether a turn is learned, by its names here and in axolotl's records.
+const LEARNED: [&str; 3] = ["weight", "train", "training"];
 
 /// The turns that the list in the record's field `at` holds.
 pub(super) fn turns(value: &Value, at: &str) -> Result<Vec<Message>, Wrong> {
@@ -58,26 +70,68 @@ fn turn(value: &Value, at: &str, sharegpt: bool) -> Result<Message, Wrong> {
         "tool" => &["tool_call_id"],
         _ => &[],
     };
-    let known: Vec<&str> = names.iter().chain(own).copied().chain(["name", "weight"]).collect();
+    let older: &[&str] = if role == "assistant" { &["function_call"] } else { &[] };
+    let known: Vec<&str> = [&names[..], own, older, &["name"], &LEARNED].concat();
     fields::check(map, &known, Of::Turn, &format!("{at}."))?;
     let mut message = Message::new(role, String::new());
+    if said == CALLS {
+        return called(map, message, &field(names[1])?, &format!("{at}.{}", names[1]), at);
+    }
     for name in own.iter().chain(&["name"]) {
         if let Some(value) = map.get(*name).filter(|value| !is_unset(value)) {
             own_field(value, name, at)?;
             message.fields.insert((*name).to_owned(), value.clone());
         }
     }
+    if let Some(call) = map.get("function_call").filter(|value| !is_unset(value)) {
+        let at = format!("{at}.function_call");
+        if message.fields.contains_key("tool_calls") {
+            return Err((at, "the turn has `tool_calls` too".into()));
+        }
+        tool_call(call, &at)?;
+        message.fields.insert("tool_calls".into(), json!([{"type": "function", "function": call}]));
+    }
     let calls_only = message.fields.contains_key("tool_calls") && map.get(names[1]).is_none_or(Value::is_null);
     if !calls_only {
         message.content = field(names[1])?;
     }
-    message.learned = learned(map.get("weight"), role, at)?;
+    message.learned = learned(map, role, at)?;
     Ok(message)
 }
 
+/// A turn whose `text` is what the model calls: one object, or a list of them. `place` is that of the text.
+fn called(map: &Map<String, Value>, turn: Message, text: &str, place: &str, at: &str) -> Result<Message, Wrong> {
+    if let Some(field) = ["tool_calls", "function_call"].into_iter().find(|f| map.get(*f).is_some_and(|v| !is_unset(v)))
+    {
+        return Err((format!("{at}.{field}"), format!("the turn's text is what is called, as `{CALLS}` says")));
+    }
+    let value = json::value(text).map_err(|e| (place.to_owned(), format!("expected a call in JSON: {e}")))?;
+    let calls = if let Value::Array(calls) = value { calls } else { vec![value] };
+    let call = |(i, call): (usize, Value)| {
+        tool_call(&call, &format!("{place}[{i}]"))?;
+        Ok(if call["function"].is_object() { call } else { json!({"type": "function", "function": call}) })
+    };
+    let calls = calls.into_iter().enumerate().map(call).collect::<Result<Vec<_>, Wrong>>()?;
+    if calls.is_empty() {
+        return Err((place.to_owned(), "expected a call, found none".into()));
+    }
+    let mut turn = turn;
+    for name in ["reasoning_content", "thinking", "reasoning", "name"] {
+        if let Some(value) = map.get(name).filter(|value| !is_unset(value)) {
+            own_field(value, name, at)?;
+            turn.fields.insert(name.to_owned(), value.clone());
+        }
+    }
+    turn.fields.insert("tool_calls".into(), Value::Array(calls));
+    turn.learned = learned(map, "assistant", at)?;
+    Ok(turn)
+}
+
 fn role(said: &str, sharegpt: bool) -> Option<&'static str> {
-    let is = |(name, others): &&(&str, &[&str])| *name == said || (sharegpt && others.contains(&said));
-    ROLES.iter().find(is).map(|(name, _)| *name)
+    let is = |(name, older, others): &&(&str, &[&str], &[&str])| {
+        *name == said || older.contains(&said) || (sharegpt && others.contains(&said))
+    };
+    ROLES.iter().find(is).map(|(name, ..)| *name)
 }
 
 /// The text of a content that is a list of parts, as OpenAI has it: one part, since templates join several in their own ways.
@@ -93,18 +147,24 @@ fn text_part(parts: &[Value], at: &str) -> Result<String, Wrong> {
     }
 }
 
-/// Whether the turn is learned: the weight 0 says that it is not.
-fn learned(weight: Option<&Value>, role: &str, at: &str) -> Result<bool, Wrong> {
-    let wrong = |message: String| Err((format!("{at}.weight"), message));
-    match weight {
-        None | Some(Value::Null) => Ok(true),
-        Some(value) => match value.as_f64() {
-            Some(0.0) => Ok(false),
-            Some(1.0) if role == "assistant" => Ok(true),
-            Some(1.0) => wrong("only turns of the assistant are learned".into()),
-            _ => wrong(format!("expected 0 or 1, found {}", excerpt(&value.to_string()))),
-        },
+/// Whether the turn is learned: the weight 0 says that it is not, and so does `false`.
+fn learned(map: &Map<String, Value>, role: &str, at: &str) -> Result<bool, Wrong> {
+    let mut said: Option<(&str, bool)> = None;
+    for name in LEARNED {
+        let Some(value) = map.get(name).filter(|value| !value.is_null()) else { continue };
+        let wrong = |message: String| Err((format!("{at}.{name}"), message));
+        let learned = match (value.as_bool(), value.as_f64()) {
+            (Some(false), _) | (_, Some(0.0)) => false,
+            (Some(true), _) | (_, Some(1.0)) if role == "assistant" => true,
+            (Some(true), _) | (_, Some(1.0)) => return wrong("only turns of the assistant are learned".into()),
+            _ => return wrong(format!("expected 0 or 1, found {}", excerpt(&value.to_string()))),
+        };
+        match said {
+            Some((other, before)) if before != learned => return wrong(format!("`{other}` says otherwise")),
+            _ => said = Some((name, learned)),
+        }
     }
+    Ok(said.is_none_or(|(_, learned)| learned))
 }
 
 /// Whether a field that the chat template is given has the form that templates know.

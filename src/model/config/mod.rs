@@ -1,10 +1,19 @@
 //! `config.json` of a Qwen3 model, in both generations that transformers writes: top-level `rope_theta` and `torch_dtype`
 //! in version 4, `rope_parameters` and `dtype` in version 5.
 
+mod fields;
+mod quantization;
 mod read;
+mod rope;
+#[cfg(test)]
+mod tests;
 
-use super::catalogue::{ModelTensor, tensors};
+use super::{
+    catalogue::{ModelTensor, tensors},
+    rope::RopeScaling,
+};
 use crate::{Result, backend::Heads, files::stand_in};
+pub use quantization::Quantization;
 use read::Fields;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,6 +33,8 @@ pub struct ModelConfig {
     pub vocab: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How they are scaled.
+    pub rope_scaling: RopeScaling,
     /// Epsilon of every RMSNorm.
     pub rms_eps: f32,
     /// Whether the head is the embedding.
@@ -32,11 +43,15 @@ pub struct ModelConfig {
     pub max_positions: usize,
 }
 
-/// That a checkpoint's linears are NF4 in bitsandbytes' format.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quantization {
-    /// Whether the absmax values are quantised too.
-    pub double_quant: bool,
+/// What a config.json says.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    /// The model.
+    pub model: ModelConfig,
+    /// How the checkpoint is quantised, if it is.
+    pub quantization: Option<Quantization>,
+    /// What it says that is not used, each in a sentence that names the field.
+    pub remarks: Vec<String>,
 }
 
 /// Sizes that [`ModelConfig::preset`] knows.
@@ -54,6 +69,7 @@ impl ModelConfig {
                     heads: Heads { q: 4, kv: 2, dim: 64 },
                     vocab: 512,
                     rope_theta: 1e6,
+                    rope_scaling: RopeScaling::Default,
                     rms_eps: 1e-6,
                     tied: true,
                     max_positions: 4096,
@@ -74,6 +90,7 @@ impl ModelConfig {
             heads: Heads { q, kv, dim: 128 },
             vocab: 151_936,
             rope_theta: 1e6,
+            rope_scaling: RopeScaling::Default,
             rms_eps: 1e-6,
             tied,
             max_positions: 40_960,
@@ -88,23 +105,26 @@ impl ModelConfig {
     /// What identifies the model's shape in fingerprints. Checkpoints and caches hold digests of these words, so they stay as
     /// they are; a field that comes later is said only where it has another value than all earlier models had.
     pub fn identity(&self) -> String {
-        let Self { hidden, intermediate, layers, heads, vocab, rope_theta, rms_eps, tied, max_positions } = self;
+        let Self { hidden, intermediate, layers, heads, vocab, rope_theta, rope_scaling, rms_eps, tied, max_positions } =
+            self;
         let Heads { q, kv, dim } = heads;
+        let scaling = match rope_scaling {
+            RopeScaling::Default => String::new(),
+            scaling => format!(", rope_parameters: {}", scaling.to_json(*rope_theta)),
+        };
         format!(
             "ModelConfig {{ hidden: {hidden}, intermediate: {intermediate}, layers: {layers}, heads: Heads {{ q: {q}, \
              kv: {kv}, dim: {dim} }}, vocab: {vocab}, rope_theta: {rope_theta:?}, rms_eps: {rms_eps:?}, tied: {tied}, \
-             max_positions: {max_positions} }}"
+             max_positions: {max_positions}{scaling} }}"
         )
     }
 
-    /// Reads `path`, and how the checkpoint is quantised if it is.
+    /// Reads `path`.
     ///
     /// # Errors
     /// If it is not JSON, not Qwen3 dense, or asks for something irori does not compute. Fields are named.
-    pub fn read(path: &Path) -> Result<(Self, Option<Quantization>)> {
-        let json = stand_in::read_json(path)?;
-        let fields = Fields { path, json: &json };
-        Ok((fields.config()?, fields.quantization()?))
+    pub fn read(path: &Path) -> Result<ConfigFile> {
+        Fields { path, json: &stand_in::read_json(path)? }.file()
     }
 
     /// The file's content for transformers of both generations; `dtype` is "bfloat16" or "float32".
@@ -126,7 +146,7 @@ impl ModelConfig {
             "num_hidden_layers": self.layers,
             "num_key_value_heads": self.heads.kv,
             "rms_norm_eps": f64::from(self.rms_eps).to_string().parse::<f64>().map_or(1e-6, |e| round_to(e, 9)),
-            "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
+            "rope_parameters": self.rope_scaling.to_json(self.rope_theta),
             "rope_theta": self.rope_theta,
             "sliding_window": null,
             "tie_word_embeddings": self.tied,
@@ -141,66 +161,4 @@ impl ModelConfig {
 /// `x` with `digits` significant decimal digits: 1e-6 as f32 is written as 1e-6 again.
 fn round_to(x: f64, digits: usize) -> f64 {
     format!("{x:.*e}", digits - 2).parse().unwrap_or(x)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &Value) -> Result<(ModelConfig, Option<Quantization>)> {
-        Fields { path: Path::new("config.json"), json }
-            .config()
-            .and_then(|c| Ok((c, Fields { path: Path::new("config.json"), json }.quantization()?)))
-    }
-
-    #[test]
-    fn both_generations_say_the_same() {
-        let config = ModelConfig::preset("qwen3-8b").expect("a preset");
-        let mut five = config.to_json("bfloat16");
-        five.as_object_mut().expect("an object").remove("rope_theta");
-        let mut four = config.to_json("bfloat16");
-        four.as_object_mut().expect("an object").remove("rope_parameters");
-        assert_eq!(read(&five).expect("version 5").0, config);
-        assert_eq!(read(&four).expect("version 4").0, config);
-        assert_eq!(four["rms_norm_eps"].to_string(), "1e-6");
-    }
-
-    /// Weights in the table of published sizes: 0.44, 1.41, 3.63, 6.946, 13.2 and 31.2 billion in the linears.
-    #[test]
-    fn presets_have_the_published_sizes() {
-        for (name, billions) in PRESETS[1..].iter().zip([0.44, 1.41, 3.63, 6.946, 13.2, 31.2]) {
-            let c = ModelConfig::preset(name).expect("a preset");
-            let linears: usize = tensors(&c).iter().filter_map(ModelTensor::linear).map(|(n, k)| n * k).sum();
-            let found = linears as f64 / 1e9;
-            assert!((found - billions).abs() < 0.006 * billions, "{name}: {found}");
-        }
-    }
-
-    #[test]
-    fn what_irori_cannot_compute_is_refused_by_name() {
-        let good = ModelConfig::preset("tiny").expect("a preset").to_json("float32");
-        for (field, value) in [
-            ("architectures", json!(["LlamaForCausalLM"])),
-            ("architectures", json!(["Qwen3MoeForCausalLM"])),
-            ("hidden_size", json!(0)),
-            ("hidden_size", json!(-3)),
-            ("hidden_size", json!(1e300)),
-            ("num_hidden_layers", json!("two")),
-            ("num_key_value_heads", json!(3)),
-            ("head_dim", json!(63)),
-            ("attention_bias", json!(true)),
-            ("use_sliding_window", json!(true)),
-            ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
-            ("hidden_act", json!("gelu")),
-            ("rms_norm_eps", json!(-1.0)),
-            ("quantization_config", json!({"quant_method": "gptq"})),
-            ("quantization_config", json!({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "fp4"})),
-        ] {
-            let mut bad = good.clone();
-            bad[field] = value.clone();
-            let error = read(&bad).expect_err("refused").to_string();
-            assert!(error.contains(field) && error.contains("config.json"), "{field} {value}: {error}");
-        }
-        assert!(read(&json!([1, 2])).is_err() && read(&json!({})).is_err());
-    }
 }

@@ -1,6 +1,6 @@
 //! What a config.json says, field by field.
 
-use super::{ModelConfig, Quantization};
+use super::{ConfigFile, ModelConfig, fields, quantization::asks};
 use crate::{Error, Result, backend::Heads};
 use serde_json::Value;
 use std::path::Path;
@@ -12,7 +12,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn wrong(&self, field: &str, message: impl Into<String>) -> Error {
+    pub(super) fn wrong(&self, field: &str, message: impl Into<String>) -> Error {
         Error::content(self.path, format!("field `{field}`"), message)
     }
 
@@ -25,46 +25,133 @@ impl Fields<'_> {
         }
     }
 
-    fn number(&self, object: &Value, field: &str) -> Result<Option<f64>> {
-        match object.get(field) {
+    /// A positive number at the top.
+    pub(super) fn number(&self, object: &Value, field: &str) -> Result<Option<f64>> {
+        self.positive(object.get(field), field)
+    }
+
+    /// A positive number, called `at` in errors.
+    pub(super) fn positive(&self, value: Option<&Value>, at: &str) -> Result<Option<f64>> {
+        match value {
             None | Some(Value::Null) => Ok(None),
             Some(v) => match v.as_f64() {
                 Some(x) if x.is_finite() && x > 0.0 => Ok(Some(x)),
-                _ => Err(self.wrong(field, format!("is {v}, expected a positive number"))),
+                _ => Err(self.wrong(at, format!("is {v}, expected a positive number"))),
             },
         }
     }
 
     fn truth(&self, field: &str) -> Result<bool> {
-        match self.json.get(field) {
+        self.truth_in(self.json, field, field)
+    }
+
+    /// Whether `field` of `object`, called `at` in errors, is true.
+    pub(super) fn truth_in(&self, object: &Value, field: &str, at: &str) -> Result<bool> {
+        match object.get(field) {
             None | Some(Value::Null) => Ok(false),
             Some(Value::Bool(b)) => Ok(*b),
-            Some(v) => Err(self.wrong(field, format!("is {v}, expected true or false"))),
+            Some(v) => Err(self.wrong(at, format!("is {v}, expected true or false"))),
         }
     }
 
-    pub fn config(&self) -> Result<ModelConfig> {
-        if !self.json.is_object() {
+    /// That `field` has no effect, for [`ConfigFile::remarks`].
+    pub(super) fn unused(&self, field: &str) -> String {
+        format!("{}: field `{field}` is not one that irori knows of Qwen3, and is not used", self.path.display())
+    }
+
+    /// All of it.
+    pub fn file(&self) -> Result<ConfigFile> {
+        let Some(object) = self.json.as_object() else {
             return Err(Error::content(self.path, "", "is not a JSON object"));
-        }
+        };
+        let mut remarks = Vec::new();
         self.architecture()?;
-        if self.truth("attention_bias")? {
-            return Err(self.wrong("attention_bias", "is true; irori's Qwen3 has no biases"));
+        self.refuse_other_mathematics()?;
+        let model = self.config(&mut remarks)?;
+        self.layer_types(model.layers)?;
+        let quantization = self.quantization(&mut remarks)?;
+        if let Some(p) = self.json.get("attention_dropout").filter(|p| asks(p) && p.as_f64() != Some(0.0)) {
+            remarks.push(format!(
+                "{}: field `attention_dropout` is {p}, and irori trains without dropout in attention",
+                self.path.display()
+            ));
         }
-        if self.truth("use_sliding_window")? {
-            return Err(self.wrong("use_sliding_window", "is true; irori attends to the whole document"));
+        if self.json.get("auto_map").is_some_and(asks) {
+            remarks.push(format!(
+                "{}: field `auto_map` names code of the model's own, which is not run: it is computed as a Qwen3 of transformers",
+                self.path.display()
+            ));
         }
-        if let Some(act) = self.json.get("hidden_act").filter(|a| a.as_str() != Some("silu")) {
+        let unknown = object.iter().filter(|(name, value)| !fields::known(name) && asks(value));
+        remarks.extend(unknown.map(|(name, _)| self.unused(name)));
+        Ok(ConfigFile { model, quantization, remarks })
+    }
+
+    /// Refuses what would make another function of the same weights.
+    fn refuse_other_mathematics(&self) -> Result<()> {
+        for field in ["attention_bias", "mlp_bias"] {
+            if self.truth(field)? {
+                return Err(self.wrong(field, "is true; irori's Qwen3 has no biases"));
+            }
+        }
+        // "swish" is its other name in transformers.
+        let act = self.json.get("hidden_act").filter(|a| !matches!(a.as_str(), Some("silu" | "swish")));
+        if let Some(act) = act {
             return Err(self.wrong("hidden_act", format!("is {act}; irori computes silu")));
         }
+        for (field, computes) in [
+            ("attn_logit_softcapping", "attention without a cap"),
+            ("final_logit_softcapping", "logits without a cap"),
+            ("num_experts", "one MLP in each layer"),
+        ] {
+            if let Some(value) = self.json.get(field).filter(|v| asks(v) && v.as_f64() != Some(0.0)) {
+                return Err(self.wrong(field, format!("is {value}; irori computes {computes}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses layers that attend to a part of the document only.
+    fn layer_types(&self, layers: usize) -> Result<()> {
+        let whole = "irori attends to the whole document";
+        if let Some(types) = self.json.get("layer_types").filter(|t| !t.is_null()) {
+            let Some(list) = types.as_array().filter(|list| list.len() == layers) else {
+                return Err(
+                    self.wrong("layer_types", format!("is not a list of {layers}, as many as `num_hidden_layers`"))
+                );
+            };
+            let other = list.iter().position(|t| !matches!(t.as_str(), Some("full_attention" | "attention")));
+            return match other {
+                None => Ok(()),
+                Some(i) => Err(self.wrong(&format!("layer_types.{i}"), format!("is {}; {whole}", list[i]))),
+            };
+        }
+        // Without a list, layers from `max_window_layers` on have the window.
+        let size = |field: &str, default: u64| match self.json.get(field) {
+            None => Ok(Some(default)),
+            Some(Value::Null) => Ok(None),
+            Some(v) => {
+                v.as_u64().map(Some).ok_or_else(|| self.wrong(field, format!("is {v}, expected a whole number")))
+            }
+        };
+        let (window, first) = (size("sliding_window", 4096)?, size("max_window_layers", 28)?);
+        if self.truth("use_sliding_window")? && window.is_some() && first.is_none_or(|first| first < layers as u64) {
+            return Err(self.wrong("use_sliding_window", format!("is true; {whole}")));
+        }
+        Ok(())
+    }
+
+    fn config(&self, remarks: &mut Vec<String>) -> Result<ModelConfig> {
+        // What is missing is as in transformers' Qwen3Config.
         let heads = Heads {
             q: self.size("num_attention_heads", 1 << 10)?,
             kv: match self.json.get("num_key_value_heads") {
-                None | Some(Value::Null) => self.size("num_attention_heads", 1 << 10)?,
+                None => 32,
+                Some(Value::Null) => self.size("num_attention_heads", 1 << 10)?,
                 Some(_) => self.size("num_key_value_heads", 1 << 10)?,
             },
             dim: match self.json.get("head_dim") {
-                None | Some(Value::Null) => 128,
+                None => 128,
                 Some(_) => self.size("head_dim", 1 << 10)?,
             },
         };
@@ -75,19 +162,22 @@ impl Fields<'_> {
         if !heads.dim.is_multiple_of(2) {
             return Err(self.wrong("head_dim", format!("is {}; RoPE needs an even one", heads.dim)));
         }
+        let max_positions = match self.json.get("max_position_embeddings") {
+            None => 32_768,
+            Some(_) => self.size("max_position_embeddings", 1 << 31)?,
+        };
+        let (rope_theta, rope_scaling) = self.rope(heads.dim, max_positions, remarks)?;
         Ok(ModelConfig {
             hidden: self.size("hidden_size", 1 << 17)?,
             intermediate: self.size("intermediate_size", 1 << 19)?,
             layers: self.size("num_hidden_layers", 1 << 10)?,
             heads,
             vocab: self.size("vocab_size", 1 << 24)?,
-            rope_theta: self.rope_theta()?,
+            rope_theta,
+            rope_scaling,
             rms_eps: self.number(self.json, "rms_norm_eps")?.unwrap_or(1e-6) as f32,
             tied: self.truth("tie_word_embeddings")?,
-            max_positions: match self.json.get("max_position_embeddings") {
-                None => 40_960,
-                Some(_) => self.size("max_position_embeddings", 1 << 31)?,
-            },
+            max_positions,
         })
     }
 
@@ -104,44 +194,5 @@ impl Fields<'_> {
             Some(other) => Err(self.wrong("model_type", format!("is `{other}`; {supported}"))),
             None => Err(self.wrong("architectures", format!("is missing; {supported}"))),
         }
-    }
-
-    fn rope_theta(&self) -> Result<f64> {
-        for (field, kind) in [("rope_parameters", "rope_type"), ("rope_scaling", "rope_type"), ("rope_scaling", "type")]
-        {
-            let scaling = self.json.get(field).and_then(|r| r.get(kind)).and_then(Value::as_str);
-            if let Some(other) = scaling.filter(|&s| s != "default") {
-                return Err(self.wrong(field, format!("asks for `{other}`; irori computes unscaled RoPE")));
-            }
-        }
-        let nested = match self.json.get("rope_parameters") {
-            Some(p) => self.number(p, "rope_theta")?,
-            None => None,
-        };
-        match nested {
-            Some(theta) => Ok(theta),
-            None => self
-                .number(self.json, "rope_theta")?
-                .ok_or_else(|| self.wrong("rope_theta", "is missing, also in `rope_parameters`")),
-        }
-    }
-
-    pub fn quantization(&self) -> Result<Option<Quantization>> {
-        let Some(q) = self.json.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(None) };
-        let text = |field: &str| q.get(field).and_then(Value::as_str).unwrap_or("");
-        let truth = |field: &str| q.get(field).and_then(Value::as_bool).unwrap_or(false);
-        let at = |field: &str| format!("quantization_config.{field}");
-        let nf4 = "irori reads bitsandbytes NF4";
-        if text("quant_method") != "bitsandbytes" {
-            return Err(self.wrong(&at("quant_method"), format!("is `{}`; {nf4}", text("quant_method"))));
-        }
-        if truth("load_in_8bit") || truth("_load_in_8bit") {
-            return Err(self.wrong(&at("load_in_8bit"), format!("is true; {nf4}")));
-        }
-        if text("bnb_4bit_quant_type") != "nf4" {
-            let found = text("bnb_4bit_quant_type");
-            return Err(self.wrong(&at("bnb_4bit_quant_type"), format!("is `{found}`; {nf4}")));
-        }
-        Ok(Some(Quantization { double_quant: truth("bnb_4bit_use_double_quant") }))
     }
 }

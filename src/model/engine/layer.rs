@@ -73,11 +73,11 @@ impl LayerView {
     pub fn new(spec: &EngineSpec, a: &Arrangement, index: usize, rows: &Rows, pass: Pass) -> Self {
         let cut = |b: Buffer| cut(b, rows.count, spec.max_rows);
         let (weights, kept, work) = (&a.weights.layers[index], &a.activations[index], &a.work);
+        let lowest = a.lowest_adapter();
         let linear = |group: Group| LinearView {
             w: weights.linears[group as usize],
             parts: a.parts(index, group, rows.count),
-            // In layer 0 a gradient is needed only down to its first adapted linear.
-            below: index > 0 || Group::ALL[..group as usize].iter().any(|&g| a.adapted(0, g)),
+            below: lowest.is_none_or(|(layer, first)| (layer, first as usize) < (index, group as usize)),
         };
         Self {
             index,

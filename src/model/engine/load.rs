@@ -14,6 +14,7 @@ use crate::{
     model::{
         Module,
         catalogue::{ModelTensor, Role, tensors},
+        rope,
         sink::PackedSink,
         source::{LinearData, WeightSource},
     },
@@ -41,7 +42,7 @@ impl Engine {
             done += t.elements();
             progress(done, total);
         }
-        let rope = rope_table(self.arrangement.weights.rope.len() / c.heads.dim, c.heads.dim, c.rope_theta);
+        let rope = rope::table(&c, self.arrangement.weights.rope.len() / c.heads.dim);
         self.backend.write(self.arrangement.weights.rope, bytemuck::cast_slice(&rope))
     }
 
@@ -89,7 +90,7 @@ impl Engine {
     ) -> Result<()> {
         let (group, first) = place(module, |m| m.shape(&self.spec.model).0);
         let dst = self.arrangement.weights.layers[layer].linears[group as usize].rows(first, t.shape[0]);
-        let quantized = self.load_weight(source, t, self.spec.residency[layer], &dst)?;
+        let quantized = self.load_weight(source, t, self.spec.residency_of(layer, module), &dst)?;
         if let (Some(sink), Some((packed, absmax))) = (sink, quantized) {
             sink.keep(t.path(), &self.backend.read(packed)?, &self.backend.read(absmax)?);
         }
@@ -162,7 +163,8 @@ fn store(
             to_nf4(b, packed, absmax)?;
             Ok(Some((packed, absmax)))
         }
-        (WeightStore::Dense(dense), Residency::Unpacked) => {
+        // Unpacked by the plan, or because a module fused with it is dense.
+        (WeightStore::Dense(dense), Residency::Unpacked | Residency::Nf4) => {
             let (packed, absmax) =
                 a.weights.staging.ok_or_else(|| Error::internal("no room was planned to unpack weights"))?;
             let len = dst.n * dst.k;
@@ -172,7 +174,7 @@ fn store(
             b.run(&Dequantize { w, dst: dense }.into())?;
             Ok(Some((packed, absmax)))
         }
-        (WeightStore::Dense(dense), _) => {
+        (WeightStore::Dense(dense), Residency::Dense) => {
             match data {
                 Fetched::Made(recipe) => b.run(&MakeDense { recipe: *recipe, dst: dense }.into())?,
                 Fetched::Read(LinearData::Dense(t)) => b.run(&LoadDense { src: t.host(), dst: dense }.into())?,
@@ -184,21 +186,4 @@ fn store(
             Ok(None)
         }
     }
-}
-
-/// cos and sin of `position · theta^(−2i/D)`, [positions, D]: D/2 cosines, then D/2 sines. The frequencies and angles are
-/// f32, as transformers computes them.
-fn rope_table(positions: usize, dim: usize, theta: f64) -> Vec<f32> {
-    let half = dim / 2;
-    let inverse: Vec<f32> =
-        (0..half).map(|i| 1.0 / theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32).collect();
-    let mut table = vec![0.0; positions * dim];
-    for (p, row) in table.chunks_exact_mut(dim).enumerate() {
-        for (i, &f) in inverse.iter().enumerate() {
-            let angle = f64::from(p as f32 * f);
-            row[i] = angle.cos() as f32;
-            row[half + i] = angle.sin() as f32;
-        }
-    }
-    table
 }

@@ -19,7 +19,7 @@ use crate::{
     },
     data::MicroBatch,
 };
-pub use arrange::{Arrangement, arrange};
+pub use arrange::{Arrangement, Group, Held, arrange, held};
 pub use graph::operations::{self, BatchShape};
 use graph::{Graph, Pass};
 pub use load::LoadProgress;

@@ -62,6 +62,8 @@ pub struct EngineSpec {
     pub saved: Vec<Saved>,
     /// Per layer.
     pub residency: Vec<Residency>,
+    /// Per layer: modules that are never quantised, whatever the layer's residency, because the checkpoint has them so.
+    pub dense_modules: Vec<Vec<Module>>,
     /// Type that a quantised weight is rounded to (Bf16 or F32).
     pub compute: DType,
     /// Storage of dense linears, embedding and head: Bf16 or F32.
@@ -83,6 +85,7 @@ impl EngineSpec {
         Self {
             saved: vec![Saved::All; model.layers],
             residency: vec![Residency::Nf4; model.layers],
+            dense_modules: vec![Vec::new(); model.layers],
             model,
             lora: None,
             training: false,
@@ -98,9 +101,19 @@ impl EngineSpec {
         }
     }
 
-    /// Whether the linears are quantised, packed or not.
+    /// Whether the linears are quantised, packed or not, but for [`EngineSpec::dense_modules`].
     pub fn four_bit(&self) -> bool {
         !self.residency.contains(&Residency::Dense)
+    }
+
+    /// How the linear `module` of `layer` is to be held.
+    pub fn residency_of(&self, layer: usize, module: Module) -> Residency {
+        if self.dense_modules[layer].contains(&module) { Residency::Dense } else { self.residency[layer] }
+    }
+
+    /// Whether any layer quantises `module`.
+    fn quantizes(&self, module: Module) -> bool {
+        (0..self.model.layers).any(|layer| self.residency_of(layer, module) != Residency::Dense)
     }
 
     /// Rows of a logits chunk that can occur.
@@ -117,7 +130,7 @@ impl EngineSpec {
             intermediate: c.intermediate,
             vocab: c.vocab,
             lora_rank: self.lora.as_ref().map_or(0, |lora| lora.r),
-            quantized: quantized_head || self.residency.iter().any(|&r| r != Residency::Dense),
+            quantized: quantized_head || Module::ALL.into_iter().any(|m| self.quantizes(m)),
             quantized_head,
             compute: self.compute,
             dense: self.dense,
@@ -131,10 +144,9 @@ impl EngineSpec {
         if self.max_rows == 0 || self.max_len == 0 || self.logit_rows == 0 {
             return Err(Error::internal("a micro-batch needs at least one row, one position and one row of logits"));
         }
-        let (saved, residency) = (self.saved.len(), self.residency.len());
-        if saved != c.layers || residency != c.layers {
-            let layers = c.layers;
-            return Err(Error::internal(format!("a plan of {saved} and {residency} layers for a model of {layers}")));
+        let planned = [self.saved.len(), self.residency.len(), self.dense_modules.len()];
+        if planned.iter().any(|&layers| layers != c.layers) {
+            return Err(Error::internal(format!("a plan of {planned:?} layers for a model of {}", c.layers)));
         }
         if self.kv_slots > self.max_rows {
             let (slots, rows) = (self.kv_slots, self.max_rows);
@@ -158,9 +170,7 @@ impl EngineSpec {
             Err(Error::setting(setting, message).advise([other]))
         };
         let odd = |k: usize| !k.is_multiple_of(nf4::BLOCK);
-        if self.residency.iter().any(|r| *r != Residency::Dense)
-            && let Some(m) = Module::ALL.iter().find(|m| odd(m.shape(c).1))
-        {
+        if let Some(m) = Module::ALL.into_iter().find(|&m| odd(m.shape(c).1) && self.quantizes(m)) {
             let (setting, other) = (Setting::new("use-4bit", true), Setting::new("use-4bit", false));
             return refused(m.name(), m.shape(c).1, setting, other);
         }

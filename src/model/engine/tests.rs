@@ -1,11 +1,13 @@
 //! Invariants of the graph on the CPU: what must not depend on packing, plan, order or neighbours, and gradients against
 //! finite differences.
 
+mod held;
+
 use super::*;
 use crate::{
     backend::{DType, Heads, Space, cpu::CpuBackend},
     data::{Sample, batch::NO_LOSS},
-    model::{LoraConfig, ModelConfig, Module, source::LinearData},
+    model::{LoraConfig, ModelConfig, Module, Targets, source::LinearData},
     quant::nf4,
     rng::{Dropout, Rng, mix64},
     tensor::Tensor,
@@ -55,6 +57,7 @@ fn model() -> ModelConfig {
         heads: Heads { q: 4, kv: 2, dim: 32 },
         vocab: 97,
         rope_theta: 1e6,
+        rope_scaling: crate::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied: true,
         max_positions: 512,
@@ -74,7 +77,7 @@ fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {
 }
 
 fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
-    LoraConfig { r: 4, alpha: 8.0, dropout, rslora: false, targets: targets.to_vec() }
+    LoraConfig { r: 4, alpha: 8.0, dropout, rslora: false, targets: targets.to_vec().into() }
 }
 
 /// An engine whose adapter is random in A and in B.
@@ -342,10 +345,25 @@ fn a_document_never_influences_another() {
 fn every_subset_of_targets_gives_the_gradients_of_the_whole() {
     // Adapters that are not there are adapters with B = 0: compare a subset with all modules whose other B are zero.
     let batches = pack(&samples(), &[&[0, 1, 2], &[3, 4, 5]]);
-    for targets in [&[Module::DownProj][..], &[Module::OProj], &[Module::UpProj], &[Module::QProj, Module::VProj]] {
-        let mut part = engine(spec(Some(lora(0.1, targets)), true));
+    let layers = model().layers;
+    let some = |modules: &[Module]| Targets::everywhere(modules.iter().copied());
+    let last_layer = Module::ALL.map(|module| (layers - 1, module));
+    let scattered =
+        [(0, Module::VProj), (0, Module::DownProj), (layers - 1, Module::QProj), (layers - 1, Module::UpProj)];
+    for targets in [
+        some(&[Module::DownProj]),
+        some(&[Module::OProj]),
+        some(&[Module::UpProj]),
+        some(&[Module::QProj, Module::VProj]),
+        Targets::at([(0, Module::OProj)], layers),
+        Targets::at(last_layer, layers),
+        Targets::at(scattered, layers),
+    ] {
+        let subset = LoraConfig { targets, ..lora(0.1, &[]) };
+        let mut part = engine(spec(Some(subset.clone()), true));
         let mut whole = engine(spec(Some(lora(0.1, &Module::ALL)), true));
-        let (small, all) = (lora(0.1, targets).slots(&model()), lora(0.1, &Module::ALL).slots(&model()));
+        let (small, all) = (subset.slots(&model()), lora(0.1, &Module::ALL).slots(&model()));
+        assert!(small.len() < all.len() && part.adapter().expect("adapter").len() == subset.parameters(&model()));
         let weights = part.adapter().expect("adapter");
         let mut flat = vec![0.0; whole.adapter().expect("adapter").len()];
         let pairs: Vec<_> = small

@@ -25,7 +25,10 @@ use crate::{
     tensor::{DType, Tensor},
 };
 pub use record::{config_file, read_config};
-use std::{ops::Range, path::Path};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// File name of the configuration.
 pub const CONFIG: &str = "adapter_config.json";
@@ -86,6 +89,13 @@ pub struct Adapter {
     pub base: Option<String>,
 }
 
+/// The first folder in `dir` that holds an adapter: PEFT saves one that has a name into a folder of that name.
+fn named_adapter(dir: &Path) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.sort();
+    found.into_iter().find(|path| path.join(WEIGHTS).is_file())
+}
+
 /// Reads the adapter in `dir`, made for `model`.
 ///
 /// # Errors
@@ -95,8 +105,14 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<Adapter> {
     if !stand_in::exists(&weights) && dir.join("adapter_model.bin").is_file() {
         return Err(Error::content(dir, "", format!("holds a pickled adapter_model.bin; irori reads {WEIGHTS} only")));
     }
+    if !stand_in::exists(&weights)
+        && let Some(named) = named_adapter(dir)
+    {
+        let message = format!("holds no {WEIGHTS}, and its folder {} does: name that one", named.display());
+        return Err(Error::content(dir, "", message));
+    }
     let file = MappedFile::open(&weights)?;
-    let (lora, base) = record::config_and_base(dir, &file)?;
+    let (lora, base) = record::config_and_base(dir, &file, model.layers)?;
     let mut flat = vec![0.0; lora.parameters(model)];
     let slots = lora.slots(model);
     let mut names = names::by_peft(&file)?;

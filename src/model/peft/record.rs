@@ -4,14 +4,18 @@ use super::{CONFIG, WEIGHTS};
 use crate::{
     Error, Result,
     files::stand_in,
-    model::{LoraConfig, Module, lora::MAX_RANK, safetensors::MappedFile},
+    model::{
+        LoraConfig, Module, Targets,
+        lora::MAX_RANK,
+        safetensors::MappedFile,
+        targets::{self, Names, Selection},
+    },
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Fields that say nothing about what the adapter computes once its weights exist.
-const HARMLESS: [&str; 13] = [
-    "arrow_config",
+const HARMLESS: [&str; 12] = [
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
@@ -27,12 +31,24 @@ const HARMLESS: [&str; 13] = [
 ];
 
 /// Fields that [`read_config`] understands.
-const KNOWN: [&str; 8] =
-    ["bias", "init_lora_weights", "lora_alpha", "lora_dropout", "peft_type", "r", "target_modules", "use_rslora"];
+const KNOWN: [&str; 13] = [
+    "alpha_pattern",
+    "bias",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_rslora",
+];
 
 /// The content of `adapter_config.json`, ending in a newline. `base` is what `base_model_name_or_path` shall say.
 pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
-    let targets: Vec<&str> = lora.targets.iter().map(|m| m.name()).collect();
     let config = json!({
         "alpha_pattern": {},
         "auto_mapping": null,
@@ -43,7 +59,7 @@ pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
         "init_lora_weights": true,
         "layer_replication": null,
         "layers_pattern": null,
-        "layers_to_transform": null,
+        "layers_to_transform": lora.targets.layers(),
         "loftq_config": {},
         "lora_alpha": number(lora.alpha),
         "lora_dropout": number(lora.dropout),
@@ -54,7 +70,7 @@ pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
         "r": lora.r,
         "rank_pattern": {},
         "revision": null,
-        "target_modules": targets,
+        "target_modules": lora.targets.names(),
         "task_type": "CAUSAL_LM",
         "use_dora": false,
         "use_rslora": lora.rslora,
@@ -69,20 +85,19 @@ fn number(x: f32) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e9 { json!(x as i64) } else { json!(x.to_string().parse::<f64>().unwrap_or(0.0)) }
 }
 
-/// Reads the configuration of the adapter in `dir`. Which modules carry an adapter is taken from the tensors, so that a
-/// `target_modules` that is a pattern needs no pattern matching.
+/// Reads the configuration of the adapter in `dir`, made for a model of `layers` layers.
 ///
 /// # Errors
 /// If a file is missing or malformed or asks for something irori does not compute; the field is named.
-pub fn read_config(dir: &Path) -> Result<LoraConfig> {
-    Ok(config_and_base(dir, &MappedFile::open(&dir.join(WEIGHTS))?)?.0)
+pub fn read_config(dir: &Path, layers: usize) -> Result<LoraConfig> {
+    Ok(config_and_base(dir, &MappedFile::open(&dir.join(WEIGHTS))?, layers)?.0)
 }
 
-pub(super) fn config_and_base(dir: &Path, weights: &MappedFile) -> Result<(LoraConfig, Option<String>)> {
+pub(super) fn config_and_base(dir: &Path, weights: &MappedFile, layers: usize) -> Result<(LoraConfig, Option<String>)> {
     let path = dir.join(CONFIG);
     let json = stand_in::read_json(&path)?;
     let fields = Fields { path, json };
-    let lora = fields.lora(present(weights))?;
+    let lora = fields.lora(&present(weights), layers)?;
     Ok((lora, fields.json.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned)))
 }
 
@@ -110,7 +125,7 @@ impl Fields {
         }
     }
 
-    fn lora(&self, present: Vec<Module>) -> Result<LoraConfig> {
+    fn lora(&self, present: &[Module], layers: usize) -> Result<LoraConfig> {
         let Some(object) = self.json.as_object() else {
             return Err(Error::content(&self.path, "", "is not a JSON object"));
         };
@@ -158,8 +173,72 @@ impl Fields {
             Some(Value::Bool(b)) => *b,
             Some(v) => return Err(self.wrong("use_rslora", format!("is {v}, expected true or false"))),
         };
-        self.check_targets(&present)?;
-        Ok(LoraConfig { r, alpha, dropout, rslora, targets: present })
+        self.check_pattern("rank_pattern", r as f64)?;
+        self.check_pattern("alpha_pattern", alpha.into())?;
+        Ok(LoraConfig { r, alpha, dropout, rslora, targets: self.targets(present, layers)? })
+    }
+
+    /// Other ranks and scales for some modules are read where they are none.
+    fn check_pattern(&self, field: &str, everywhere: f64) -> Result<()> {
+        let Some(Value::Object(pattern)) = self.json.get(field) else { return Ok(()) };
+        match pattern.iter().find(|(_, value)| value.as_f64() != Some(everywhere)) {
+            None => Ok(()),
+            Some((module, value)) => {
+                let message = format!("gives {module} {value}; irori gives every module {everywhere}");
+                Err(self.wrong(field, message))
+            }
+        }
+    }
+
+    /// The linears that the adapter is for. Whether the file holds a tensor for each is seen when they are read.
+    fn targets(&self, present: &[Module], layers: usize) -> Result<Targets> {
+        self.check_targets(present)?;
+        let only = match self.json.get("layers_to_transform").unwrap_or(&Value::Null) {
+            Value::Null => None,
+            Value::Array(list) if list.is_empty() => None,
+            Value::Array(list) => Some(list.as_slice()),
+            one => Some(std::slice::from_ref(one)),
+        };
+        let number = |value: &Value| {
+            let message = format!("names {value}, which is no layer of a model of {layers}");
+            let layer = value.as_u64().filter(|&layer| layer < layers as u64);
+            layer.map(|layer| layer as usize).ok_or_else(|| self.wrong("layers_to_transform", message))
+        };
+        let layer_numbers = only.map(|list| list.iter().map(number).collect::<Result<Vec<_>>>()).transpose()?;
+        match self.json.get("layers_pattern").unwrap_or(&Value::Null) {
+            Value::Null => {}
+            Value::String(name) if name == "layers" => {}
+            Value::Array(names) if names.iter().all(|name| name == "layers") => {}
+            other => return Err(self.wrong("layers_pattern", format!("is {other}; the layers are called \"layers\""))),
+        }
+        let targets = self.names("target_modules")?.unwrap_or(Names::All);
+        let exclude = self.names("exclude_modules")?;
+        let found = Selection { targets, exclude, layers: layer_numbers }.in_model(layers);
+        if found.is_empty() {
+            return Err(self.wrong("target_modules", format!("means no linear of a model of {layers} layers")));
+        }
+        Ok(found)
+    }
+
+    /// Modules by a list of names or by a pattern.
+    fn names(&self, field: &str) -> Result<Option<Names>> {
+        match self.json.get(field).unwrap_or(&Value::Null) {
+            Value::Null => Ok(None),
+            Value::Array(list) if list.is_empty() => Ok(None),
+            Value::String(text) if text == "all-linear" => Ok(Some(Names::All)),
+            Value::String(text) => {
+                let wrong = |e| self.wrong(field, format!("is no regular expression: {e}"));
+                Names::pattern(text).map(Some).map_err(wrong)
+            }
+            Value::Array(list) => {
+                let name = |value: &Value| {
+                    let message = format!("holds {value}, expected the name of a module");
+                    value.as_str().map(str::to_owned).ok_or_else(|| self.wrong(field, message))
+                };
+                list.iter().map(name).collect::<Result<_>>().map(|names| Some(Names::Ends(names)))
+            }
+            other => Err(self.wrong(field, format!("is {other}, expected a list of module names or a pattern"))),
+        }
     }
 
     /// A list must name the modules whose tensors there are; a string is a pattern, "all-linear" included.
@@ -169,8 +248,7 @@ impl Fields {
             Some(Value::String(_)) => {}
             Some(Value::Array(names)) => {
                 for name in names {
-                    let last = name.as_str().and_then(|n| n.rsplit('.').next());
-                    let Some(module) = last.and_then(Module::from_name) else {
+                    let Some((_, module)) = name.as_str().and_then(targets::parse) else {
                         let known = Module::ALL.map(Module::name).join(", ");
                         return Err(self.wrong(field, format!("names {name}; irori adapts {known}")));
                     };

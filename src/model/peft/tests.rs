@@ -1,11 +1,11 @@
 //! Adapters written and read again, foreign ones, and broken ones.
 
 use super::*;
-use crate::model::Module;
+use crate::model::{Module, Targets};
 use serde_json::{Value, json};
 
 fn case() -> (LoraConfig, ModelConfig) {
-    let targets = vec![Module::QProj, Module::VProj, Module::DownProj];
+    let targets = [Module::QProj, Module::VProj, Module::DownProj].into();
     let lora = LoraConfig { r: 4, alpha: 8.0, dropout: 0.05, rslora: true, targets };
     (lora, ModelConfig::preset("tiny").expect("a preset"))
 }
@@ -24,11 +24,11 @@ fn saved(edit: impl FnOnce(&mut Value)) -> (tempfile::TempDir, Vec<f32>) {
 #[test]
 fn what_is_saved_is_loaded() {
     let (lora, model) = case();
-    for targets in [json!(["q_proj", "v_proj", "down_proj"]), json!("all-linear"), json!(".*(q|v|down)_proj")] {
+    for targets in [json!(["q_proj", "v_proj", "down_proj"]), json!(".*(q|v|down)_proj")] {
         let (dir, flat) = saved(|c| c["target_modules"] = targets);
         let adapter = load(dir.path(), &model).expect("loads");
         assert_eq!(adapter, Adapter { lora: lora.clone(), flat, base: Some("base".into()) });
-        assert_eq!(read_config(dir.path()).expect("reads"), lora);
+        assert_eq!(read_config(dir.path(), model.layers).expect("reads"), lora);
     }
     let flat = vec![0.5; lora.parameters(&model)];
     assert_eq!(weights_file(&lora, &model, &flat).expect("a"), weights_file(&lora, &model, &flat).expect("b"));
@@ -58,11 +58,18 @@ fn what_irori_cannot_honour_is_refused_by_name() {
         ("use_dora", json!(true)),
         ("modules_to_save", json!(["lm_head"])),
         ("rank_pattern", json!({"q_proj": 8})),
-        ("alpha_pattern", json!({"q_proj": 8})),
+        ("alpha_pattern", json!({"q_proj": 9})),
         ("bias", json!("all")),
-        ("layers_to_transform", json!([0])),
+        ("layers_to_transform", json!([2])),
+        ("layers_to_transform", json!([-1])),
+        ("layers_to_transform", json!("0")),
+        ("layers_pattern", json!("blocks")),
+        ("exclude_modules", json!(7)),
+        ("exclude_modules", json!("(")),
+        ("exclude_modules", json!([0])),
         ("init_lora_weights", json!("pissa")),
         ("some_future_field", json!(1)),
+        ("arrow_config", json!({"top_k": 2})),
         ("peft_type", json!("IA3")),
         ("r", json!(0)),
         ("r", json!(257)),
@@ -74,7 +81,7 @@ fn what_irori_cannot_honour_is_refused_by_name() {
         ("target_modules", json!(7)),
     ] {
         let (dir, _) = saved(|c| c[field] = value.clone());
-        let error = load(dir.path(), &model).expect_err("refused").to_string();
+        let error = load(dir.path(), &model).map(|_| format!("{field} {value}")).expect_err("refused").to_string();
         assert!(error.contains(&format!("`{field}`")) && error.contains(CONFIG), "{field} {value}: {error}");
     }
 }
@@ -107,11 +114,97 @@ fn broken_files_and_other_models_are_errors_that_name_the_tensor() {
 fn adapters_of_peft_load() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
     for name in ["tied", "untied"] {
-        let (model, _) = ModelConfig::read(&root.join("models").join(name).join("config.json")).expect("a model");
+        let model = ModelConfig::read(&root.join("models").join(name).join("config.json")).expect("a model").model;
         let adapter = load(&root.join("adapters").join(name), &model).expect("an adapter");
         assert_eq!((adapter.lora.r, adapter.flat.len()), (8, adapter.lora.parameters(&model)));
         assert!(adapter.flat.iter().any(|&x| x != 0.0));
     }
+}
+
+/// Adapters on some layers only, as written here and as `target_modules`, `exclude_modules` and `layers_to_transform` of
+/// PEFT say them.
+#[test]
+fn adapters_on_some_layers_are_read_as_peft_means_them() {
+    let (lora, model) = case();
+    assert_eq!(model.layers, 2);
+    let (up, q) = (Module::UpProj, Module::QProj);
+    let config = |targets: Value, exclude: Value, layers: Value| {
+        move |c: &mut Value| {
+            c["target_modules"] = targets;
+            c["exclude_modules"] = exclude;
+            c["layers_to_transform"] = layers;
+        }
+    };
+    let null = Value::Null;
+    let path = "model.layers.1.mlp.up_proj";
+    for (places, configs) in [
+        (
+            vec![(1, up)],
+            vec![
+                config(json!(["up_proj"]), null.clone(), json!([1])),
+                config(json!(["mlp.up_proj"]), null.clone(), json!(1)),
+                config(json!([path]), null.clone(), null.clone()),
+                config(json!(r".*\.1\.mlp\.(gate|up)_proj"), json!(["gate_proj"]), null.clone()),
+                config(json!(["up_proj"]), json!(["layers.0.mlp.up_proj"]), json!([])),
+                config(json!(["up_proj"]), json!(r"model\.layers\.0\..*"), null.clone()),
+                config(json!("all-linear"), json!(r".*(q|k|v|o|gate|down)_proj"), json!([1])),
+            ],
+        ),
+        (
+            vec![(0, q), (1, q), (1, up)],
+            vec![
+                config(json!(["q_proj", path]), null.clone(), null.clone()),
+                config(json!(["q_proj", "up_proj"]), json!(["layers.0.mlp.up_proj"]), json!([0, 1])),
+            ],
+        ),
+    ] {
+        let lora = LoraConfig { targets: Targets::at(places, model.layers), ..lora.clone() };
+        let flat: Vec<f32> = (0..lora.parameters(&model)).map(|i| i as f32).collect();
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |config: &Value| std::fs::write(dir.path().join(CONFIG), config.to_string()).expect("written");
+        std::fs::write(dir.path().join(WEIGHTS), weights_file(&lora, &model, &flat).expect("bytes")).expect("written");
+        let own: Value = serde_json::from_slice(&config_file(&lora, "base")).expect("JSON");
+        write(&own);
+        assert_eq!(
+            load(dir.path(), &model).expect("ours"),
+            Adapter { lora: lora.clone(), flat: flat.clone(), base: Some("base".into()) }
+        );
+        for edit in configs {
+            let mut config = own.clone();
+            edit(&mut config);
+            write(&config);
+            let found = load(dir.path(), &model).unwrap_or_else(|e| panic!("{config}: {e}"));
+            assert_eq!((found.lora, found.flat), (lora.clone(), flat.clone()), "{config}");
+        }
+        // What the configuration names and the file lacks, and the other way round, is an error that names the tensor.
+        for (targets, layers, named) in [
+            (json!("all-linear"), null.clone(), "layers.0.self_attn."),
+            (json!(["up_proj", "q_proj"]), json!([0]), "layers."),
+        ] {
+            let mut config = own.clone();
+            self::config_of(&mut config, targets, layers);
+            write(&config);
+            let error = load(dir.path(), &model).expect_err("another set").to_string();
+            assert!(error.contains(named) || error.contains("`target_modules`"), "{error}");
+        }
+    }
+}
+
+fn config_of(config: &mut Value, targets: Value, layers: Value) {
+    config["target_modules"] = targets;
+    config["layers_to_transform"] = layers;
+}
+
+#[test]
+fn ranks_and_scales_that_are_the_same_everywhere_are_read() {
+    let (lora, model) = case();
+    let (dir, flat) = saved(|c| {
+        c["rank_pattern"] = json!({"q_proj": 4, "layers.0.mlp.down_proj": 4});
+        c["alpha_pattern"] = json!({"v_proj": 8.0});
+        c["layers_to_transform"] = json!([0, 1]);
+        c["layers_pattern"] = json!(["layers"]);
+    });
+    assert_eq!(load(dir.path(), &model).expect("loads"), Adapter { lora, flat, base: Some("base".into()) });
 }
 
 /// Rewrites the names of a saved adapter's tensors.

@@ -18,10 +18,15 @@ pub(super) type Find<'f, 'a> = &'f dyn Fn(&str) -> Result<&'a MappedFile>;
 
 /// The U8 tensor `name` of `len` bytes and any shape.
 fn bytes<'a>(file: &'a MappedFile, name: &str, len: usize) -> Result<&'a [u8]> {
-    let entry = file.entry(name).ok_or_else(|| file.wrong(name, "is missing"))?;
-    if entry.dtype != Some(DType::U8) {
+    if file.entry(name).is_some_and(|e| e.dtype != Some(DType::U8)) {
         return Err(file.wrong(name, "is not of type U8"));
     }
+    raw(file, name, len)
+}
+
+/// The bytes of the tensor `name` of any type and shape, `len` of them.
+fn raw<'a>(file: &'a MappedFile, name: &str, len: usize) -> Result<&'a [u8]> {
+    let entry = file.entry(name).ok_or_else(|| file.wrong(name, "is missing"))?;
     match file.bytes(entry) {
         bytes if bytes.len() == len => Ok(bytes),
         bytes => Err(file.wrong(name, format!("has {} bytes, expected {len}", bytes.len()))),
@@ -33,7 +38,8 @@ pub(super) fn linear<'a>(path: &str, n: usize, k: usize, find: Find<'_, 'a>) -> 
     let weight = format!("{path}.weight");
     let record = |suffix: &str| format!("{weight}.{suffix}");
     let state = quant_state(&record(state::QUANT_STATE), n, k, find)?;
-    let packed = bytes(find(&weight)?, &weight, n * k / 2)?;
+    // `bnb_4bit_quant_storage` may give the packed bytes the name of another type: they are the same bytes.
+    let packed = raw(find(&weight)?, &weight, n * k / 2)?;
     let codebook = record(state::QUANT_MAP);
     if find(&codebook)?.values(&codebook, 16)? != nf4::CODE {
         return Err(find(&codebook)?.wrong(&codebook, "is not the NF4 codebook"));

@@ -18,7 +18,8 @@ pub fn locate(name: &'static str, given: &Path) -> Result<PathBuf> {
         return Ok(given.to_path_buf());
     }
     let text = given.to_str().unwrap_or_default();
-    Hub::of(&|variable| std::env::var_os(variable)).snapshot(text).map_err(|looked| {
+    let environment = Environment { variables: &|variable| std::env::var_os(variable), account: &account };
+    Hub::of(&environment).snapshot(text).map_err(|looked| {
         wrong(format!(
             "is neither a path that is there nor in the Hugging Face cache ({looked}); irori does not download: use \
              `huggingface-cli download` or wget"
@@ -26,30 +27,42 @@ pub fn locate(name: &'static str, given: &Path) -> Result<PathBuf> {
     })
 }
 
+/// What decides where the cache is.
+struct Environment<'a> {
+    /// Environment variables.
+    variables: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The home directory that the system knows of an account: of the process's own, or of the one that is named.
+    account: &'a dyn Fn(Option<&str>) -> Option<PathBuf>,
+}
+
+/// See [`Environment`]. Accounts that are not in `/etc/passwd` are not found by name.
+fn account(name: Option<&str>) -> Option<PathBuf> {
+    let Some(name) = name else { return std::env::home_dir() };
+    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+    let fields = |line: &'_ str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let found = accounts.lines().map(fields).find(|fields| fields.first().is_some_and(|f| f == name))?;
+    found.get(5).map(PathBuf::from)
+}
+
 /// The places where a cache may be, the one that counts first, each with what names it.
 struct Hub(Vec<(&'static str, PathBuf)>);
 
-type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
 impl Hub {
-    /// The places by these environment variables. An empty variable is one that is not set.
-    fn of(variables: Variables) -> Self {
-        let set = |name: &str| variables(name).filter(|v| !v.is_empty());
-        // Where HOME is not set, Windows has USERPROFILE.
-        let home = set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from);
-        let place = |name: &'static str, below: &str| {
-            let value = set(name)?;
-            Some((name, expand(&value, home.as_deref(), &set).join(below)))
-        };
-        let default = home.as_ref().map(|h| ("HOME", h.join(".cache/huggingface/hub")));
+    /// The places as `constants.py` makes them of the environment: it expands `HF_HOME` and then what follows from it once
+    /// more, and an empty variable is one that is set, to the directory in which the process runs.
+    fn of(environment: &Environment) -> Self {
+        let set = |name: &'static str| (environment.variables)(name).map(|value| (name, PathBuf::from(value)));
+        let expanded = |path: PathBuf| environment.expand(path);
+        let default = environment.home().map(|home| ("HOME", home.join(".cache")));
+        let below = |(name, path): (&'static str, PathBuf)| (name, expanded(path.join("huggingface")).join("hub"));
         let places = [
-            place("HF_HUB_CACHE", ""),
-            place("HUGGINGFACE_HUB_CACHE", ""),
-            place("HF_HOME", "hub"),
-            place("XDG_CACHE_HOME", "huggingface/hub"),
-            default,
+            set("HF_HUB_CACHE"),
+            set("HUGGINGFACE_HUB_CACHE"),
+            set("HF_HOME").map(|(name, path)| (name, expanded(path).join("hub"))),
+            set("XDG_CACHE_HOME").map(below),
+            default.map(below),
         ];
-        Self(places.into_iter().flatten().collect())
+        Self(places.into_iter().flatten().map(|(name, path)| (name, expanded(path))).collect())
     }
 
     /// The snapshot of `ID` or `ID@REVISION`, or why there is none.
@@ -115,33 +128,52 @@ fn of_repository(repository: &Path, id: &str, revision: Option<&str>) -> std::re
     }
 }
 
-/// Python's `expandvars(expanduser(value))`: `~` and `~/…` are the home directory; `$NAME` and `${NAME}` are replaced where
-/// they are set and stay where they are not. A path that is not UTF-8 stays as it is.
-fn expand(value: &OsString, home: Option<&Path>, set: Variables) -> PathBuf {
-    let Some(text) = value.to_str() else { return PathBuf::from(value) };
-    let text = match (text.strip_prefix('~'), home.and_then(Path::to_str)) {
-        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => format!("{home}{rest}"),
-        _ => text.to_owned(),
-    };
-    let mut out = String::new();
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find('$') {
-        out += &rest[..at];
-        let after = &rest[at + 1..];
-        let (name, whole) = match after.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
-            Some((name, _)) => (name, name.len() + 2),
-            None => {
-                let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
-                (&after[..end], end)
-            }
-        };
-        match set(name).and_then(|v| v.into_string().ok()).filter(|_| !name.is_empty()) {
-            Some(value) => out += &value,
-            None => out += &rest[at..at + 1 + whole],
-        }
-        rest = &after[whole..];
+impl Environment<'_> {
+    /// What `~` means: `HOME` (on Windows `USERPROFILE`) if it is set, else what the system says.
+    fn home(&self) -> Option<PathBuf> {
+        let variable = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+        (self.variables)(variable).map(PathBuf::from).or_else(|| (self.account)(None))
     }
-    PathBuf::from(out + rest)
+
+    /// Python's `expandvars(expanduser(path))`: `~` and `~/…` are the home directory, `~name` that of an account; `$NAME` and
+    /// `${NAME}` are replaced, where they are set. What is not known stays. A path that is not UTF-8 stays as it is.
+    fn expand(&self, path: PathBuf) -> PathBuf {
+        let Some(text) = path.to_str() else { return path };
+        let text = self.without_tilde(text);
+        let mut out = String::new();
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find('$') {
+            out += &rest[..at];
+            let after = &rest[at + 1..];
+            let (name, whole) = match after.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+                Some((name, _)) => (name, name.len() + 2),
+                None => {
+                    let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+                    (&after[..end], end)
+                }
+            };
+            // The environment is not asked for names that cannot be in it.
+            let valid = !name.is_empty() && !name.contains(['=', '\0']);
+            let value = valid.then(|| (self.variables)(name)).flatten();
+            match value.and_then(|v| v.into_string().ok()) {
+                Some(value) => out += &value,
+                None => out += &rest[at..at + 1 + whole],
+            }
+            rest = &after[whole..];
+        }
+        PathBuf::from(out + rest)
+    }
+
+    fn without_tilde(&self, text: &str) -> String {
+        let Some(after) = text.strip_prefix('~') else { return text.to_owned() };
+        let (name, rest) = after.split_at(after.find('/').unwrap_or(after.len()));
+        let home = if name.is_empty() { self.home() } else { (self.account)(Some(name)) };
+        match home.as_deref().and_then(Path::to_str).map(|home| home.trim_end_matches('/')) {
+            Some("") if rest.is_empty() => "/".to_owned(),
+            Some(home) => format!("{home}{rest}"),
+            None => text.to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,10 +182,19 @@ mod tests {
     use std::fs;
 
     fn hub(variables: &[(&str, &str)]) -> Hub {
-        Hub::of(&|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).into()))
+        Hub::of(&Environment {
+            variables: &|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).into()),
+            account: &|name| match name {
+                None => variables.iter().find(|(n, _)| n.is_empty()).map(|(_, value)| (*value).into()),
+                Some("other") => Some("/home/other/".into()),
+                Some(_) => None,
+            },
+        })
     }
 
-    /// As `huggingface_hub.constants` has them in an environment of these variables.
+    /// As `huggingface_hub.constants` (2.4.0) has them in an environment of these variables: `tests/packages` compares them
+    /// with the package itself.
+    #[cfg(unix)]
     #[test]
     fn the_place_is_that_of_huggingface_hub() {
         let home = ("HOME", "/home/u");
@@ -163,19 +204,32 @@ mod tests {
         let new = ("HF_HUB_CACHE", "/new");
         for (variables, place) in [
             (&[home][..], "/home/u/.cache/huggingface/hub"),
-            (&[("USERPROFILE", "/users/u")], "/users/u/.cache/huggingface/hub"),
+            (&[("HOME", "/")], "/.cache/huggingface/hub"),
+            // The system's home directory, where HOME is not set.
+            (&[("", "/users/u"), ("USERPROFILE", "/elsewhere")], "/users/u/.cache/huggingface/hub"),
+            (&[("", "/users/u"), ("HF_HOME", "~/x")], "/users/u/x/hub"),
             (&[home, xdg], "/xdg/huggingface/hub"),
             (&[home, xdg, hf], "/hf/hub"),
             (&[home, xdg, hf, old], "/old"),
             (&[home, xdg, hf, old, new], "/new"),
-            (&[home, hf, ("HF_HUB_CACHE", "")], "/hf/hub"),
             (&[home, ("HF_HOME", "~")], "/home/u/hub"),
             (&[home, ("HF_HOME", "~/x")], "/home/u/x/hub"),
-            (&[home, ("HF_HOME", "~other/x")], "~other/x/hub"),
+            (&[home, ("HF_HOME", "~other/x")], "/home/other/x/hub"),
+            (&[home, ("HF_HOME", "~nobody/x")], "~nobody/x/hub"),
+            (&[home, ("HF_HOME", "a/~")], "a/~/hub"),
             (&[home, ("XDG_CACHE_HOME", "~/c")], "/home/u/c/huggingface/hub"),
             (&[home, ("D", "/d"), ("HF_HOME", "$D/x")], "/d/x/hub"),
-            (&[home, ("D", "/d"), ("HF_HUB_CACHE", "${D}x/$E/${F}/$")], "/dx/$E/${F}/$"),
+            (&[home, ("D", "/d"), ("HF_HUB_CACHE", "${D}x/$E/${F}/${}$")], "/dx/$E/${F}/${}$"),
             (&[home, ("D_1", "d"), ("HUGGINGFACE_HUB_CACHE", "~/$D_1-1")], "/home/u/d-1"),
+            (&[home, ("E", ""), ("HF_HUB_CACHE", "/a${E}b")], "/ab"),
+            // HF_HOME is expanded once for itself and once as a part of the hub's place; what is put in is not looked at again.
+            (&[home, ("A", "$B"), ("B", "/b"), ("HF_HOME", "$A")], "/b/hub"),
+            (&[home, ("A", "$B"), ("B", "/b"), ("HF_HUB_CACHE", "$A")], "$B"),
+            (&[home, ("HF_HOME", "relative")], "relative/hub"),
+            // An empty one counts: the directory in which the process runs.
+            (&[home, xdg, ("HF_HOME", "")], "hub"),
+            (&[home, hf, ("HF_HUB_CACHE", "")], ""),
+            (&[home, ("XDG_CACHE_HOME", "")], "huggingface/hub"),
         ] {
             // With a slash at its end or without.
             assert_eq!(hub(variables).0[0].1.components(), Path::new(place).components(), "{variables:?}");

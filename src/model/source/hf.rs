@@ -1,13 +1,16 @@
 //! A model directory as Hugging Face libraries write it: config.json and safetensors, single or in shards, dense or
 //! quantised by bitsandbytes.
 
-use super::{LinearData, ModelConfig, WeightSource, bnb};
+use super::{
+    LinearData, ModelConfig, WeightSource, bnb,
+    stored::{self, Stored},
+};
 use crate::{
     Error, Result, digest,
     files::stand_in,
     model::{
-        catalogue::EMBEDDING,
-        config::Quantization,
+        catalogue::{EMBEDDING, HEAD, tensors},
+        config::{ConfigFile, Quantization},
         safetensors::MappedFile,
         sink::{INDEX, SINGLE},
     },
@@ -43,18 +46,23 @@ pub struct HfDirectory {
     dir: PathBuf,
     config: ModelConfig,
     quantization: Option<Quantization>,
+    stored: Stored,
     files: Vec<MappedFile>,
     place: BTreeMap<String, usize>,
+    /// What there is to say before anything is read.
+    remarks: Vec<String>,
 }
 
 impl HfDirectory {
     /// Maps every weight file of `dir` and checks their headers.
     ///
     /// # Errors
-    /// If config.json is not a model irori knows, or a weight file is missing or malformed.
+    /// If config.json is not a model irori knows, a weight file is missing or malformed, a tensor is missing, or there is one
+    /// that has no place in the model.
     pub fn open(dir: &Path) -> Result<Self> {
-        let (config, quantization) = ModelConfig::read(&dir.join("config.json"))?;
+        let ConfigFile { model: config, quantization, mut remarks } = ModelConfig::read(&dir.join("config.json"))?;
         let files: Vec<MappedFile> = weight_files(dir)?.iter().map(|p| MappedFile::open(p)).collect::<Result<_>>()?;
+        check_index(dir, &files)?;
         let mut place = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
             for (name, _) in file.entries() {
@@ -65,8 +73,18 @@ impl HfDirectory {
                 }
             }
         }
-        let source = Self { dir: dir.to_path_buf(), config, quantization, files, place };
+        let entry = |name: &str| place.get(name).and_then(|&i: &usize| files[i].entry(name));
+        let stored = Stored::new(&config, quantization.as_ref(), entry);
+        remarks.extend_from_slice(stored.remarks());
+        let mut source = Self { dir: dir.to_path_buf(), config, quantization, stored, files, place, remarks };
         source.refuse_other_storage()?;
+        stored::refuse_adapters(&source.files)?;
+        tensors(&source.config).iter().try_for_each(|t| source.file_of(&t.name).map(drop))?;
+        if let [first, rest @ ..] = &source.stored.unused(&source.config, &source.files)?[..] {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            let remark = format!("{}: tensor `{first}`{more}: no part of a Qwen3, and not used", dir.display());
+            source.remarks.push(remark);
+        }
         Ok(source)
     }
 
@@ -88,7 +106,11 @@ impl HfDirectory {
 
     fn file_of(&self, name: &str) -> Result<&MappedFile> {
         self.place.get(name).map(|&i| &self.files[i]).ok_or_else(|| {
-            Error::content(&self.dir, format!("tensor `{name}`"), "is in none of the model's weight files")
+            let own_head = name.strip_suffix(".weight") == Some(HEAD);
+            let why =
+                if own_head { ", and config.json does not tie the head (field `tie_word_embeddings`)" } else { "" };
+            let message = format!("is in none of the model's weight files{why}");
+            Error::content(&self.dir, format!("tensor `{name}`"), message)
         })
     }
 }
@@ -130,6 +152,24 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|n| dir.join(n)).collect())
 }
 
+/// Looks whether each shard has the tensors that the index says.
+fn check_index(dir: &Path, files: &[MappedFile]) -> Result<()> {
+    if files.iter().any(|f| f.path().ends_with(SINGLE)) {
+        return Ok(());
+    }
+    let index = dir.join(INDEX);
+    let json = stand_in::read_json(&index)?;
+    for (tensor, shard) in json.get("weight_map").and_then(|m| m.as_object()).into_iter().flatten() {
+        let Some(shard) = shard.as_str() else { continue };
+        let file = files.iter().find(|f| f.path() == dir.join(shard));
+        if file.is_none_or(|f| f.entry(tensor).is_none()) {
+            let at = format!("field `weight_map.{tensor}`");
+            return Err(Error::content(&index, at, format!("names {shard}, which has no such tensor")));
+        }
+    }
+    Ok(())
+}
+
 /// What a directory without the model's safetensors has in their place, in words that end the sentence.
 fn weights_instead(dir: &Path) -> String {
     const OTHERS: [&str; 8] = [".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".safetensors"];
@@ -158,25 +198,48 @@ impl WeightSource for HfDirectory {
     }
 
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
-        let weight = format!("{path}.weight");
-        let file = self.file_of(&weight)?;
-        let packed = file.entry(&weight).is_some_and(|e| e.dtype == Some(DType::U8));
-        if packed && self.quantization.is_some() {
+        if self.is_packed(path) {
             return bnb::linear(path, n, k, &|name| self.file_of(name)).map(LinearData::Nf4);
         }
-        file.floats(&weight, &[n, k]).map(LinearData::Dense)
+        let weight = format!("{path}.weight");
+        self.file_of(&weight)?.floats(&weight, &[n, k]).map(LinearData::Dense)
     }
 
     fn dense_dtype(&self) -> DType {
-        let embedding = format!("{EMBEDDING}.weight");
-        match self.file_of(&embedding).ok().and_then(|f| f.entry(&embedding)).and_then(|e| e.dtype) {
-            Some(DType::F32) => DType::F32,
-            _ => DType::Bf16,
-        }
+        let finer = |name: &str| {
+            let dtype = self.file_of(name).ok().and_then(|f| f.entry(name)).and_then(|e| e.dtype);
+            matches!(dtype, Some(DType::F32 | DType::F16))
+        };
+        let matrices = tensors(&self.config).into_iter().filter(|t| t.shape.len() > 1 && !self.is_packed(t.path()));
+        if matrices.into_iter().any(|t| finer(&t.name)) { DType::F32 } else { DType::Bf16 }
     }
 
     fn is_quantized(&self) -> bool {
-        self.quantization.is_some()
+        self.stored.any_packed()
+    }
+
+    fn is_packed(&self, path: &str) -> bool {
+        self.stored.is_packed(path)
+    }
+
+    fn stays_dense(&self, path: &str) -> bool {
+        self.stored.stays_dense(path)
+    }
+
+    fn compute(&self) -> Option<&str> {
+        self.quantization.as_ref().filter(|_| self.is_quantized())?.compute.as_deref()
+    }
+
+    fn remarks(&self) -> Result<Vec<String>> {
+        let mut remarks = self.remarks.clone();
+        let head = format!("{HEAD}.weight");
+        if let Some(&i) = self.place.get(&head).filter(|_| self.config.tied) {
+            let file = &self.files[i];
+            let embedding = self.tensor(&format!("{EMBEDDING}.weight"), &[self.config.vocab, self.config.hidden])?;
+            remarks.extend(stored::other_head(&embedding, file.entry(&head).map(|e| (file, e)))?);
+            file.release(&head);
+        }
+        Ok(remarks)
     }
 
     /// SHA-256 over the configuration and, of every tensor, its name, type, shape and up to 4 KiB from its beginning,
@@ -185,6 +248,10 @@ impl WeightSource for HfDirectory {
         const SPAN: usize = 4096;
         let mut hash = Sha256::new();
         hash.update(self.config.identity());
+        // Else the types of the tensors say it.
+        if !self.is_quantized() {
+            self.stored.dense().for_each(|path| hash.update(format!("\nstays dense {path}\n")));
+        }
         for (name, &i) in &self.place {
             let file = &self.files[i];
             let Some(entry) = file.entry(name) else { continue };

@@ -3,8 +3,11 @@
 mod bnb;
 pub mod cache;
 mod hf;
+#[cfg(test)]
+pub(crate) mod made;
 mod open;
 pub mod packed;
+mod stored;
 mod synthetic;
 #[cfg(test)]
 mod tests;
@@ -40,7 +43,7 @@ pub trait WeightSource: Send + Sync {
     /// The weight of the linear `path` (without ".weight"), [n, k].
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>>;
 
-    /// Type that dense weights are stored in: F32 where the embedding is, else Bf16 (F16 files are converted).
+    /// Type that holds every matrix that is stored dense without rounding it: Bf16 where all are, else F32.
     fn dense_dtype(&self) -> DType;
 
     /// How the tensor called `name` can be made on a device, where it is not read from anywhere but made.
@@ -48,9 +51,33 @@ pub trait WeightSource: Send + Sync {
         None
     }
 
-    /// Whether the linears are quantised in the source already.
+    /// Whether linears are quantised in the source already.
     fn is_quantized(&self) -> bool {
         false
+    }
+
+    /// Whether the linear `path`, or the head, is quantised in the source.
+    fn is_packed(&self, _path: &str) -> bool {
+        false
+    }
+
+    /// Whether a base in 4 bits holds the linear `path` of a layer dense all the same: it is dense among quantised ones, or
+    /// the configuration excepts it.
+    fn stays_dense(&self, _path: &str) -> bool {
+        false
+    }
+
+    /// Type that a quantised weight is rounded to in use, as the configuration asks: "bfloat16".
+    fn compute(&self) -> Option<&str> {
+        None
+    }
+
+    /// What of the source is not used, or not as its configuration says: each a sentence. May read the head once.
+    ///
+    /// # Errors
+    /// If a tensor that must be looked at is malformed.
+    fn remarks(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Identifies the weights in checkpoints: the same for the same bytes, cheap to get (sizes, headers and sampled

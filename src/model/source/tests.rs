@@ -143,7 +143,7 @@ fn quantising_merging_and_copying_see_it_in_every_type() {
         let dir = written_as(dtype);
         let dir = dir.path().join("m");
         let model = HfDirectory::open(&dir).expect("opens").config().clone();
-        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: vec![Module::QProj] };
+        let lora = LoraConfig { r: 2, alpha: 4.0, dropout: 0.0, rslora: false, targets: [Module::QProj].into() };
         let flat = vec![0.01; lora.parameters(&model)];
         let adapter = peft::Adapter { lora, flat, base: None };
         type Work<'a> = (&'a str, &'a dyn Fn(&dyn WeightSource) -> Result<()>);
@@ -175,7 +175,7 @@ fn quantising_merging_and_copying_see_it_in_every_type() {
 fn a_result_that_its_type_cannot_hold_is_refused() {
     let dir = written_as(DType::F16);
     let source = HfDirectory::open(&dir.path().join("m")).expect("opens");
-    let lora = LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, rslora: false, targets: vec![Module::QProj] };
+    let lora = LoraConfig { r: 1, alpha: 1.0, dropout: 0.0, rslora: false, targets: [Module::QProj].into() };
     let flat = vec![300.0; lora.parameters(source.config())];
     let adapter = peft::Adapter { lora, flat, base: None };
     let beside = Beside { nf4: false, nf4_head: false };

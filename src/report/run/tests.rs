@@ -55,7 +55,7 @@ fn run(records: &[Record]) -> tempfile::TempDir {
     }
     let settings = "model = \"<b>synthetic\"\nlearning-rate = 2e-4\ntarget-modules = [\"q_proj\"]\n[extra]\nx = true\n";
     std::fs::write(dir.path().join("run.toml"), settings).expect("written");
-    let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.to_vec() };
+    let lora = LoraConfig { r: 16, alpha: 32.0, dropout: 0.05, rslora: false, targets: Module::ALL.into() };
     std::fs::write(dir.path().join(peft::CONFIG), peft::config_file(&lora, "Qwen3-0.6B")).expect("written");
     dir
 }

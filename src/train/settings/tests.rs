@@ -16,7 +16,7 @@ fn config(text: &str) -> Result<TrainConfig> {
 #[test]
 fn defaults_are_those_of_transformers_scripts() {
     let c = config("").unwrap();
-    assert_eq!(c.lora().unwrap().targets, Module::ALL);
+    assert_eq!(c.lora(3).unwrap().targets, Module::ALL.into());
     assert_eq!((c.samples_per_step(), c.token_budget(), c.logging_steps), (8, 2048, 1));
     assert_eq!((c.learning_rate, c.lora_r, c.lora_alpha, c.seed), (2e-4, 16, 32.0, 42));
     assert!(c.base.use_4bit && !c.base.head_4bit && c.loss_on == LossOn::Answer);
@@ -62,6 +62,56 @@ fn absurd_values_are_errors_that_name_the_setting() {
     assert!(e.contains("`batch-size = 60000`: times `max-seq-length = 100000`"), "{e}");
     let e = settings("model = \"m\"\noutput-dir = \"o\"").decide().unwrap_err().to_string();
     assert!(e.starts_with("`train-file`: is missing"), "{e}");
+}
+
+#[test]
+fn adapters_on_some_modules_and_layers() {
+    let on = |text: &str| config(text).and_then(|c| c.lora(3)).map(|lora| lora.targets.to_string());
+    for (text, expected) in [
+        ("target-modules = [\" v_proj\", \"q_proj\"]", "q_proj v_proj"),
+        ("exclude-modules = [\"mlp.up_proj\", \"gate_proj\", \"down_proj\"]", "q_proj k_proj v_proj o_proj"),
+        ("target-modules = [\"q_proj\"]\nlayers-to-transform = [2, 0]", "q_proj in layers 0 2"),
+        ("target-modules = [\"layers.1.mlp.up_proj\"]", "up_proj in layers 1"),
+        ("target-modules = [\"up_proj\"]\nexclude-modules = [\"model.layers.0.mlp.up_proj\"]", "up_proj in layers 1 2"),
+    ] {
+        assert_eq!(on(text).unwrap(), expected, "{text}");
+    }
+    for (text, named) in [
+        ("layers-to-transform = [3]", "`layers-to-transform = 3`: there is no layer 3 in a model of 3, from 0 to 2"),
+        ("target-modules = [\"layers.7.mlp.up_proj\"]", "`target-modules = layers.7.mlp.up_proj`: there is no layer 7"),
+        ("exclude-modules = [\"up\"]", "`exclude-modules = up`: there is no such module"),
+        ("exclude-modules = [\"all\"]", "`exclude-modules = all`: there is no such module"),
+        ("target-modules = [\"q_proj\"]\nexclude-modules = [\"up_proj\"]", "excludes nothing of what"),
+        ("target-modules = [\"q_proj\"]\nexclude-modules = [\"q_proj\"]", "nothing would be trained"),
+        ("target-modules = [\"layers.1.mlp.up_proj\"]\nlayers-to-transform = [0]", "nothing would be trained"),
+    ] {
+        let e = on(text).unwrap_err();
+        assert!(e.to_string().contains(named) && e.exit_code() == 2, "{text}: {e}");
+    }
+    let same = |a: &str, b: &str| config(a).unwrap().trajectory() == config(b).unwrap().trajectory();
+    assert!(same("layers-to-transform = [2, 0, 2]", "layers-to-transform = [0, 2]"));
+    assert!(!same("layers-to-transform = [0]", "") && same("target-modules = [\"all-linear\"]", ""));
+    let mut earlier = config("").unwrap().trajectory();
+    earlier.retain(|name, _| name != "exclude-modules" && name != "layers-to-transform");
+    assert_eq!(differences(&earlier, &config("").unwrap().trajectory()), Vec::<String>::new());
+}
+
+#[test]
+fn what_other_programs_are_told() {
+    let script = "max-steps-override = -1\nbf16 = true\nfp16 = false\nlora-bias = \"none\"\noptim = \"adamw_torch\"\n\
+                  gradient-checkpointing = true";
+    let (moved, plain) = (config(script).unwrap(), config("").unwrap());
+    assert_eq!((&moved, moved.trajectory()), (&plain, plain.trajectory()), "it says nothing new");
+    for (text, named) in [
+        ("max-steps = -2", "`max-steps = -2`: must be from 1 to"),
+        ("bf16 = false", "`bf16 = false`"),
+        ("fp16 = true", "`fp16 = true`"),
+        ("bias = \"all\"", "`lora-bias = all`"),
+        ("optim = \"paged_adamw_8bit\"", "`optim = paged_adamw_8bit`"),
+    ] {
+        let e = config(text).unwrap_err();
+        assert!(e.to_string().starts_with(named) && e.exit_code() == 2, "{text}: {e}");
+    }
 }
 
 #[test]

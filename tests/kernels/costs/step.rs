@@ -32,13 +32,14 @@ fn spec(dropout: bool) -> EngineSpec {
     let model = model();
     let (alpha, dropout) = (2.0 * RANK as f32, if dropout { 0.05 } else { 0.0 });
     EngineSpec {
-        lora: Some(LoraConfig { r: RANK, alpha, dropout, rslora: false, targets: Module::ALL.to_vec() }),
+        lora: Some(LoraConfig { r: RANK, alpha, dropout, rslora: false, targets: Module::ALL.into() }),
         training: true,
         max_rows: ROWS,
         max_len: DOCUMENT,
         logit_rows: LOGIT_ROWS,
         saved: vec![Saved::All; model.layers],
         residency: vec![Residency::Nf4; model.layers],
+        dense_modules: vec![Vec::new(); model.layers],
         model,
         compute: DType::Bf16,
         dense: DType::Bf16,

@@ -71,6 +71,7 @@ fn model(tied: bool) -> ModelConfig {
         heads: Heads { q: 4, kv: 2, dim: 128 },
         vocab: 520,
         rope_theta: 1e6,
+        rope_scaling: irori::model::rope::RopeScaling::Default,
         rms_eps: 1e-6,
         tied,
         max_positions: 512,
@@ -78,7 +79,7 @@ fn model(tied: bool) -> ModelConfig {
 }
 
 pub fn lora(dropout: f32, targets: &[Module]) -> LoraConfig {
-    LoraConfig { r: 8, alpha: 16.0, dropout, rslora: false, targets: targets.to_vec() }
+    LoraConfig { r: 8, alpha: 16.0, dropout, rslora: false, targets: targets.to_vec().into() }
 }
 
 pub fn spec(lora: Option<LoraConfig>, training: bool) -> EngineSpec {

@@ -99,8 +99,10 @@ impl Places {
         parts
     }
 
-    /// Whether any module of `group` in `layer` carries an adapter.
-    pub(super) fn adapted(&self, layer: usize, group: Group) -> bool {
-        self.layers[layer][group as usize].iter().any(|p| p.adapter.is_some())
+    /// The first fused linear of the forward pass that carries an adapter; there the backward pass ends.
+    pub(super) fn lowest(&self) -> Option<(usize, Group)> {
+        let adapted =
+            |layer: usize, group: Group| self.layers[layer][group as usize].iter().any(|p| p.adapter.is_some());
+        (0..self.layers.len()).find_map(|layer| Some((layer, Group::ALL.into_iter().find(|&g| adapted(layer, g))?)))
     }
 }

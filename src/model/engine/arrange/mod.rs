@@ -12,7 +12,7 @@ use crate::{
 };
 pub use activations::{LayerActivations, Workspace};
 pub use adapter::AdapterBuffers;
-pub use weights::{BaseWeights, Group};
+pub use weights::{BaseWeights, Group, Held, held};
 
 /// Indices of a micro-batch.
 #[derive(Debug, Clone, Copy)]
@@ -96,9 +96,9 @@ impl Arrangement {
         self.adapter.as_ref().map_or(Vec::new(), |flat| self.places.parts(flat, layer, group, rows))
     }
 
-    /// Whether any module of `group` in `layer` carries an adapter.
-    pub fn adapted(&self, layer: usize, group: Group) -> bool {
-        self.places.adapted(layer, group)
+    /// The first fused linear of the forward pass that carries an adapter, with its layer: below it no gradient is needed.
+    pub fn lowest_adapter(&self) -> Option<(usize, Group)> {
+        self.places.lowest()
     }
 }
 

@@ -92,15 +92,17 @@ impl BaseWeights {
         let positions = spec.max_len.max(if spec.kv_slots > 0 { spec.kv_capacity } else { 0 });
         let rope = l.take(Kind::EmbeddingAndHead, DType::F32, positions * dim);
         let norm = |l: &mut Layout, len| l.take(Kind::EmbeddingAndHead, DType::F32, len);
-        let layers = spec.residency.iter().map(|&residency| LayerWeights {
+        let layers = (0..c.layers).map(|layer| LayerWeights {
             input_norm: norm(l, hidden),
             post_norm: norm(l, hidden),
             q_norm: norm(l, dim),
             k_norm: norm(l, dim),
-            linears: Group::ALL.map(|g| linear(spec, properties, l, residency, g)),
+            linears: Group::ALL.map(|g| linear(spec, properties, l, layer, g)),
         });
         let layers = layers.collect();
-        let staging = spec.residency.contains(&Residency::Unpacked).then(|| {
+        let unpacked =
+            |layer| Group::ALL.into_iter().any(|g| matches!(held(spec, layer, g), Held::Unpacked | Held::Mixed));
+        let staging = (0..c.layers).any(unpacked).then(|| {
             let most = Module::ALL.iter().map(|m| m.shape(c)).map(|(n, k)| n * k).max().unwrap_or(0);
             let packed = l.take(Kind::Scratch, DType::U8, most.div_ceil(2));
             (packed, l.take(Kind::Scratch, DType::F32, most.div_ceil(nf4::BLOCK)))
@@ -110,18 +112,41 @@ impl BaseWeights {
     }
 }
 
-fn linear(
-    spec: &EngineSpec,
-    properties: &dyn Properties,
-    l: &mut Layout,
-    residency: Residency,
-    group: Group,
-) -> Weight {
+/// How a fused linear is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// All of it packed.
+    Nf4,
+    /// All of it quantised, and unpacked.
+    Unpacked,
+    /// Nothing of it quantised.
+    Dense,
+    /// Some of its modules quantised and some not. One product takes one matrix, so the quantised ones are unpacked beside the
+    /// others: the same numbers.
+    Mixed,
+}
+
+/// How the modules of `group` in `layer` are held together.
+pub fn held(spec: &EngineSpec, layer: usize, group: Group) -> Held {
+    let dense = group.modules().iter().filter(|&&m| spec.residency_of(layer, m) == Residency::Dense).count();
+    match spec.residency[layer] {
+        _ if dense == group.modules().len() => Held::Dense,
+        _ if dense > 0 => Held::Mixed,
+        Residency::Nf4 => Held::Nf4,
+        Residency::Unpacked => Held::Unpacked,
+        Residency::Dense => Held::Dense,
+    }
+}
+
+fn linear(spec: &EngineSpec, properties: &dyn Properties, l: &mut Layout, layer: usize, group: Group) -> Weight {
     let (n, k) = group.shape(&spec.model);
-    let store = match residency {
-        Residency::Nf4 => nf4_store(spec, l, Kind::QuantizedWeights, n * k),
-        Residency::Unpacked => WeightStore::Dense(l.take(Kind::DenseWeights, properties.activation(), n * k)),
-        Residency::Dense => WeightStore::Dense(l.take(Kind::DenseWeights, spec.dense, n * k)),
+    let mut dense = |dtype| WeightStore::Dense(l.take(Kind::DenseWeights, dtype, n * k));
+    let store = match held(spec, layer, group) {
+        Held::Nf4 => nf4_store(spec, l, Kind::QuantizedWeights, n * k),
+        Held::Unpacked => dense(properties.activation()),
+        Held::Dense => dense(spec.dense),
+        // What holds both without rounding either.
+        Held::Mixed => dense(if spec.dense == spec.compute { spec.dense } else { DType::F32 }),
     };
     Weight { n, k, store }
 }

@@ -133,7 +133,8 @@ impl<'a> Graph<'a> {
     /// All layers from the last to the first: `grad.dx` holds the gradient of `work.x_last` on entry. Adapter gradients
     /// are added up; nothing is computed below the lowest adapter.
     pub fn backward(&mut self, rows: &Rows, pass: Pass) -> Result<()> {
-        for index in (0..self.spec.model.layers).rev() {
+        let lowest = self.a.lowest_adapter().map_or(0, |(layer, _)| layer);
+        for index in (lowest..self.spec.model.layers).rev() {
             let l = self.layer(index, rows, pass);
             self.layer_backward(&l, pass)?;
         }

@@ -7,7 +7,13 @@ use crate::{
         AdamW, Buffer, DType, HostTensor,
         ops::{AdamWUpdate, Dequantize, GlobalNorm, LoadDense, LoadNf4},
     },
-    model::engine::{Arrangement, EngineSpec, Residency, Saved, arrange::AdapterBuffers},
+    model::{
+        Module,
+        engine::{
+            Arrangement, EngineSpec, Saved,
+            arrange::{AdapterBuffers, Group, Held, held},
+        },
+    },
 };
 
 /// A micro-batch as far as operations depend on it.
@@ -83,9 +89,11 @@ pub(in crate::model::engine) fn largest(spec: &EngineSpec, a: &Arrangement, run:
     loading(a, run)
 }
 
-/// The last layer of each kind that the plan made different; the first of all may lack a gradient.
+/// The last layer of each kind that plan, checkpoint or adapter made different; the lowest with an adapter may lack a gradient.
 fn unlike_layers(spec: &EngineSpec) -> Vec<usize> {
-    let kinds: Vec<(Saved, Residency)> = spec.saved.iter().copied().zip(spec.residency.iter().copied()).collect();
+    let adapted = |layer| Module::ALL.map(|m| spec.lora.as_ref().is_some_and(|lora| lora.targets.contains(layer, m)));
+    let kind = |i: usize| (spec.saved[i], Group::ALL.map(|g| held(spec, i, g)), adapted(i));
+    let kinds: Vec<(Saved, [Held; 4], [bool; 7])> = (0..spec.model.layers).map(kind).collect();
     (0..kinds.len()).filter(|&i| !kinds[i + 1..].contains(&kinds[i])).collect()
 }
 

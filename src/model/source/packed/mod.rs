@@ -2,7 +2,7 @@
 //! a quarter of the bytes and quantises nothing. The weights are the same, bit for bit.
 //!
 //! One safetensors file, [`FILE`], in the model's directory. `{path}.packed` U8 [n·k/2] and `{path}.absmax` F32 [n·k/64] for
-//! every linear in the order of the catalogue, then tensor `source` (U8) with the checkpoint's fingerprint: a cache of other
+//! every linear that is quantised, in the order of the catalogue, then tensor `source` (U8) with the checkpoint's fingerprint: a cache of other
 //! weights is not used. A file of this name is whole.
 
 mod read;
@@ -14,7 +14,7 @@ use super::WeightSource;
 use crate::{
     Error, Result,
     files::{Disk, RealDisk},
-    model::{ModelConfig, catalogue::tensors, safetensors::MappedFile, sink::PackedSink},
+    model::{catalogue::tensors, safetensors::MappedFile, sink::PackedSink},
     quant::nf4,
 };
 use read::Reader;
@@ -60,7 +60,7 @@ impl<'a> Cache<'a> {
     fn open_on(disk: &'a dyn Disk, source: &'a dyn WeightSource, dir: &Path) -> Result<Self> {
         let identity = format!("{FORMAT}{}", source.fingerprint()?);
         let path = dir.join(FILE);
-        let linears = linears(source.config());
+        let linears = linears(source);
         Ok(Self(match MappedFile::open(&path) {
             Ok(file) if holds(&file, &identity, &linears) => State::Read(Reader::new(source, file)),
             _ => State::Write { source, writer: Box::new(Writer::create(disk, &path, identity, linears)) },
@@ -94,10 +94,13 @@ struct Linear {
     absmax: usize,
 }
 
-/// Every linear of the layers, in the order in which they are loaded.
-fn linears(c: &ModelConfig) -> Vec<Linear> {
-    let all = tensors(c);
-    let linears = all.iter().filter_map(|t| t.linear().map(|(n, k)| (t.path().to_owned(), n * k)));
+/// Every linear of the layers that is quantised, in the order in which they are loaded.
+fn linears(source: &dyn WeightSource) -> Vec<Linear> {
+    let all = tensors(source.config());
+    let linears = all
+        .iter()
+        .filter(|t| !source.stays_dense(t.path()))
+        .filter_map(|t| t.linear().map(|(n, k)| (t.path().to_owned(), n * k)));
     linears.map(|(path, len)| Linear { path, packed: len / 2, absmax: len / nf4::BLOCK * 4 }).collect()
 }
 

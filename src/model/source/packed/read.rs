@@ -35,12 +35,12 @@ impl WeightSource for Reader<'_> {
     }
 
     fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
-        match self.file.entry(&packed_name(path)) {
+        match self.file.entry(&packed_name(path)).filter(|_| !self.inner.stays_dense(path)) {
             Some(packed) => {
                 let absmax = self.file.values(&absmax_name(path), n * k / nf4::BLOCK)?;
                 Ok(LinearData::Nf4(Nf4 { packed: self.file.bytes(packed).into(), absmax }))
             }
-            // Not a linear of the layers: the head.
+            // The head, or a linear that is not quantised.
             None => self.inner.linear(path, n, k),
         }
     }
@@ -55,6 +55,22 @@ impl WeightSource for Reader<'_> {
 
     fn is_quantized(&self) -> bool {
         self.inner.is_quantized()
+    }
+
+    fn is_packed(&self, path: &str) -> bool {
+        self.inner.is_packed(path)
+    }
+
+    fn stays_dense(&self, path: &str) -> bool {
+        self.inner.stays_dense(path)
+    }
+
+    fn compute(&self) -> Option<&str> {
+        self.inner.compute()
+    }
+
+    fn remarks(&self) -> Result<Vec<String>> {
+        self.inner.remarks()
     }
 
     fn fingerprint(&self) -> Result<String> {

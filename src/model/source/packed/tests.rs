@@ -4,10 +4,12 @@ use super::*;
 use crate::{
     files::faulty::{Fault, Faulty},
     model::{
+        ModelConfig,
         catalogue::ModelTensor,
         source::{LinearData, open},
     },
     quant::nf4::Nf4,
+    tensor::DType,
 };
 use std::fs;
 
@@ -117,4 +119,51 @@ fn a_full_disk_costs_the_cache_and_nothing_else() {
         let (kept, left) = write(&Faulty::new(at, Fault::Full));
         assert!(matches!(kept, Kept::Not(_)) && left == 0, "operation {at}: {kept:?}, {left} left");
     }
+}
+
+/// Linears that are not quantised are not in the cache, and one that was written when they were is not read for them.
+#[test]
+fn the_cache_holds_the_linears_that_are_quantised() {
+    use crate::model::source::made::{As, bitsandbytes, directory};
+    let patch = |skip: &[&str]| serde_json::json!({"quantization_config": bitsandbytes(skip)});
+    let (root, path) = directory(true, |_| As::Dense(DType::F32), &[], patch(&["up_proj", "model.layers.1.self_attn"]));
+    let plain = directory(true, |_| As::Dense(DType::F32), &[], serde_json::json!({}));
+    let is_dense = |source: &dyn WeightSource, t: &ModelTensor| {
+        let (n, k) = t.linear().expect("a linear");
+        matches!(source.linear(t.path(), n, k).expect("read"), LinearData::Dense(_))
+    };
+    let opened = |path: &Path| open(path.to_str().expect("a path")).expect("opens").source;
+    let keep = |source: &dyn WeightSource, path: &Path| {
+        let mut cache = Cache::open(source, path).expect("opens");
+        let (from, mut sink) = cache.parts();
+        let mut dense = Vec::new();
+        for t in tensors(source.config()).iter().filter(|t| t.linear().is_some()) {
+            let (n, k) = t.linear().expect("a linear");
+            if source.stays_dense(t.path()) {
+                assert!(is_dense(from, t), "{}", t.name);
+                dense.push(t.name.clone());
+                continue;
+            }
+            let nf4 = match from.linear(t.path(), n, k).expect("read") {
+                LinearData::Dense(w) => Nf4::of(w.floats().expect("floats")),
+                LinearData::Nf4(nf4) => nf4,
+            };
+            if let Some(sink) = &mut sink {
+                sink.keep(t.path(), &nf4.packed, bytemuck::cast_slice(&nf4.absmax));
+            }
+        }
+        (cache.finish(), dense.len())
+    };
+    let excepted = opened(&path);
+    assert!(matches!(keep(excepted.as_ref(), &path), (Kept::Written(..), 7)));
+    assert!(matches!(keep(excepted.as_ref(), &path), (Kept::Read, 7)));
+    let file = MappedFile::open(&path.join(FILE)).expect("whole");
+    assert_eq!(file.entries().count(), 2 * (21 - 7) + 1);
+    drop(file);
+    // The cache of the same weights without exceptions.
+    let other = opened(&plain.1);
+    assert!(matches!(keep(other.as_ref(), &plain.1), (Kept::Written(..), 0)));
+    fs::copy(plain.1.join(FILE), path.join(FILE)).expect("copied");
+    assert!(matches!(keep(excepted.as_ref(), &path), (Kept::Written(..), 7)));
+    drop(root);
 }
