@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// What stands between brackets behind a value.
 enum Subscript {
     Item(Expr),
-    Slice([Option<Expr>; 3]),
+    Slice(Box<[Option<Expr>; 3]>),
 }
 
 /// An expression over `value`, whose other parts are at most `others` deep.
@@ -297,9 +297,10 @@ impl Parser<'_> {
         }
         self.next();
         let index = match (parts.len(), parts.pop()) {
-            (1, Some(Subscript::Slice([start, stop, step]))) => {
-                let bounds = deepest([&start, &stop, &step].into_iter().flatten());
-                return over(line, value, bounds, |value| {
+            (1, Some(Subscript::Slice(bounds))) => {
+                let [start, stop, step] = *bounds;
+                let deepest = deepest([&start, &stop, &step].into_iter().flatten());
+                return over(line, value, deepest, |value| {
                     ExprKind::Slice(Box::new(Slice { value: *value, start, stop, step }))
                 });
             }
@@ -326,7 +327,7 @@ impl Parser<'_> {
         let is_end = |p: &Self| p.is_operator("]") || p.is_operator(",");
         let stop = if self.is_operator(":") || is_end(self) { None } else { Some(self.expression()?) };
         let step = if self.skip_operator(":") && !is_end(self) { Some(self.expression()?) } else { None };
-        Ok(Subscript::Slice([start, stop, step]))
+        Ok(Subscript::Slice(Box::new([start, stop, step])))
     }
 
     fn call(&mut self, value: Expr) -> Outcome<Expr> {
