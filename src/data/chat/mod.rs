@@ -81,13 +81,14 @@ fn for_template(mut turn: serde_json::Map<String, serde_json::Value>) -> Value {
 #[derive(Debug)]
 struct Parsed {
     origin: Origin,
+    text: String,
     template: Template,
 }
 
 impl Parsed {
     fn new(found: Found) -> Result<Self> {
         let template = Template::parse(&found.text).map_err(|fault| chat_error(&found.origin, &fault))?;
-        Ok(Self { origin: found.origin, template })
+        Ok(Self { origin: found.origin, text: found.text, template })
     }
 }
 
@@ -162,6 +163,12 @@ impl ChatTemplate {
             ("enable_thinking".into(), Value::Bool(thinking)),
         ]);
         parsed.template.render(&variables).map_err(|fault| chat_error(&parsed.origin, &fault))
+    }
+
+    /// The template itself, and behind it the one for conversations with tools if there is one.
+    pub fn source(&self) -> String {
+        let tool_use = self.tool_use.as_ref().map(|parsed| format!("\n{}", parsed.text));
+        self.default.text.clone() + &tool_use.unwrap_or_default()
     }
 
     /// Where the template comes from.

@@ -3,6 +3,7 @@
 
 use super::{
     LinearData, ModelConfig, WeightSource, bnb,
+    likeness::{Sampled, likeness},
     stored::{self, Stored},
 };
 use crate::{
@@ -74,7 +75,10 @@ impl HfDirectory {
             }
         }
         let entry = |name: &str| place.get(name).and_then(|&i: &usize| files[i].entry(name));
-        let stored = Stored::new(&config, quantization.as_ref(), entry);
+        let stored = Stored::new(&config, quantization.as_ref(), entry).map_err(|e| {
+            let at = "field `quantization_config.llm_int8_skip_modules`";
+            Error::content(&dir.join("config.json"), at, e)
+        })?;
         remarks.extend_from_slice(stored.remarks());
         let mut source = Self { dir: dir.to_path_buf(), config, quantization, stored, files, place, remarks };
         source.refuse_other_storage()?;
@@ -271,6 +275,27 @@ impl WeightSource for HfDirectory {
             file.release(name);
         }
         Ok(digest::hex(&hash.finalize()))
+    }
+
+    fn likeness(&self) -> Result<String> {
+        likeness(&self.config, |t, range| {
+            let file = self.file_of(&t.name)?;
+            let sampled = match file.entry(&t.name) {
+                Some(e) if e.dtype == Some(DType::U8) => {
+                    let codes = file.bytes(e).get(range.start / 2..range.end.div_ceil(2));
+                    let codes =
+                        codes.ok_or_else(|| file.wrong(&t.name, "holds fewer codes than the model has weights"))?;
+                    Sampled::Codes(codes.to_vec())
+                }
+                _ => {
+                    let mut values = vec![0.0; range.len()];
+                    file.tensor(&t.name, &t.shape)?.floats()?.read(range.start, &mut values);
+                    Sampled::Values(values)
+                }
+            };
+            file.release(&t.name);
+            Ok(sampled)
+        })
     }
 
     fn describe(&self) -> String {
