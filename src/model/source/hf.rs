@@ -112,6 +112,10 @@ impl HfDirectory {
             let own_head = name.strip_suffix(".weight") == Some(HEAD);
             let why =
                 if own_head { ", and config.json does not tie the head (field `tie_word_embeddings`)" } else { "" };
+            let bare = name.strip_prefix("model.").filter(|bare| self.place.contains_key(*bare));
+            let why = bare.map_or(why.to_owned(), |bare| {
+                format!(", which hold `{bare}`: of a Qwen3Model saved alone; save the Qwen3ForCausalLM around it")
+            });
             let message = format!("is in none of the model's weight files{why}");
             Error::content(&self.dir, format!("tensor `{name}`"), message)
         })
