@@ -46,8 +46,14 @@ impl NearNormal {
 
     /// The first `len` elements.
     pub fn elements(&self, len: usize) -> Vec<bf16> {
+        self.span(0, len)
+    }
+
+    /// `len` elements from number `start` on, which is a multiple of 4.
+    pub fn span(&self, start: usize, len: usize) -> Vec<bf16> {
         let mut out = vec![bf16::ZERO; len];
         out.par_chunks_mut(4).with_min_len(4096).enumerate().for_each(|(i, four)| {
+            let i = start / 4 + i;
             let bits = philox4x32([i as u32, (i as u64 >> 32) as u32, 0, 0], self.key);
             for (x, bits) in four.iter_mut().zip(bits) {
                 let sum: i32 = bits.to_le_bytes().iter().map(|&b| i32::from(b)).sum();

@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let (baseline, candidate) = (EvalResult::read(&args.baseline)?, EvalResult::read(&args.candidate)?);
     let [name_b, name_c] = names(&args.baseline, &args.candidate);
-    let c = compare([&name_b, &name_c], &baseline, &candidate);
+    let c = compare([&name_b, &name_c], &baseline, &candidate)?;
     if c.pairs == 0 {
         return Err(Error::failed(format!(
             "{} and {} have no question in common ({} and {} questions): they cannot be compared",

@@ -4,8 +4,8 @@ use super::common::Terminal;
 use crate::{
     Result,
     data::encode::TextStyle,
-    plan::settings::{Base, BaseSettings, MachineSettings},
-    run::inference::{self, Generation, Inference, Session},
+    plan::settings::{BaseSettings, MachineSettings},
+    run::inference::{Asked, Generation, Inference, Session},
     settings::{Definition, Given, Group, Words},
     train::Settings,
 };
@@ -140,6 +140,9 @@ pub struct ModelArgs {
     /// PEFT adapter directory
     #[arg(long, alias = "hf-lora-path", value_name = "DIR", help_heading = "Base model")]
     pub adapter: Option<PathBuf>,
+    /// Use the adapter although it was trained beside other weights than the model's
+    #[arg(long, help_heading = "Base model")]
+    other_base: bool,
     /// Longest prompt (with its answer) in tokens
     #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Base model")]
     pub max_seq_length: u32,
@@ -148,28 +151,27 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model and how its weights are held.
+    /// What model, adapter and text are, as given or as the adapter was trained.
     ///
     /// # Errors
-    /// If no model is named, or flags contradict each other.
-    pub fn base(&self) -> Result<Base> {
-        inference::base_of(self.base.0.clone(), self.adapter.as_deref())
+    /// If no model is named, flags contradict each other, or the adapter is not there.
+    pub fn decide(&self, style: Option<TextStyle>) -> Result<Asked> {
+        let (given, adapter) = (self.base.0.clone(), self.adapter.as_deref());
+        Asked::decide(given, style, adapter, self.other_base, &mut Terminal::default())
     }
 
     /// Opens the model with its adapter and its tokenizer.
     ///
     /// # Errors
     /// What is missing or malformed, or does not fit.
-    pub fn open(&self, style: TextStyle, generation: Option<Generation>) -> Result<Session> {
-        let asked = Inference {
-            base: self.base()?,
-            adapter: self.adapter.clone(),
+    pub fn open(&self, asked: &Asked, generation: Option<Generation>) -> Result<Session> {
+        let inference = Inference {
+            asked,
             machine: self.machine.0.clone().resolve()?,
-            style,
             max_len: self.max_seq_length as usize,
             generation,
         };
-        Session::open(&asked, &mut Terminal::default())
+        Session::open(&inference, &mut Terminal::default())
     }
 }
 

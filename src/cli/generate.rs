@@ -24,8 +24,9 @@ pub struct Args {
     #[arg(long, conflicts_with = "text_style")]
     raw: bool,
     /// How the prompt becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
-    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
-    text_style: TextStyle,
+    /// [default: as the adapter was trained, else chat]
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum)]
+    text_style: Option<TextStyle>,
     /// Most tokens to write
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: u32,
@@ -36,7 +37,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    args.model.base()?;
+    let asked = args.model.decide(args.text_style)?;
     let prompt = match (&args.prompt, &args.prompt_file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
@@ -52,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let max_len = args.model.max_seq_length as usize;
     let max_new = args.max_new_tokens as usize;
     let generation = Generation { sequences: 1, new_tokens: max_new };
-    let mut session = args.model.open(args.text_style, Some(generation))?;
+    let mut session = args.model.open(&asked, Some(generation))?;
     let encoder = session.encoder()?.clone();
     let tokens =
         if args.raw { encoder.tokenizer.encode(&prompt)? } else { encoder.prompt(&[Message::new("user", prompt)])? };

@@ -4,7 +4,7 @@
 //! the result computes what training saw, up to one rounding. `--base original` merges into the weights as they were before
 //! quantising, usually the better model, but not the one that was trained. The two differ by the quantisation error.
 
-use super::common::note;
+use super::common::{Terminal, note};
 use crate::{
     Error, Result,
     files::RealDisk,
@@ -15,7 +15,8 @@ use crate::{
         sink::{HfOptions, HfSink, WeightSink, copy_text_files, json_file},
         source::open,
     },
-    run::inference::{adapter_dir, trained_with_head_4bit},
+    run::adapter::FoundAdapter,
+    train::provenance::{PROVENANCE, Provenance},
 };
 use std::path::{Path, PathBuf};
 
@@ -43,15 +44,18 @@ pub struct Args {
     /// Weights to add the adapter to; a model that is quantised already has only its dequantised ones
     #[arg(long, value_enum, default_value = "original")]
     base: Base,
+    /// Merge the adapter although it was trained beside other weights than the model's
+    #[arg(long)]
+    other_base: bool,
 }
 
 /// Runs the command.
-pub fn run(mut args: Args) -> Result<()> {
-    args.adapter = adapter_dir(&args.adapter)?;
+pub fn run(args: Args) -> Result<()> {
+    let found = FoundAdapter::find("adapter", &args.adapter)?;
     let opened = open(&args.model)?;
     let source = opened.source.as_ref();
     let model = source.config().clone();
-    let adapter = peft::load(&args.adapter, &model)?;
+    let adapter = peft::load(&found.dir, &model)?;
     let through_nf4 = args.base == Base::Dequantized;
     if through_nf4
         && !source.is_quantized()
@@ -59,15 +63,17 @@ pub fn run(mut args: Args) -> Result<()> {
     {
         return Err(Error::usage(format!("--base dequantized: {} cannot be quantised to NF4", t.name)));
     }
-    if opened.dir.as_deref().is_some_and(|d| same_dir(&args.output, d)) || same_dir(&args.output, &args.adapter) {
+    if opened.dir.as_deref().is_some_and(|d| same_dir(&args.output, d)) || same_dir(&args.output, &found.dir) {
         return Err(Error::usage(format!("--output {} is what is read from", args.output.display())));
     }
+    found.check_base(&args.model, &opened, args.other_base, &mut Terminal::default())?;
+    say_beside(args.base, source.is_quantized(), found.provenance.as_ref());
     source.remarks()?.iter().for_each(|remark| note(remark));
     if source.is_quantized() && args.base == Base::Original {
         note("the model is quantised: the adapter is merged into its dequantised weights");
     }
     // A head of its own that training held in NF4 is dequantised like the linears.
-    let head_4bit = through_nf4 && trained_with_head_4bit(&args.adapter);
+    let head_4bit = through_nf4 && found.provenance.as_ref().is_some_and(Provenance::head_4bit);
     if head_4bit && model.tied {
         note(
             "warning: training held the head in NF4, beside an embedding that was not quantised. The merged model has one \
@@ -88,6 +94,27 @@ pub fn run(mut args: Args) -> Result<()> {
     sink.commit()?;
     note(&format!("{}: {} with {} merged", args.output.display(), source.describe(), args.adapter.display()));
     Ok(())
+}
+
+/// Says where the weights that the adapter is merged into are not those that it was trained beside, or that this is not known.
+fn say_beside(base: Base, quantized: bool, provenance: Option<&Provenance>) {
+    let Some(known) = provenance else {
+        let base = if base == Base::Original { "original" } else { "dequantized" };
+        let which = "whether it was trained beside weights in 4 bits is not known";
+        return note(&format!("the adapter has no {PROVENANCE} and no run.toml, so {which}: --base {base} is taken"));
+    };
+    let from = known.from.display();
+    match (base, known.use_4bit()) {
+        (Base::Original, true) if !quantized => note(&format!(
+            "the adapter was trained beside weights in NF4 ({from}) and is merged into the original ones: --base dequantized \
+             merges it into those that training saw"
+        )),
+        (Base::Dequantized, false) if !quantized => note(&format!(
+            "warning: the adapter was trained beside the original weights ({from}), and --base dequantized merges it into \
+             others: --base original is what training saw"
+        )),
+        _ => {}
+    }
 }
 
 /// True if `path` is a directory and the same as `other`: a command never writes where it reads.
@@ -122,8 +149,13 @@ mod tests {
         let slots: HashMap<_, _> = lora.slots(&model).into_iter().map(|s| ((s.layer, s.module), s)).collect();
         for kind in [Base::Original, Base::Dequantized] {
             let output = root.path().join(format!("{kind:?}"));
-            let args =
-                Args { model: "synthetic:tiny@5".into(), adapter: adapter.clone(), output: output.clone(), base: kind };
+            let args = Args {
+                model: "synthetic:tiny@5".into(),
+                adapter: adapter.clone(),
+                output: output.clone(),
+                base: kind,
+                other_base: false,
+            };
             run(args).expect("merged");
             let merged = open(output.to_str().expect("a path")).expect("opens").source;
             assert_eq!(merged.config(), &model);
@@ -168,8 +200,14 @@ mod tests {
         for (kind, head_4bit) in [(Base::Original, true), (Base::Dequantized, false), (Base::Dequantized, true)] {
             std::fs::write(adapter.join("run.toml"), format!("head-4bit = {head_4bit}\n")).expect("written");
             let output = root.path().join(format!("{kind:?} {head_4bit}"));
-            run(Args { model: path.into(), adapter: adapter.clone(), output: output.clone(), base: kind })
-                .expect("merged");
+            run(Args {
+                model: path.into(),
+                adapter: adapter.clone(),
+                output: output.clone(),
+                base: kind,
+                other_base: false,
+            })
+            .expect("merged");
             let merged = open(output.to_str().expect("a path")).expect("opens").source;
             let got = merged.tensor(&head.name, &head.shape).expect("read").to_f32().expect("floats");
             let through_nf4 = kind == Base::Dequantized && head_4bit;

@@ -6,8 +6,8 @@ use super::{
     output::OutputFile,
     print,
 };
-use crate::{Error, Result, data::encode::TextStyle, eval::score};
-use serde_json::{Value, json};
+use crate::{Error, Result, data::json, eval::score};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `irori score`.
@@ -34,15 +34,9 @@ enum Line {
 
 fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
-        Error::content(path, format!("line {line}"), "is not UTF-8")
-    })?;
     let mut out = Vec::new();
-    for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        let at = |field: &str| format!("line {}{field}", i + 1);
-        let value: Value =
-            serde_json::from_str(line).map_err(|e| Error::content(path, at(""), format!("not JSON: {e}")))?;
+    for (number, value) in json::lines(path, &bytes)? {
+        let at = |field: &str| format!("line {number}{field}");
         let parsed = match (&value["text"], &value["tokens"]) {
             (Value::String(s), Value::Null) => Line::Text(s.clone()),
             (Value::Null, Value::Array(list)) => {
@@ -54,7 +48,7 @@ fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
             }
             _ => return Err(Error::content(path, at(""), "expected {\"text\": \"…\"} or {\"tokens\": […]}")),
         };
-        out.push((i + 1, parsed));
+        out.push((number, parsed));
     }
     if out.is_empty() {
         return Err(Error::content(path, "", "holds no line to score"));
@@ -66,7 +60,8 @@ fn read(path: &Path) -> Result<Vec<(usize, Line)>> {
 pub fn run(args: Args) -> Result<()> {
     let output = args.output.as_deref().map(|path| OutputFile::new(path, args.force)).transpose()?;
     let lines = read(&args.input)?;
-    let mut session = args.model.open(TextStyle::Chat, None)?;
+    let asked = args.model.decide(None)?;
+    let mut session = args.model.open(&asked, None)?;
     let vocab = session.engine.spec().model.vocab;
     let mut texts = Vec::with_capacity(lines.len());
     for (number, line) in &lines {
@@ -90,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     let seconds = progress.finish();
     let mut out = String::new();
     for (tokens, logprobs) in texts.iter().zip(&scores) {
-        out.push_str(&json!({"tokens": tokens, "logprobs": logprobs}).to_string());
+        out.push_str(&serde_json::json!({"tokens": tokens, "logprobs": logprobs}).to_string());
         out.push('\n');
     }
     match output {
@@ -124,8 +119,11 @@ mod tests {
             (b"{\"tokens\":[4294967296]}", "field `tokens`"),
             (b"{\"text\":\"a\",\"tokens\":[1]}", "line 1: expected"),
             (b"[1]\n", "line 1: expected"),
-            (b"{\"text\":\"a\"}\n{\"te", "line 2: not JSON"),
-            (b"{\"text\":\"a\"}\n\xff\n", "line 2: is not UTF-8"),
+            (b"[{\"text\":\"a\"}]\n", "one JSON list of 1"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+            (b"{\"text\":\"a\",\"text\":\"b\"}\n", "the key `text` stands twice"),
+            (b"{\"text\":\"a\"}\n{\"te", "line 2: not valid JSON"),
+            (b"{\"text\":\"a\"}\n\xff\n", "line 2: not UTF-8"),
         ] {
             let e = check(text).expect_err(says).to_string();
             assert!(e.contains("t.jsonl") && e.contains(says), "{e} lacks {says}");

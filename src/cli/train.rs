@@ -54,13 +54,13 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let file = args.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-    let config = args.settings.0.over(file).decide()?;
+    let mut terminal = Terminal::default();
+    let config = training::decide(args.settings.0.over(file), &mut terminal)?;
     let resume = match (args.resume, args.resume_anyway) {
         (_, true) => Resume::Anyway,
         (true, false) => Resume::Yes,
         (false, false) => Resume::No,
     };
-    let mut terminal = Terminal::default();
     let prepared = training::prepare(&config, &mut terminal)?;
     let output = OutputDir::open(&RealDisk, &config.output_dir, resume, &mut |text| note(&with_flags(text)))?;
     for line in summary(&config, &prepared) {
@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let total = StepPlan::new(&config, prepared.inputs.train.samples.len())?.total();
     let stop = Stop::install()?;
-    let (inputs, mut learner) = prepared.load(&mut terminal)?;
+    let (inputs, mut learner) = prepared.load(&config.base.model, &mut terminal)?;
     let accuracy: Option<AccuracyHook<EngineLearner>> = match inputs.questions.as_slice() {
         [] => None,
         questions => Some(Box::new(move |learner| accuracy(learner.engine(), questions))),
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
         samples: &inputs.train.samples,
         eval_samples: inputs.eval.as_ref().map(|e| e.samples.as_slice()),
         accuracy,
-        base: inputs.opened.source.fingerprint()?,
+        base: inputs.provenance.base.fingerprint.clone(),
         disk: &RealDisk,
         stop: &stop,
         observer: &mut Console::new(total),

@@ -145,6 +145,11 @@ impl ChatTemplate {
         template.render(variables).map_err(|e| chat_error(&self.path, &e))
     }
 
+    /// The template itself.
+    pub fn source(&self) -> String {
+        self.environment.get_template("chat").map_or_else(|_| String::new(), |t| t.source().to_owned())
+    }
+
     /// Where the template comes from.
     pub fn path(&self) -> &Path {
         &self.path

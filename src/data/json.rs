@@ -49,6 +49,24 @@ pub fn value(text: &str) -> serde_json::Result<Value> {
     Ok(value)
 }
 
+/// The one value that a JSON file holds. A byte-order mark is passed over. `path` is for messages.
+///
+/// # Errors
+/// As [`plain`]; the file is not UTF-8, or not one value.
+pub fn one(path: &Path, bytes: &[u8]) -> Result<Value> {
+    let text = std::str::from_utf8(plain(path, bytes)?).map_err(|e| {
+        let line = bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count() + 1;
+        Error::content(path, format!("line {line}"), "not UTF-8")
+    })?;
+    value(text).map_err(|e| {
+        let message = e.to_string();
+        let reason = message.split(" at line ").next().unwrap_or_default();
+        let lines =
+            if reason == "trailing characters" { ": expected one JSON value, not several lines of them" } else { "" };
+        Error::content(path, format!("line {}", e.line()), format!("not valid JSON: {reason}{lines}"))
+    })
+}
+
 /// The lines of a JSONL file that are not blank: the number of each, from 1, and its value. A byte-order mark and CRLF are
 /// passed over. `path` is for messages.
 ///

@@ -9,6 +9,7 @@ use crate::{
         questions::{self, Choice},
         record::{Content, Record},
     },
+    train::evaluate::Answered,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -68,60 +69,50 @@ fn letter_tokens(encoder: &Encoder, format: AnswerFormat, choices: usize) -> Res
     })
 }
 
-/// Part of the prompts whose right letter is the most probable.
+/// Counts the prompts whose right letter is the most probable, and those that have no most probable letter.
 ///
 /// # Errors
 /// If the device fails.
-pub fn accuracy(model: &mut dyn Model, prompts: &[ChoicePrompt]) -> Result<f64> {
+pub fn accuracy(model: &mut dyn Model, prompts: &[ChoicePrompt]) -> Result<Answered> {
     // The letters' tokens depend on the answer's form; those of one form are asked together.
     let mut forms: BTreeMap<&[u32], Vec<&ChoicePrompt>> = BTreeMap::new();
     for p in prompts {
         forms.entry(&p.letters).or_default().push(p);
     }
-    let mut right = 0;
+    let mut all = Answered { right: 0, unknown: 0, asked: prompts.len() as u64 };
     for (letters, asked) in forms {
         let texts: Vec<Vec<u32>> = asked.iter().map(|p| p.prompt.clone()).collect();
         let scores = loglik::score(model, &texts, letters, |i| format!("evaluation question {}", i + 1), &mut |_| ())?;
-        right += asked.iter().zip(scores).filter(|(p, scores)| loglik::best(scores) == p.right.index()).count();
+        for (p, scores) in asked.iter().zip(scores) {
+            let said = loglik::best(&scores, 0.0);
+            all.right += u64::from(said == Some(p.right.index()));
+            all.unknown += u64::from(said.is_none());
+        }
     }
-    Ok(right as f64 / prompts.len().max(1) as f64)
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{MicroBatch, chat::ChatTemplate, encode::TextStyle, record, tokenizer::byte_tokenizer};
+    use crate::eval::ask::tests::Scripted;
 
-    /// Says the letter whose number, from 0, is the last digit of the prompt.
-    struct Digits;
-
-    impl Model for Digits {
-        fn limits(&self) -> (usize, usize) {
-            (400, 200)
-        }
-        fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
+    /// Says the letter whose number, from 0, is the last digit of the prompt; with `both`, the one after it as readily.
+    fn digits(both: bool) -> Scripted {
+        let choices = move |batch: &MicroBatch, rows: &[u32], ids: &[u32]| {
             // The tokenizer's ids of printable ASCII are the codes less that of '!'.
             let id = |c: u8| u32::from(c - b'!');
             let said = |&row: &u32| {
                 let document = &batch.tokens[..=row as usize];
                 let digit = document.iter().rev().find(|t| (id(b'0')..=id(b'9')).contains(t)).expect("a digit");
                 let said = digit - id(b'0') + id(b'a');
-                ids.iter().map(move |&id| if id == said { -0.1 } else { -5.0 }).collect::<Vec<f32>>()
+                let likely = move |id: u32| id == said || (both && id == said + 1);
+                ids.iter().map(move |&id| if likely(id) { -0.1 } else { -5.0 }).collect::<Vec<f32>>()
             };
-            Ok(rows.iter().flat_map(said).collect())
-        }
-        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
-            Err(Error::failed("not here"))
-        }
-        fn generate(
-            &mut self,
-            _: &[Vec<u32>],
-            _: usize,
-            _: &[u32],
-            _: &mut dyn FnMut(usize, &[u32]),
-        ) -> Result<Vec<Vec<u32>>> {
-            Err(Error::failed("not here"))
-        }
+            rows.iter().flat_map(said).collect()
+        };
+        Scripted { limits: (400, 200), choices: Some(Box::new(choices)), ..Scripted::default() }
     }
 
     #[test]
@@ -145,7 +136,9 @@ mod tests {
         let prompts = choice_prompts(&encoder, path, &records, Limits { vocab: 261, max_len: 200 }).unwrap();
         assert_eq!(prompts.iter().map(|p| p.letters.len()).collect::<Vec<_>>(), [2, 2, 10, 5, 4]);
         assert!(prompts.iter().all(|p| p.rows() == p.prompt.len().max(p.letters.len())));
-        assert_eq!(accuracy(&mut Digits, &prompts).unwrap(), 0.8);
+        assert_eq!(accuracy(&mut digits(false), &prompts).unwrap(), Answered { right: 4, unknown: 0, asked: 5 });
+        // Of two letters as likely as each other neither is the answer; the last choice has no letter after it.
+        assert_eq!(accuracy(&mut digits(true), &prompts).unwrap(), Answered { right: 3, unknown: 2, asked: 5 });
         let short = Limits { vocab: 261, max_len: prompts[0].prompt.len() };
         assert!(
             choice_prompts(&encoder, path, &records, short).unwrap().len() < prompts.len(),

@@ -206,6 +206,52 @@ pub(crate) mod tests {
         }
     }
 
+    type Choices = Box<dyn FnMut(&MicroBatch, &[u32], &[u32]) -> Vec<f32>>;
+    type Targets = Box<dyn FnMut(&MicroBatch) -> Vec<f32>>;
+    type Writes = Box<dyn FnMut(&[u32], usize, &[u32]) -> Vec<u32>>;
+
+    /// A model of which a test says what it answers; what it does not say fails.
+    #[derive(Default)]
+    pub(crate) struct Scripted {
+        pub(crate) limits: (usize, usize),
+        /// Passes so far.
+        pub(crate) passes: usize,
+        /// [`Model::choice_logprobs`].
+        pub(crate) choices: Option<Choices>,
+        /// [`Model::target_logprobs`].
+        pub(crate) targets: Option<Targets>,
+        /// What it writes after a prompt: most tokens, those that stop it.
+        pub(crate) writes: Option<Writes>,
+    }
+
+    impl Model for Scripted {
+        fn limits(&self) -> (usize, usize) {
+            self.limits
+        }
+        fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
+            self.passes += 1;
+            let choices = self.choices.as_mut().ok_or_else(|| Error::failed("not here"))?;
+            Ok(choices(batch, rows, ids))
+        }
+        fn target_logprobs(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
+            self.passes += 1;
+            let targets = self.targets.as_mut().ok_or_else(|| Error::failed("not here"))?;
+            Ok(targets(batch))
+        }
+        fn generate(
+            &mut self,
+            prompts: &[Vec<u32>],
+            max_new: usize,
+            stop: &[u32],
+            on_done: &mut dyn FnMut(usize, &[u32]),
+        ) -> Result<Vec<Vec<u32>>> {
+            let writes = self.writes.as_mut().ok_or_else(|| Error::failed("not here"))?;
+            let written: Vec<Vec<u32>> = prompts.iter().map(|p| writes(p, max_new, stop)).collect();
+            written.iter().enumerate().for_each(|(i, tokens)| on_done(i, tokens));
+            Ok(written)
+        }
+    }
+
     #[test]
     fn packing_is_complete_and_within_the_budget() {
         let lengths: Vec<usize> = (0..57).map(|i| 1 + (i * 37) % 90).collect();

@@ -1,8 +1,7 @@
-//! Greedy generation and the answer parser: the model writes until its end-of-turn token, and [`answer::parse`] reads the
-//! letter. A response that runs into the token limit is still parsed, and says so (`stopped: false`).
+//! Greedy generation and the answer parser: the model writes until its end-of-turn token, and [`super::answer`] reads the
+//! letter. Of a response that runs into the token limit what is finished is read, and the result says so (`stopped: false`).
 
 use super::{
-    answer,
     ask::{Model, Prompter, too_long},
     item::Item,
 };
@@ -44,69 +43,59 @@ pub fn evaluate(
         let stopped = tokens.last().is_some_and(|t| stop.contains(t));
         let text = prompter.decode(&tokens[..tokens.len() - usize::from(stopped)])?;
         let mut item = Item::of(q);
-        item.predicted = answer::parse(&text, q.choices.len());
         item.response = text;
         item.extra.insert("prompt_tokens".into(), prompts[i].len().into());
         item.extra.insert("new_tokens".into(), tokens.len().into());
         item.extra.insert("stopped".into(), stopped.into());
         item.extra.insert("finished_after_seconds".into(), ended[i].into());
+        if in_thought(&prompter.decode(&prompts[i])?) {
+            item.extra.insert("in_thought".into(), true.into());
+        }
+        item.predicted = item.read_response();
         items.push(item);
     }
     Ok(items)
+}
+
+/// Whether a prompt ends inside of a thought.
+fn in_thought(prompt: &str) -> bool {
+    prompt.trim_end().ends_with("<think>")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        data::{MicroBatch, questions::Choice},
-        eval::ask::tests::{Fake, of_size, question},
+        data::questions::Choice,
+        eval::ask::tests::{Fake, Scripted, of_size, question},
     };
 
     /// Says "Answer: c" for even questions and stops; rambles to the limit for odd ones.
-    struct Writer;
-
-    impl Model for Writer {
-        fn limits(&self) -> (usize, usize) {
-            (100, 20)
-        }
-        fn choice_logprobs(&mut self, _: &MicroBatch, _: &[u32], _: &[u32]) -> Result<Vec<f32>> {
-            Err(Error::failed("not here"))
-        }
-        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
-            Err(Error::failed("not here"))
-        }
-        fn generate(
-            &mut self,
-            prompts: &[Vec<u32>],
-            max_new: usize,
-            stop: &[u32],
-            on_done: &mut dyn FnMut(usize, &[u32]),
-        ) -> Result<Vec<Vec<u32>>> {
-            let out: Vec<Vec<u32>> =
-                prompts.iter().map(|p| if p[0] % 2 == 0 { vec![9, 102, stop[0]] } else { vec![9; max_new] }).collect();
-            out.iter().enumerate().for_each(|(i, t)| on_done(i, t));
-            Ok(out)
-        }
+    fn writer() -> Scripted {
+        let writes = |prompt: &[u32], max_new: usize, stop: &[u32]| {
+            if prompt[0] % 2 == 0 { vec![9, 102, stop[0]] } else { vec![9; max_new] }
+        };
+        Scripted { limits: (100, 20), writes: Some(Box::new(writes)), ..Scripted::default() }
     }
 
     #[test]
     fn responses_are_parsed_and_runaways_are_marked() {
         let mut seen = Vec::new();
         let items =
-            evaluate(&mut Writer, &Fake, &[question(2), question(3)], 4, &mut |n| seen.push(n)).expect("generated");
+            evaluate(&mut writer(), &Fake, &[question(2), question(3)], 4, &mut |n| seen.push(n)).expect("generated");
         assert_eq!(seen, [1, 2]);
         assert_eq!((items[0].response.as_str(), items[0].predicted), ("Answer: c", Choice::from_char('c')));
         assert!(items[0].is_correct());
         assert_eq!(items[0].extra["stopped"], true);
         assert_eq!((items[1].predicted, &items[1].extra["stopped"]), (None, &false.into()));
+        assert!(in_thought("<|im_start|>assistant\n<think>\n") && !in_thought("<think>\n\n</think>\n\n"));
         assert_eq!(items[1].extra["new_tokens"], 4);
     }
 
     #[test]
     fn a_letter_that_the_question_does_not_have_is_unknown() {
         let questions: Vec<_> = [2, 3, 10].map(|size| of_size(size, 2)).into();
-        let items = evaluate(&mut Writer, &Fake, &questions, 4, &mut |_| ()).expect("generated");
+        let items = evaluate(&mut writer(), &Fake, &questions, 4, &mut |_| ()).expect("generated");
         let said: Vec<_> = items.iter().map(|i| (i.response.as_str(), i.predicted)).collect();
         let c = Choice::from_char('c');
         assert_eq!(said, [("Answer: c", None), ("Answer: c", c), ("Answer: c", c)]);

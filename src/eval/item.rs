@@ -84,6 +84,21 @@ impl Item {
         self.predicted == Some(self.correct)
     }
 
+    /// What its response names for certain, as far as the entry says how the response came to be: `stopped` is false where it
+    /// ran into the limit of tokens, `in_thought` is true where the prompt ended inside of a thought.
+    pub(super) fn read_response(&self) -> Option<Choice> {
+        let says = |field: &str, value: bool| self.extra.get(field) == Some(&value.into());
+        let texts = if self.texts.len() == self.choice_count { self.texts.as_slice() } else { &[] };
+        let response = answer::Response {
+            text: &self.response,
+            choices: self.choice_count,
+            texts,
+            ended: !says("stopped", false),
+            thinking: says("in_thought", true),
+        };
+        response.answer()
+    }
+
     /// The law: the field if set, else the first part of `file_name` ("金商法_第2章_…"), else "その他".
     pub fn law(&self) -> &str {
         match (self.law.as_str(), self.file_name.split('_').next()) {

@@ -7,7 +7,11 @@
 //! first, which must be its own. Questions with the same number of choices are asked together.
 //!
 //! *Position bias.* With permutation, each question is asked in all cyclic orders of its choices, each order's probabilities
-//! are mapped back to the choices and averaged: a model that always says "a" gets the same probability everywhere.
+//! are mapped back to the choices and averaged: a model that always says "a" gets the same probability everywhere, and so has
+//! no answer.
+//!
+//! *Ties.* Where the largest probability is that of two choices or more, the answer is unknown: the order in which they are
+//! looked at is no reason to prefer one.
 
 use super::{
     ask::{Model, Prompter, pack},
@@ -90,10 +94,16 @@ pub fn normalise(logprobs: &[f64]) -> (Vec<f64>, f64) {
     (e.iter().map(|x| x / sum).collect(), (sum * top.exp()).min(1.0))
 }
 
-/// The place of the largest, the first of equals; 0 of none.
-pub fn best(values: &[f64]) -> usize {
-    (1..values.len()).fold(0, |b, i| if values[i] > values[b] { i } else { b })
+/// The place of the largest by more than `apart`; `None` where there is none such, and so no answer that is certain.
+pub fn best(values: &[f64], apart: f64) -> Option<usize> {
+    let largest = (0..values.len()).reduce(|b, i| if values[i] > values[b] { i } else { b })?;
+    let apart_from = |&i: &usize| i == largest || values[largest] - values[i] > apart;
+    // Of two that are both -inf the difference is no number, and not larger than anything.
+    (values[largest].is_finite() && (0..values.len()).all(|i| apart_from(&i))).then_some(largest)
 }
+
+/// Averages over orders are the same numbers added in other sequences: what they differ by at most when they are equal.
+const ROUNDING: f64 = 1e-12;
 
 /// The orders in which a question is asked.
 fn orders(question: &Question, permute: bool) -> impl Iterator<Item = Permutation> {
@@ -142,6 +152,10 @@ pub fn evaluate(
     Ok(items)
 }
 
+fn chosen(place: Option<usize>) -> Option<Choice> {
+    place.and_then(Choice::from_index)
+}
+
 /// Writes into `item` what the `scores` of its `orders` say together.
 fn average(item: &mut Item, orders: impl Iterator<Item = Permutation>, scores: &[Vec<f64>]) {
     let (mut mean, mut mean_mass) = (vec![0.0; item.choice_count], 0.0);
@@ -155,9 +169,12 @@ fn average(item: &mut Item, orders: impl Iterator<Item = Permutation>, scores: &
             mean[choice] += p / share;
         }
         mean_mass += mass / share;
-        details.push(PermutationDetail { order, probabilities: own, mass, said: Choice::from_index(best(&shown)) });
+        details.push(PermutationDetail { order, probabilities: own, mass, said: chosen(best(logprobs, 0.0)) });
     }
-    item.predicted = Choice::from_index(best(&mean));
+    item.predicted = chosen(match scores {
+        [only] => best(only, 0.0),
+        _ => best(&mean, ROUNDING),
+    });
     item.response = super::label(item.predicted).to_owned();
     item.probabilities = Some(mean);
     item.mass = Some(mean_mass);
@@ -174,40 +191,22 @@ pub fn prompt_count(questions: &[Question], permute: bool) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::ask::tests::{Fake, of_size, question};
+    use crate::eval::ask::tests::{Fake, Scripted, of_size, question};
 
-    /// ln p of the letters from the document's own prompt: `rule(prompt, choices)`.
-    struct Rule<F>(F, usize);
-
-    impl<F: Fn(&[u32], usize) -> Vec<f32>> Model for Rule<F> {
-        fn limits(&self) -> (usize, usize) {
-            (40, 40)
-        }
-        fn choice_logprobs(&mut self, batch: &MicroBatch, rows: &[u32], ids: &[u32]) -> Result<Vec<f32>> {
+    /// A model that gives the letters ln p by the document's own prompt: `rule(prompt, choices)`.
+    fn scorer(rule: impl Fn(&[u32], usize) -> Vec<f32> + 'static) -> Scripted {
+        let choices = move |batch: &MicroBatch, rows: &[u32], ids: &[u32]| {
             assert!(ids.iter().copied().eq(100..100 + ids.len() as u32));
             assert!(batch.rows() <= 40);
-            self.1 += 1;
             let docs = batch.cu_seqlens.windows(2).zip(rows);
-            Ok(docs
-                .flat_map(|(w, &row)| {
-                    assert_eq!(row, w[1] - 1, "the last row of the document");
-                    assert_eq!(batch.tokens[row as usize], 9, "the answer's prefix is there");
-                    (self.0)(&batch.tokens[w[0] as usize..w[1] as usize], ids.len())
-                })
-                .collect())
-        }
-        fn target_logprobs(&mut self, _: &MicroBatch) -> Result<Vec<f32>> {
-            Err(Error::failed("not here"))
-        }
-        fn generate(
-            &mut self,
-            _: &[Vec<u32>],
-            _: usize,
-            _: &[u32],
-            _: &mut dyn FnMut(usize, &[u32]),
-        ) -> Result<Vec<Vec<u32>>> {
-            Err(Error::failed("not here"))
-        }
+            docs.flat_map(|(w, &row)| {
+                assert_eq!(row, w[1] - 1, "the last row of the document");
+                assert_eq!(batch.tokens[row as usize], 9, "the answer's prefix is there");
+                rule(&batch.tokens[w[0] as usize..w[1] as usize], ids.len())
+            })
+            .collect()
+        };
+        Scripted { limits: (40, 40), choices: Some(Box::new(choices)), ..Scripted::default() }
     }
 
     /// A model that knows the right choice (question number mod choices) wherever it stands: three times as likely as any
@@ -224,10 +223,10 @@ mod tests {
         let questions: Vec<Question> = (0..36).map(|n| of_size(2 + n % 9, n)).collect();
         for permute in [false, true] {
             let mut seen = Vec::new();
-            let mut model = Rule(knows, 0);
+            let mut model = scorer(knows);
             let items = evaluate(&mut model, &Fake, &questions, permute, &mut |n| seen.push(n)).expect("scored");
             assert_eq!(seen.last(), Some(&prompt_count(&questions, permute)));
-            assert!(seen.is_sorted() && model.1 < prompt_count(&questions, permute), "several questions a pass");
+            assert!(seen.is_sorted() && model.passes < prompt_count(&questions, permute), "several questions a pass");
             for (item, q) in items.iter().zip(&questions) {
                 let n = q.choices.len();
                 assert!(item.file_name == q.file_name && item.is_correct() && item.choice_count == n);
@@ -246,12 +245,13 @@ mod tests {
         let always_a = |_: &[u32], n: usize| (0..n).map(|i| if i == 0 { 0.7f32.ln() } else { 0.01f32.ln() }).collect();
         for n in 2..=10 {
             let questions = [of_size(n, 6)];
-            let plain = evaluate(&mut Rule(always_a, 0), &Fake, &questions, false, &mut |_| ()).expect("scored");
+            let plain = evaluate(&mut scorer(always_a), &Fake, &questions, false, &mut |_| ()).expect("scored");
             assert_eq!(plain[0].predicted, Some(Choice::ALL[0]));
-            let averaged = evaluate(&mut Rule(always_a, 0), &Fake, &questions, true, &mut |_| ()).expect("scored");
+            let averaged = evaluate(&mut scorer(always_a), &Fake, &questions, true, &mut |_| ()).expect("scored");
             for p in averaged[0].probabilities.as_ref().expect("probabilities") {
                 assert!((p - 1.0 / n as f64).abs() < 1e-7);
             }
+            assert_eq!((averaged[0].predicted, averaged[0].response.as_str()), (None, "unknown"), "a tie of all");
             let details = &averaged[0].permutations;
             assert!(details.iter().all(|d| d.said == Some(Choice::ALL[0])));
             assert!(details[1].order.name().starts_with('b') && details[1].order.name().ends_with('a'));
@@ -261,9 +261,38 @@ mod tests {
     }
 
     #[test]
+    fn a_tie_is_no_answer() {
+        let infinite = f64::NEG_INFINITY;
+        for (values, apart, wanted) in [
+            (&[-1.0, -2.0, -3.0][..], 0.0, Some(0)),
+            (&[-3.0, -1.0, -1.0], 0.0, None),
+            (&[-1.0, -3.0, -1.0], 0.0, None),
+            (&[-1.0, -1.0 - 1e-9], 0.0, Some(0)),
+            (&[0.25, 0.25 + 1e-16, 0.25, 0.25], ROUNDING, None),
+            (&[0.2, 0.3, 0.3 + 1e-9, 0.2], ROUNDING, Some(2)),
+            (&[infinite, infinite], 0.0, None),
+            (&[infinite, -700.0, infinite], 0.0, Some(1)),
+            (&[], 0.0, None),
+        ] {
+            assert_eq!(best(values, apart), wanted, "{values:?}");
+        }
+        // Two choices as likely as each other, whichever place they stand in; the right one is among them.
+        let two = |prompt: &[u32], n: usize| (1..=n).map(|i| if prompt[i] < 2 { 0.4f32.ln() } else { -9.0 }).collect();
+        let none = |_: &[u32], n: usize| vec![f32::NEG_INFINITY; n];
+        for permute in [false, true] {
+            let questions: Vec<Question> = (2..=10).map(|n| of_size(n, 0)).collect();
+            let items = evaluate(&mut scorer(two), &Fake, &questions, permute, &mut |_| ()).expect("scored");
+            assert!(items.iter().all(|i| i.predicted.is_none() && !i.is_correct() && i.response == "unknown"));
+            let items = evaluate(&mut scorer(none), &Fake, &questions, permute, &mut |_| ()).expect("scored");
+            assert!(items.iter().all(|i| i.predicted.is_none() && i.mass == Some(0.0)));
+            assert!(items.iter().flat_map(|i| &i.permutations).all(|p| p.said.is_none()));
+        }
+    }
+
+    #[test]
     fn broken_numbers_and_tokenizers_are_errors() {
         let nan = |_: &[u32], n| vec![f32::NAN; n];
-        let e = evaluate(&mut Rule(nan, 0), &Fake, &[question(1)], false, &mut |_| ()).expect_err("NaN").to_string();
+        let e = evaluate(&mut scorer(nan), &Fake, &[question(1)], false, &mut |_| ()).expect_err("NaN").to_string();
         assert!(e.contains("金商法_1"), "{e}");
         /// Letter number 3 has this answer, the others one of two tokens.
         struct Same(Vec<u32>);

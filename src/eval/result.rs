@@ -3,20 +3,22 @@
 //! The fields that such scripts know keep their names and places: `config`, `summary` {accuracy, correct_count, total_count}
 //! and `results[]` {question, choices, correct_answer, predicted_answer, is_correct, response, retrieved_docs_count,
 //! file_name, references}. irori adds to each result its law, the probability of each letter, the orders of the choices,
-//! tokens and time, and to the summary an interval and the counts of letters. Fields that irori does not know survive a
-//! rescoring.
+//! tokens and time, and to the summary an interval and the counts of letters. Fields that irori does not know, of the file, its
+//! summary and its results, survive a rescoring.
 //!
 //! Reading is strict about what a comparison rests on and tolerant about the rest. `is_correct` and the summary are recomputed,
 //! never believed.
 
 use super::{
-    answer,
     item::{Item, expected},
     label, letters,
 };
 use crate::{
     Error, Result,
-    data::questions::{LetterCounts, kind, unsaid_choices},
+    data::{
+        json,
+        questions::{LetterCounts, kind, unsaid_choices},
+    },
     stats::Proportion,
 };
 use serde_json::{Map, Value, json};
@@ -27,8 +29,10 @@ use std::path::Path;
 pub struct EvalResult {
     /// How it was made.
     pub config: Map<String, Value>,
-    /// Facts added to the summary (time, questions per second).
-    pub timing: Map<String, Value>,
+    /// What the summary says that does not follow from the results: time, questions per second, an earlier script's own.
+    pub facts: Map<String, Value>,
+    /// Fields beside config, summary and results that a read file had.
+    pub rest: Map<String, Value>,
     /// One entry a question, in the order of the data.
     pub results: Vec<Item>,
 }
@@ -52,10 +56,14 @@ impl EvalResult {
 
     /// The file's content.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut file = json!({
             "config": self.config, "summary": self.summary(),
             "results": self.results.iter().map(Item::to_json).collect::<Vec<_>>(),
-        })
+        });
+        if let Value::Object(file) = &mut file {
+            file.extend(self.rest.clone());
+        }
+        file
     }
 
     /// What the results say in numbers.
@@ -79,7 +87,7 @@ impl EvalResult {
         if let Some(warning) = letters::collapse(&predicted, &truth) {
             summary.insert("warning".into(), json!(warning));
         }
-        summary.extend(self.timing.clone());
+        summary.extend(self.facts.clone());
         summary
     }
 
@@ -105,9 +113,7 @@ impl EvalResult {
     /// The file cannot be read or is not a result; the error names the file and the field.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let value: Value = serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes))
-            .map_err(|e| Error::content(path, format!("line {}", e.line()), format!("not JSON: {e}")))?;
-        Self::from_json(path, value)
+        Self::from_json(path, json::one(path, &bytes)?)
     }
 
     fn from_json(path: &Path, value: Value) -> Result<Self> {
@@ -134,22 +140,68 @@ impl EvalResult {
         for (i, item) in results.iter_mut().enumerate() {
             item.settle(path, i, unsaid)?;
         }
-        Ok(Self { config, timing: Map::new(), results })
+        let mut read = Self { config, facts: Map::new(), rest: Map::new(), results };
+        if let Some(Value::Object(summary)) = top.remove("summary") {
+            let computed = read.summary();
+            read.facts = summary.into_iter().filter(|(k, _)| !computed.contains_key(k) && k != "warning").collect();
+        }
+        read.rest = top;
+        Ok(read)
     }
 
-    /// Parses every stored response again; returns how many predictions changed. A result without a response keeps its
-    /// prediction only where it has probabilities.
-    pub fn rescore(&mut self) -> usize {
-        let mut changed = 0;
-        for r in self.results.iter_mut().filter(|r| r.probabilities.is_none()) {
-            let again = answer::parse(&r.response, r.choice_count);
-            if again != r.predicted {
-                r.extra.insert("previous_answer".into(), json!(label(r.predicted)));
-                changed += 1;
+    /// Reads the stored responses again, of the results that a response decides. One that was answered by likelihood, by a
+    /// vote among several responses, or of which no response is stored, is kept.
+    pub fn rescore(&mut self) -> Rescored {
+        let of_config = |name: &str| self.config.get(name);
+        let votes = of_config("ensemble_runs").and_then(Value::as_u64).is_some_and(|n| n > 1);
+        let by_likelihood = of_config("method").is_some_and(|m| m == "loglik");
+        let mut counts = Rescored::default();
+        for r in &mut self.results {
+            if by_likelihood || r.probabilities.is_some() {
+                counts.by_likelihood += 1;
+            } else if votes {
+                counts.by_vote += 1;
+            } else if r.response.trim().is_empty() {
+                counts.without_response += 1;
+            } else {
+                counts.read += 1;
+                let again = r.read_response();
+                if again != r.predicted {
+                    r.extra.insert("previous_answer".into(), json!(label(r.predicted)));
+                    counts.changed += 1;
+                }
+                r.predicted = again;
             }
-            r.predicted = again;
         }
-        changed
+        counts
+    }
+}
+
+/// What became of results whose responses were read again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rescored {
+    /// Read again.
+    pub read: usize,
+    /// Of these, read differently.
+    pub changed: usize,
+    /// Kept: likelihoods decided, not a response.
+    pub by_likelihood: usize,
+    /// Kept: several responses were asked for, and one of them is stored.
+    pub by_vote: usize,
+    /// Kept: no response is stored.
+    pub without_response: usize,
+}
+
+impl Rescored {
+    /// Those that were kept, and why, in words; empty if there are none.
+    pub fn kept(&self) -> String {
+        let kinds = [
+            (self.by_likelihood, "answered by likelihood"),
+            (self.by_vote, "answered by a vote of several responses"),
+            (self.without_response, "without a stored response"),
+        ];
+        let said: Vec<String> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!("{n} {why}")).collect();
+        said.join(", ")
     }
 }
 
@@ -268,7 +320,8 @@ pub(crate) mod tests {
             [(7, "e"), (7, "unknown")]
         );
         let mut again = EvalResult { results: items, ..EvalResult::default() };
-        assert_eq!((again.rescore(), label(again.results[1].predicted)), (1, "e"));
+        let counts = again.rescore();
+        assert_eq!((counts.read, counts.changed, label(again.results[1].predicted)), (2, 1, "e"));
     }
 
     #[test]
@@ -316,14 +369,68 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn only_what_a_response_decides_is_read_again_and_nothing_else_is_lost() {
+        let path = Path::new("r.json");
+        let entry = |said: &str, response: &str| json!({"question": "q", "choices": "a 一\nb 二", "correct_answer": "a", "predicted_answer": said, "response": response});
+        let read = |config: Value, entries: Vec<Value>| {
+            let file = json!({"config": config, "summary": {"accuracy": 0.1, "hours": 3, "warning": "old"}, "results": entries, "notes": ["mine"]});
+            EvalResult::from_json(path, file).expect("read")
+        };
+        let rescored = |config: Value, entries: Vec<Value>| {
+            let mut r = read(config, entries);
+            let counts = r.rescore();
+            (counts, r.results.iter().map(|i| label(i.predicted)).collect::<Vec<_>>().join(" "))
+        };
+        let mut likely = entry("b", "a");
+        likely["probabilities"] = json!({"a": 0.4, "b": 0.6});
+        let mut cut = entry("a", "Answer: a");
+        cut["stopped"] = json!(false);
+        let mut thought = entry("a", "it may be\nAnswer: a");
+        thought["in_thought"] = json!(true);
+        let entries =
+            vec![entry("a", "Answer: b"), entry("b", ""), entry("b", "a か b"), likely, cut, thought, entry("a", "a")];
+        let (counts, said) = rescored(json!({}), entries.clone());
+        assert_eq!(said, "b b unknown b unknown unknown a");
+        let kept = Rescored { read: 5, changed: 4, by_likelihood: 1, without_response: 1, ..Rescored::default() };
+        assert_eq!(counts, kept);
+        assert_eq!(counts.kept(), "1 answered by likelihood, 1 without a stored response");
+        for (config, kept) in [
+            (json!({"method": "loglik"}), "7 answered by likelihood"),
+            (
+                json!({"method": "generate", "ensemble_runs": 5}),
+                "1 answered by likelihood, 6 answered by a vote of several responses",
+            ),
+        ] {
+            let (counts, said) = rescored(config, entries.clone());
+            assert_eq!((counts.read, counts.kept().as_str(), said.as_str()), (0, kept, "a b b b a a a"));
+        }
+        let v = read(json!({}), entries).to_json();
+        assert_eq!(
+            (&v["notes"], &v["summary"]["hours"], v["summary"].get("warning")),
+            (&json!(["mine"]), &json!(3), None)
+        );
+        assert_ne!(v["summary"]["accuracy"], 0.1, "computed, never believed");
+    }
+
+    #[test]
     fn unreadable_files() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("bad.json");
         assert!(EvalResult::read(&path).expect_err("missing").to_string().contains("cannot read"));
-        for bytes in [&b""[..], b"{\"results\":[", b"\xff\xfe", b"{\"a\":1}{", &b"[".repeat(100_000)] {
+        let deep = b"[".repeat(100_000);
+        for (bytes, says) in [
+            (&b""[..], "line 1: not valid JSON"),
+            (b"{\"results\":[", "line 1: not valid JSON"),
+            (b"{\"a\":1}\n{\"a\":1}", "line 2: not valid JSON: trailing characters: expected one JSON value"),
+            (b"{\"a\":1,\"a\":2}", "the key `a` stands twice"),
+            (b"{\n\"a\":\"\xff\"}", "line 2: not UTF-8"),
+            (&deep, "not valid JSON"),
+            (b"\xff\xfe", "UTF-16"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        ] {
             std::fs::write(&path, bytes).expect("written");
-            let e = EvalResult::read(&path).expect_err("not JSON").to_string();
-            assert!(e.contains("bad.json") && e.contains("not JSON"), "{e}");
+            let e = EvalResult::read(&path).expect_err(says).to_string();
+            assert!(e.contains("bad.json") && e.contains(says), "{e}");
         }
     }
 
@@ -360,7 +467,8 @@ pub(crate) mod tests {
         for (name, right_before, right_now, differ) in disagreements {
             let Some(old) = recorded(name) else { return };
             let mut new = old.clone();
-            assert_eq!(new.rescore(), differ.len());
+            let counts = new.rescore();
+            assert_eq!(counts.read + counts.without_response, old.results.len());
             let found: Vec<_> = (0..old.results.len())
                 .map(|i| (i, label(old.results[i].predicted), label(new.results[i].predicted)))
                 .filter(|(_, o, n)| o != n)

@@ -45,43 +45,28 @@ pub fn score(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::ask::tests::Scripted;
 
     /// ln p of a token is minus itself, less its predecessor over a thousand.
-    struct Negative;
-
-    impl Model for Negative {
-        fn limits(&self) -> (usize, usize) {
-            (6, 5)
-        }
-        fn choice_logprobs(&mut self, _: &MicroBatch, _: &[u32], _: &[u32]) -> Result<Vec<f32>> {
-            Err(Error::failed("not here"))
-        }
-        fn target_logprobs(&mut self, b: &MicroBatch) -> Result<Vec<f32>> {
+    fn negative() -> Scripted {
+        let targets = |b: &MicroBatch| {
             let of = |(&row, &id): (&u32, &u32)| -(id as f32) - b.tokens[row as usize] as f32 / 1000.0;
-            Ok(b.target_rows.iter().zip(&b.target_ids).map(of).collect())
-        }
-        fn generate(
-            &mut self,
-            _: &[Vec<u32>],
-            _: usize,
-            _: &[u32],
-            _: &mut dyn FnMut(usize, &[u32]),
-        ) -> Result<Vec<Vec<u32>>> {
-            Err(Error::failed("not here"))
-        }
+            b.target_rows.iter().zip(&b.target_ids).map(of).collect()
+        };
+        Scripted { limits: (6, 5), targets: Some(Box::new(targets)), ..Scripted::default() }
     }
 
     #[test]
     fn every_token_but_the_first_has_its_own() {
         let texts = [vec![1, 2, 3], vec![], vec![9], vec![4, 5, 6, 7, 8], vec![7, 1]];
         let mut seen = 0;
-        let out = score(&mut Negative, &texts, |i| i.to_string(), &mut |n| seen = n).expect("scored");
+        let out = score(&mut negative(), &texts, |i| i.to_string(), &mut |n| seen = n).expect("scored");
         assert_eq!(seen, 5);
         assert_eq!(out[0], [None, Some(-2.001), Some(-3.002)]);
         assert_eq!(out[1], []);
         assert_eq!(out[2], [None]);
         assert_eq!(out[3][1..], [5, 6, 7, 8].map(|t| Some(-(t as f32) - (t - 1) as f32 / 1000.0)));
         assert_eq!(out[4], [None, Some(-1.007)]);
-        assert!(score(&mut Negative, &[vec![0; 6]], |i| format!("line {}", i + 1), &mut |_| ()).is_err());
+        assert!(score(&mut negative(), &[vec![0; 6]], |i| format!("line {}", i + 1), &mut |_| ()).is_err());
     }
 }

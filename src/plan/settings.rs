@@ -191,14 +191,32 @@ crate::settings! {
         tokenizer: Option<PathBuf> = None => { value: "PATH", decides: false },
         /// Hold the base weights in NF4, or as they are
         use_4bit: bool = true => {
-            value: "BOOL", off: Some("no-4bit"), aliases: &["load-in-4bit", "hf-load-in-4bit"],
+            value: "BOOL", otherwise: Some("as the adapter was trained, else true"), off: Some("no-4bit"), aliases: &["load-in-4bit", "hf-load-in-4bit"],
         },
         /// Hold the head in NF4 too: saves memory and changes results
         head_4bit: bool = false => { value: "BOOL", otherwise: Some("as the adapter was trained, else false") },
         /// The 4-bit type
-        bnb_4bit_quant_type: QuantType = QuantType::Nf4 => { value: "TYPE" },
+        bnb_4bit_quant_type: QuantType = QuantType::Nf4 => {
+            value: "TYPE", otherwise: Some("as the adapter was trained, else nf4"),
+        },
         /// Type that a 4-bit weight is rounded to in use
-        bnb_4bit_compute_dtype: ComputeDtype = ComputeDtype::Bfloat16 => { value: "DTYPE" },
+        bnb_4bit_compute_dtype: ComputeDtype = ComputeDtype::Bfloat16 => {
+            value: "DTYPE", otherwise: Some("as the adapter was trained, else bfloat16"),
+        },
+    }
+}
+
+impl From<Base> for BaseSettings {
+    fn from(base: Base) -> Self {
+        let Base { model, tokenizer, use_4bit, head_4bit, bnb_4bit_quant_type, bnb_4bit_compute_dtype } = base;
+        Self {
+            model: Some(model),
+            tokenizer,
+            use_4bit: Some(use_4bit),
+            head_4bit: Some(head_4bit),
+            bnb_4bit_quant_type: Some(bnb_4bit_quant_type),
+            bnb_4bit_compute_dtype: Some(bnb_4bit_compute_dtype),
+        }
     }
 }
 

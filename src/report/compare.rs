@@ -3,7 +3,7 @@
 use super::{markup, render, svg};
 use crate::{
     Result,
-    eval::compare::{Change, Comparison, Side},
+    eval::compare::{Change, Comparison, Difference, Side},
     stats::p_text,
 };
 use std::fmt::Write;
@@ -33,7 +33,7 @@ pub fn compare_html(c: &Comparison) -> Result<String> {
     render(
         include_str!("templates/compare.html"),
         minijinja::context! {
-            c, names => c.letters, most => most.unwrap_or(1).max(1), verdict => c.verdict(), p => p_text(c.p_value),
+            c, remarks => remarks(c), names => c.letters, most => most.unwrap_or(1).max(1), verdict => c.verdict(), p => p_text(c.p_value),
             accuracy_chart => markup(accuracy), label_chart => markup(labels), version => env!("CARGO_PKG_VERSION"),
         },
     )
@@ -102,27 +102,60 @@ fn confusion_rows(side: &Side, letters: &[&str]) -> Vec<Vec<String>> {
     rows
 }
 
+/// The first few names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+/// A field that differs, with both values.
+fn difference(d: &Difference) -> String {
+    let word = |v: &serde_json::Value| match v {
+        serde_json::Value::Null => "not said".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    format!("{} ({} / {})", d.field, word(&d.baseline), word(&d.candidate))
+}
+
 /// What cannot be compared and what to beware of, one sentence each.
 fn remarks(c: &Comparison) -> Vec<String> {
     let mut out = Vec::new();
     for (role, side) in [("baseline", &c.baseline), ("candidate", &c.candidate)] {
         if side.unpaired > 0 {
-            out.push(format!("{} questions of the {role} have no partner and are left out", side.unpaired));
+            let names = some(&side.only_here);
+            out.push(format!("{} questions of the {role} have no partner and are left out: {names}", side.unpaired));
+        }
+        if !side.repeated.is_empty() {
+            out.push(format!("questions that stand more than once in the {role}: {}", some(&side.repeated)));
+        }
+        if side.unknown > 0 {
+            out.push(format!("{} answers of the {role} are unknown and count as not right", side.unknown));
+        }
+    }
+    for (asking, what) in [(true, "were asked differently"), (false, "were made with other things")] {
+        let fields: Vec<String> = c.differences.iter().filter(|d| d.asking == asking).map(difference).collect();
+        if !fields.is_empty() {
+            out.push(format!("the two {what}: {}", fields.join(", ")));
         }
     }
     if c.permuted > 0 {
         out.push(format!("{} pairs show their choices in different orders", c.permuted));
     }
-    for (role, side) in [("baseline", &c.baseline), ("candidate", &c.candidate)] {
-        out.extend(side.warning.iter().map(|w| format!("warning: {role}: {w}")));
-    }
     out
+}
+
+/// Sides of which one letter is nearly all that is said.
+fn warnings(c: &Comparison) -> Vec<String> {
+    let of = |(role, side): (&str, &Side)| side.warning.as_ref().map(|w| format!("warning: {role}: {w}"));
+    [("baseline", &c.baseline), ("candidate", &c.candidate)].into_iter().filter_map(of).collect()
 }
 
 /// For the terminal.
 pub fn compare_text(c: &Comparison) -> String {
     let mut out = format!("{} questions in both\n", c.pairs);
-    for r in remarks(c) {
+    for r in remarks(c).into_iter().chain(warnings(c)) {
         let _ = writeln!(out, "  {r}");
     }
     let _ = writeln!(out, "  baseline   {}  {}", c.baseline.accuracy, c.baseline.name);
@@ -169,7 +202,7 @@ fn markdown_table(rows: &[Vec<String>]) -> String {
 pub fn compare_markdown(c: &Comparison) -> String {
     let mut out = format!("# {} against {}\n\n{}\n\n", cell(&c.candidate.name), cell(&c.baseline.name), c.verdict());
     let _ = writeln!(out, "{} questions in both.", c.pairs);
-    for r in remarks(c) {
+    for r in remarks(c).into_iter().chain(warnings(c)) {
         let _ = writeln!(out, "- {}", cell(&r));
     }
     let accuracy = |role: &str, s: &Side| {
@@ -228,7 +261,7 @@ mod tests {
             ..EvalResult::default()
         };
         let cand = EvalResult { results: vec![hostile, item("薬機法_2", 1, Some(0))], ..EvalResult::default() };
-        compare(["base <1>", "cand"], &base, &cand)
+        compare(["base <1>", "cand"], &base, &cand).expect("comparable")
     }
 
     #[test]
@@ -244,7 +277,7 @@ mod tests {
 
     #[test]
     fn empty_comparison_renders() {
-        let c = compare(["a", "b"], &EvalResult::default(), &EvalResult::default());
+        let c = compare(["a", "b"], &EvalResult::default(), &EvalResult::default()).expect("comparable");
         assert!(compare_html(&c).expect("rendered").contains("</html>"));
         assert!(compare_text(&c).contains("0 questions"));
     }
@@ -270,7 +303,7 @@ mod tests {
         else {
             return;
         };
-        let c = compare(["qwen3_8b_norag_direct_dev27", "qwen3_8b_rag_cot_140"], &small, &large);
+        let c = compare(["qwen3_8b_norag_direct_dev27", "qwen3_8b_rag_cot_140"], &small, &large).expect("comparable");
         let page = compare_html(&c).expect("rendered");
         assert_eq!(page.matches("<details>").count() as u64, c.table.won + c.table.lost);
         if let Some(dir) = std::env::var_os("IRORI_KEEP_REPORT") {

@@ -76,9 +76,9 @@ impl Forecast {
         let has_data = settings.train_file.is_some();
         settings.train_file.get_or_insert_with(PathBuf::new);
         settings.output_dir.get_or_insert_with(PathBuf::new);
-        let config = settings.decide()?;
+        let config = training::decide(settings, listener)?;
         let (opened, asked, course) = if has_data {
-            let inputs = training::read(&config)?;
+            let inputs = training::read(&config, listener)?;
             let (asked, course) = (inputs.asked(&config), course(&config, &inputs)?);
             (inputs.opened, asked, Some(course))
         } else {

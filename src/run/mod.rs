@@ -2,6 +2,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
+//! | [`adapter`] | an adapter that is used: found, and held to what it was trained beside |
 //! | [`device`] | the device that the settings ask for, opened, with its speed and the room on it |
 //! | [`engine`] | an engine planned for a device and loaded onto it |
 //! | [`training`] | what a training run needs before its first step |
@@ -10,6 +11,7 @@
 //!
 //! Nothing here computes, and nothing here knows how a setting was given or what a terminal is.
 
+pub mod adapter;
 pub mod device;
 pub mod engine;
 pub mod forecast;

@@ -3,6 +3,7 @@
 
 use super::{
     Listener,
+    adapter::{self, FoundAdapter},
     device::{self, OpenDevice},
     engine,
     inference::tokenizer_of,
@@ -12,6 +13,7 @@ use crate::{
     data::{
         encode::{self, Encoded, Encoder, Limits},
         leak,
+        questions::Asking,
         record::{self, Content, Record},
     },
     error::Setting,
@@ -20,12 +22,15 @@ use crate::{
         LoraConfig, ModelConfig,
         engine::EngineSpec,
         peft,
-        source::{Opened, cache, open},
+        source::{Opened, open},
     },
     plan::Plan,
-    train::{TrainConfig, config::TrainMode, learner::EngineLearner, steps::StepPlan},
+    train::{Settings, TrainConfig, config::TrainMode, learner::EngineLearner, provenance::Written, steps::StepPlan},
 };
 use std::path::Path;
+
+/// The setting that names the adapter to start from.
+const INIT: &str = "init-adapter";
 
 /// A training configuration with everything it names opened and read, and nothing loaded yet.
 pub struct Inputs {
@@ -42,6 +47,8 @@ pub struct Inputs {
     pub eval: Option<Encoded>,
     /// Multiple-choice questions among the records to evaluate on.
     pub questions: Vec<ChoicePrompt>,
+    /// What the adapter is trained beside.
+    pub provenance: Written,
     /// Lines of the training file and of the evaluation file that ask the same question and have different right answers.
     pub contradictions: Vec<(usize, usize)>,
 }
@@ -55,19 +62,28 @@ pub struct Prepared {
     device: OpenDevice,
 }
 
+/// Fills in what `settings` leave open: from the adapter that training starts from, if there is one, what it was trained
+/// with; else the defaults.
+///
+/// # Errors
+/// What is missing or impossible.
+pub fn decide(mut settings: Settings, listener: &mut dyn Listener) -> Result<TrainConfig> {
+    if let Some(adapter) = &settings.init_adapter {
+        let decided = FoundAdapter::find(INIT, adapter)?.complete(settings.base, settings.text_style)?;
+        decided.notes.iter().for_each(|note| listener.note(note));
+        (settings.base, settings.text_style) = (decided.base.into(), Some(decided.style));
+    }
+    settings.decide()
+}
+
 /// Opens the model, reads and tokenises the data, and plans the memory.
 ///
 /// # Errors
 /// What is missing, malformed or does not fit: all of it before a weight is loaded.
 pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prepared> {
-    let inputs = read(config)?;
-    if let (Some((line, other)), Some(eval)) = (inputs.contradictions.first(), &config.eval_file) {
-        listener.note(&format!(
-            "warning: {} of the questions of {} have another right answer in {}: lines {line} and {other} are the first",
-            inputs.contradictions.len(),
-            config.train_file.display(),
-            eval.display()
-        ));
+    let inputs = read(config, listener)?;
+    if let Some(eval) = &config.eval_file {
+        contradictory(&inputs.contradictions, config, eval).iter().for_each(|text| listener.note(text));
     }
     for text in inputs.doubts(config)? {
         listener.note(&format!("warning: {text}"));
@@ -76,6 +92,23 @@ pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prep
     let device = device::open(&config.machine, listener)?;
     let plan = engine::plan(&inputs.opened, asked, &device).map_err(|e| with_length(e, config))?;
     Ok(Prepared { inputs, plan, device })
+}
+
+/// The warning that questions have another right answer in the evaluation file `eval`, with the lines of the first few.
+fn contradictory(lines: &[(usize, usize)], config: &TrainConfig, eval: &Path) -> Option<String> {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = lines.iter().take(SHOWN).map(|(line, other)| format!("{line} and {other}")).collect();
+    let more = lines.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!lines.is_empty()).then(|| {
+        format!(
+            "warning: {} of the questions of {} have another right answer in {}: lines {}{more}",
+            lines.len(),
+            config.train_file.display(),
+            eval.display(),
+            shown.join(", ")
+        )
+    })
 }
 
 /// Fewer rows of a pass are advised together with a shorter sample where the setting for its length would forbid them.
@@ -92,7 +125,7 @@ pub(super) fn with_length(e: Error, config: &TrainConfig) -> Error {
 ///
 /// # Errors
 /// What is missing or malformed.
-pub fn read(config: &TrainConfig) -> Result<Inputs> {
+pub fn read(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Inputs> {
     let opened = open(&config.base.model)?;
     let model = opened.source.config().clone();
     let encoder = encoder_of(config, &opened)?;
@@ -112,9 +145,11 @@ pub fn read(config: &TrainConfig) -> Result<Inputs> {
         (Some(encoder), Some(path)) => choice_prompts(encoder, path, &eval_records, limits)?,
         _ => Vec::new(),
     };
-    let (lora, adapter) = adapter_of(config, &model)?;
+    let (lora, adapter) = adapter_of(config, &opened, encoder.as_ref(), listener)?;
     let contradictions = leak::contradictions(&train_records, &eval_records);
-    Ok(Inputs { opened, lora, adapter, train, eval, questions, contradictions })
+    let text = encoder.as_ref().map(adapter::text).transpose()?;
+    let provenance = Written::new(config, adapter::weights(&opened)?, text, Asking::of(&train_records))?;
+    Ok(Inputs { opened, lora, adapter, train, eval, questions, provenance, contradictions })
 }
 
 /// The tokenizer that is named, else the model's own if it has one: records of token ids need none.
@@ -175,16 +210,15 @@ pub(super) fn asked(
 }
 
 impl Prepared {
-    /// Loads the model onto its device and sets the adapter.
+    /// Loads the model, which a user calls `model`, onto its device and sets the adapter.
     ///
     /// # Errors
     /// As [`engine::load`].
-    pub fn load(self, listener: &mut dyn Listener) -> Result<(Inputs, EngineLearner)> {
-        let Inputs { opened, adapter, .. } = &self.inputs;
+    pub fn load(self, model: &str, listener: &mut dyn Listener) -> Result<(Inputs, EngineLearner)> {
+        let Inputs { opened, adapter, provenance, .. } = &self.inputs;
         let mut engine = engine::load(opened, self.plan, self.device, listener)?;
         engine.set_adapter(adapter)?;
-        let base = opened.dir.as_ref().map_or(opened.source.describe(), |d| d.display().to_string());
-        let learner = EngineLearner::new(engine, base)?;
+        let learner = EngineLearner::new(engine, model.to_owned(), provenance.bytes()?)?;
         Ok((self.inputs, learner))
     }
 }
@@ -213,13 +247,22 @@ fn check_mode(path: &Path, records: &[Record], mode: TrainMode) -> Result<()> {
 }
 
 /// The adapter that training starts from.
-fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, Vec<f32>)> {
+fn adapter_of(
+    config: &TrainConfig,
+    opened: &Opened,
+    encoder: Option<&Encoder>,
+    listener: &mut dyn Listener,
+) -> Result<(LoraConfig, Vec<f32>)> {
+    let model = opened.source.config();
     let lora = config.lora(model.layers)?;
     let Some(dir) = &config.init_adapter else {
         let flat = peft::initial(&lora, model, config.seed);
         return Ok((lora, flat));
     };
-    let found = peft::load(&cache::locate("init-adapter", dir)?, model)?;
+    let known = FoundAdapter::find(INIT, dir)?;
+    known.check_base(&config.base.model, opened, config.other_base, listener)?;
+    encoder.map_or(Ok(()), |encoder| known.check_text(encoder, listener))?;
+    let found = peft::load(&known.dir, model)?;
     let describe = |l: &LoraConfig| format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, l.targets);
     if (LoraConfig { dropout: lora.dropout, ..found.lora.clone() }) == lora {
         return Ok((lora, found.flat));
@@ -228,7 +271,7 @@ fn adapter_of(config: &TrainConfig, model: &ModelConfig) -> Result<(LoraConfig, 
     let layers = found.lora.targets.layers().unwrap_or_default();
     let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
     let layers = (!layers.is_empty()).then(|| Setting::new("layers-to-transform", layers.join(",")));
-    Err(Error::setting(Setting::new("init-adapter", dir.display()), message)
+    Err(Error::setting(Setting::new(INIT, dir.display()), message)
         .advise([
             Setting::new("lora-r", found.lora.r),
             Setting::new("lora-alpha", found.lora.alpha),

@@ -98,7 +98,7 @@ impl Definition {
 }
 
 /// A value as one would give it to a flag.
-fn words_of(value: &toml::Value) -> String {
+pub fn words_of(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) => text.clone(),
         toml::Value::Float(x) if *x != 0.0 && x.abs() < 1e-2 => format!("{x:e}"),

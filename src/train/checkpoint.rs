@@ -99,7 +99,7 @@ pub fn verify(dir: &Path) -> Result<Manifest> {
 }
 
 /// N of a directory called `checkpoint-N`.
-fn step_of(dir: &Path) -> Option<u64> {
+pub fn step_of(dir: &Path) -> Option<u64> {
     let digits = dir.file_name()?.to_str()?.strip_prefix("checkpoint-")?;
     let plain =
         !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));

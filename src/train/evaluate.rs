@@ -11,9 +11,27 @@ use crate::{
     data::{MicroBatch, Sample},
 };
 
-/// Counts the right answers of the learner as it is now: a value in 0..=1. The multiple-choice evaluator lives in a room
-/// above this one and is handed down as a function.
-pub type AccuracyHook<'a, L> = Box<dyn FnMut(&mut L) -> Result<f64> + 'a>;
+/// How questions were answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// Rightly.
+    pub right: u64,
+    /// With no answer that is certain. They are not right.
+    pub unknown: u64,
+    /// Questions in all.
+    pub asked: u64,
+}
+
+impl Answered {
+    /// Part of the questions answered rightly.
+    pub fn accuracy(self) -> f64 {
+        self.right as f64 / self.asked.max(1) as f64
+    }
+}
+
+/// Asks the learner as it is now. The multiple-choice evaluator lives in a room above this one and is handed down as a
+/// function.
+pub type AccuracyHook<'a, L> = Box<dyn FnMut(&mut L) -> Result<Answered> + 'a>;
 
 /// Evaluation samples, packed once.
 #[derive(Debug)]

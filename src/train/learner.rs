@@ -1,5 +1,6 @@
 //! What the training loop needs of a model: little enough that a test can give it a parabola instead.
 
+use super::provenance::PROVENANCE;
 use crate::{
     Error, Result,
     backend::AdamW,
@@ -51,7 +52,7 @@ pub trait Learner {
     /// Sets the moments.
     fn set_moments(&mut self, m: &[f32], v: &[f32]) -> Result<()>;
 
-    /// The adapter as [`peft::CONFIG`] and [`peft::WEIGHTS`], exact (f32).
+    /// The adapter as [`peft::CONFIG`] and [`peft::WEIGHTS`], exact (f32), and what else belongs beside them.
     ///
     /// # Errors
     /// Also if a weight is not finite: a broken adapter is never passed off as a result.
@@ -76,17 +77,20 @@ pub struct EngineLearner {
     lora: LoraConfig,
     /// What the adapter's `base_model_name_or_path` shall say.
     base: String,
+    /// The content of [`PROVENANCE`].
+    provenance: Vec<u8>,
 }
 
 impl EngineLearner {
-    /// Wraps `engine`, whose adapter is one for the model called `base`.
+    /// Wraps `engine`, whose adapter is one for the model that a user calls `base`; `provenance` is the content of
+    /// [`PROVENANCE`].
     ///
     /// # Errors
     /// If the engine has no adapter.
-    pub fn new(engine: Engine, base: String) -> Result<Self> {
+    pub fn new(engine: Engine, base: String, provenance: Vec<u8>) -> Result<Self> {
         let lora = engine.spec().lora.clone();
         let lora = lora.ok_or_else(|| Error::internal("an engine without an adapter was given to train"))?;
-        Ok(Self { engine, lora, base })
+        Ok(Self { engine, lora, base, provenance })
     }
 
     /// The engine, for evaluation between steps.
@@ -136,6 +140,7 @@ impl Learner for EngineLearner {
         Ok(vec![
             NamedFile::new(peft::CONFIG, peft::config_file(&self.lora, &self.base)),
             NamedFile::new(peft::WEIGHTS, weights),
+            NamedFile::new(PROVENANCE, self.provenance.clone()),
         ])
     }
 

@@ -107,6 +107,9 @@ pub struct Eval {
     /// Part of the questions answered rightly, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub accuracy: Option<f64>,
+    /// Of those questions the ones without a certain answer (two letters as likely as each other), where there are any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unknown: Option<u64>,
     /// How long it took.
     pub seconds: f64,
     /// Whether it is the best so far.

@@ -16,6 +16,7 @@
 //! | [`state`] | what a checkpoint remembers beside the tensors; `trainer_state.json` |
 //! | [`checkpoint`] | directories that are written whole, verified and found again |
 //! | [`output`] | the output directory: who may write there, and what is there already |
+//! | [`provenance`] | what an adapter was trained beside, for whatever uses it afterwards |
 //! | [`metrics`] | `metrics.jsonl` |
 //! | [`progress`] | what the user sees meanwhile |
 //! | [`stop`] | SIGINT and SIGTERM |
@@ -27,6 +28,7 @@ pub mod learner;
 pub mod metrics;
 pub mod output;
 pub mod progress;
+pub mod provenance;
 pub mod schedule;
 pub mod settings;
 pub mod state;

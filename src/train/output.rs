@@ -1,6 +1,6 @@
 //! The output directory of a run: who may write into it, and what is there already.
 
-use super::{checkpoint, state::TRAINER_STATE};
+use super::{checkpoint, provenance::PROVENANCE, state::TRAINER_STATE};
 use crate::{
     Error, Result,
     error::Setting,
@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Files that a run writes at the top of its output directory.
-pub const OWN: [&str; 6] = [peft::CONFIG, peft::WEIGHTS, TRAINER_STATE, "report.html", METRICS, RUN_CONFIG];
+pub const OWN: [&str; 7] = [peft::CONFIG, peft::WEIGHTS, PROVENANCE, TRAINER_STATE, "report.html", METRICS, RUN_CONFIG];
 /// The log.
 pub const METRICS: &str = "metrics.jsonl";
 /// The resolved configuration.

@@ -120,7 +120,8 @@ pub fn line(record: &Record, total: u64, left: Option<Duration>) -> String {
             )
         }
         Record::Eval(e) => {
-            let accuracy = e.accuracy.map_or_else(String::new, |a| format!("  accuracy {a:.4}"));
+            let unknown = e.unknown.map_or_else(String::new, |n| format!(" ({n} unknown)"));
+            let accuracy = e.accuracy.map_or_else(String::new, |a| format!("  accuracy {a:.4}{unknown}"));
             let best = if e.best { "  (best so far)" } else { "" };
             format!("eval after step {}  loss {:.4}{accuracy}  {:.1} s{best}", e.step, e.loss, e.seconds)
         }

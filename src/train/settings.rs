@@ -41,6 +41,8 @@ crate::settings! {
         output_dir: PathBuf = needed("output-dir")? => { value: "DIR", decides: false },
         /// Start from this PEFT adapter instead of a fresh one
         init_adapter: Option<PathBuf> = None => { value: "DIR", decides: false },
+        /// Take an adapter although it was trained beside other weights than the model's
+        other_base: bool = false => { value: "BOOL", decides: false },
     }
 
     "Steps" {

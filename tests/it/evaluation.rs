@@ -62,8 +62,8 @@ fn hostile_results_are_errors() {
     let at = dir.path();
     result(&at.join("good.json"), 4, |_| "a");
     for (text, says) in [
-        ("", "not JSON"),
-        ("{\"results\": [", "not JSON"),
+        ("", "not valid JSON"),
+        ("{\"results\": [", "not valid JSON"),
         ("{\"results\": [{\"question\": 3}]}", "results[0], field `question`"),
         ("{\"results\": []}", "is empty"),
         ("null", "expected an evaluation result"),
@@ -95,11 +95,79 @@ fn stored_responses_are_read_again() {
     old["results"][2]["response"] = "**回答（1文字のみ）：ｃ**\n回答（1文".into();
     old["results"][3]["response"] = "".into();
     fs::write(at.join("old.json"), old.to_string()).expect("written");
-    irori().args(["eval", "--rescore", "old.json", "--output", "new.json"]).current_dir(at).assert().success();
+    let out =
+        irori().args(["eval", "--rescore", "old.json", "--output", "new.json"]).current_dir(at).output().expect("runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let wanted =
+        "7 of 8 responses are read again, 1 of them differently; kept: 1 without a stored response; accuracy was 2/8";
+    assert!(out.status.success() && said.contains(wanted), "{said}");
     let new: Value = serde_json::from_slice(&fs::read(at.join("new.json")).expect("read")).expect("JSON");
     assert_eq!(new["results"][2]["predicted_answer"], "c");
     assert_eq!(new["results"][2]["previous_answer"], "a");
-    assert_eq!(new["results"][3]["predicted_answer"], "unknown");
+    assert_eq!(new["results"][3]["predicted_answer"], "a", "there is nothing to read it from again");
     assert_eq!((&new["summary"]["correct_count"], &new["summary"]["total_count"]), (&json!(3), &json!(8)));
     assert_eq!(new["config"]["top_k"], 3);
+    // The file that is read is replaced only where that is said, and then as a whole.
+    let before = fs::read(at.join("old.json")).expect("read");
+    let said = failure(&["eval", "--rescore", "old.json", "--output", "old.json"], at, 2);
+    assert!(said.contains("--force") && fs::read(at.join("old.json")).expect("read") == before, "{said}");
+    let said = failure(&["eval", "--rescore", "old.json", "--output", "x.json", "--permute"], at, 2);
+    assert!(said.contains("--permute"), "{said}");
+    irori()
+        .args(["eval", "--rescore", "old.json", "--output", "old.json", "--force"])
+        .current_dir(at)
+        .assert()
+        .success();
+    let replaced: Value = serde_json::from_slice(&fs::read(at.join("old.json")).expect("read")).expect("JSON");
+    assert_eq!(replaced["results"], new["results"]);
+}
+
+#[test]
+fn only_results_of_the_same_questions_are_compared() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path();
+    result(&at.join("base.json"), 12, |_| "a");
+    let base: Value = serde_json::from_slice(&fs::read(at.join("base.json")).expect("read")).expect("JSON");
+    let candidate = |change: &dyn Fn(&mut Value)| {
+        let mut file = base.clone();
+        change(&mut file);
+        fs::write(at.join("cand.json"), file.to_string()).expect("written");
+    };
+    type Change = Box<dyn Fn(&mut Value)>;
+    let set =
+        |field: &'static str, value: Value| -> Change { Box::new(move |f| f["results"][3][field] = value.clone()) };
+    for (change, wanted) in [
+        (set("question", "別の問題".into()), "the questions are"),
+        (set("choices", "a 一\nb 二\nc 三\nd 五".into()), "the choice \"四\" is in base only"),
+        (set("correct_answer", "a".into()), "the right choice \"四\" in one and \"一\" in the other"),
+        (set("choices", "a 四\nb 一\nc 二\nd 三".into()), "the right choice \"四\" in one and \"三\" in the other"),
+    ] {
+        candidate(&*change);
+        let said = failure(&["compare", "base.json", "cand.json", "--output", "never.html"], at, 1);
+        assert!(
+            said.contains("base, results[3] (薬機法_3) and cand, results[3] (薬機法_3)") && said.contains(wanted),
+            "{said}"
+        );
+        assert!(!at.join("never.html").exists());
+    }
+    candidate(&|f| {
+        f["results"][3]["choices"] = "a 四\nb 一\nc 二\nd 三".into();
+        f["results"][3]["correct_answer"] = "a".into();
+        f["results"][3]["predicted_answer"] = "unknown".into();
+        for i in 5..12 {
+            f["results"][i]["file_name"] = format!("新_{i}").into();
+        }
+        f["config"] = json!({"top_k": 3, "method": "loglik", "prompt": "letter"});
+    });
+    let out = irori().args(["compare", "base.json", "cand.json"]).current_dir(at).output().expect("runs");
+    let said = String::from_utf8_lossy(&out.stdout);
+    for wanted in [
+        "5 questions in both",
+        "7 questions of the candidate have no partner and are left out: 新_5, 新_6, 新_7, 新_8, 新_9 and 2 more",
+        "1 answers of the candidate are unknown and count as not right",
+        "the two were asked differently: method (not said / loglik), prompt (not said / letter)",
+        "1 pairs show their choices in different orders",
+    ] {
+        assert!(out.status.success() && said.contains(wanted), "{wanted} in {said}");
+    }
 }

@@ -16,6 +16,7 @@ mod mutations;
 mod packing;
 mod plans;
 mod program;
+mod provenance;
 mod real_job;
 mod resume;
 #[path = "../../src/data/shared.rs"]

@@ -6,7 +6,7 @@ use unicode_normalization::UnicodeNormalization;
 
 /// A text as it is compared: composed, in half width, white space as single spaces. Case and superscripts count, for x² is
 /// not x2.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let wide = |c: char| matches!(c, '\u{3000}' | '\u{ff00}'..='\u{ffef}');
     let one = |c: char| if wide(c) { c.nfkc().collect::<String>() } else { c.to_string() };
     let composed: String = text.chars().map(one).collect::<String>().nfc().collect();

@@ -4,6 +4,7 @@
 //! rest of the program sees a [`Question`] with 2 to 10 choices, which are named by [`Choice`]. Questions of one file may
 //! have different numbers of choices.
 
+mod asking;
 mod choice;
 pub mod choices;
 mod consistent;
@@ -11,8 +12,9 @@ pub mod lawqa;
 mod letters;
 pub mod records;
 
+pub use asking::{Asking, only};
 pub use choice::{Choice, letters, unsaid_choices};
-pub use consistent::{Answers, Asked};
+pub use consistent::{Answers, Asked, plain};
 pub use letters::LetterCounts;
 
 use crate::{Error, Result, error::Setting};

@@ -3,7 +3,7 @@
 use super::{
     Choice, Question,
     consistent::{self, Answers, Asked},
-    is_jsonl, letters, unsaid_choices,
+    kind, letters, unsaid_choices,
 };
 use crate::{
     Error, Result,
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The line of JSON for a question. Its meta has file_name, law, answer, question, choices, references, question_id
-/// (equal for every order of the choices), permutation, prompt, answer_format and context.
+/// (equal for every order of the choices), permutation, prompt, answer_format and context, and few_shot where there are examples.
 ///
 /// # Errors
 /// If the template does not render, or the permutation is of another number of choices.
@@ -36,12 +36,15 @@ pub fn line(
     record.insert("input".into(), template.user(&permuted, context, examples)?.into());
     record.insert("output".into(), template.expected(&permuted).into());
     let shown = context == Context::Gold && question.context.is_some();
-    let meta = serde_json::json!({
+    let mut meta = serde_json::json!({
         "file_name": question.file_name, "law": question.law, "answer": permuted.answer.to_string(),
         "question": permuted.text, "choices": permuted.choices, "references": question.references,
         "question_id": permute::identity(question), "permutation": permutation.name(),
         "prompt": template.name(), "answer_format": template.answer.name(), "context": if shown { "gold" } else { "none" },
     });
+    if let Some(meta) = meta.as_object_mut().filter(|_| !examples.is_empty()) {
+        meta.insert("few_shot".into(), true.into());
+    }
     record.insert("meta".into(), meta);
     Ok(Value::Object(record))
 }
@@ -82,30 +85,17 @@ fn check_answers(path: &Path, records: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// The prompt template that the records of a JSONL file were written with, if all name the same; `None` for other files.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn recorded_prompt(path: &Path) -> Result<Option<String>> {
-    if !is_jsonl(path) {
-        return Ok(None);
-    }
-    let records = record::read(path)?;
-    let named = |r: &Record| r.meta.get("prompt").and_then(Value::as_str).map(str::to_owned);
-    let first = records.first().and_then(named);
-    Ok(first.filter(|f| records.iter().all(|r| named(r).as_ref() == Some(f))))
-}
-
 /// The right choice of each record and how many choices its question has, where its answer is a letter. A record says its
 /// choices in `meta.choices`; those that do not say them have as many as [`unsaid_choices`] makes of their answers.
 ///
 /// # Errors
-/// A record whose answer is a letter names choices that are not 2 to 10, empty or doubled, or has an answer that is none of
+/// A record has choices that are no list of texts; one whose answer is a letter names choices that are not 2 to 10, empty or doubled, or has an answer that is none of
 /// them or not the letter of its output, or two records have one question and two answers; `path` is for messages.
 pub fn answers(path: &Path, records: &[Record]) -> Result<Vec<Option<(Choice, usize)>>> {
     let said: Vec<Option<(Choice, Option<usize>)>> = records
         .iter()
         .map(|record| {
+            check_list(path, record)?;
             let Some(answer) = record.answer() else { return Ok(None) };
             check_written(path, record)?;
             let Some(choices) = texts(record, "choices") else { return Ok(Some((answer, None))) };
@@ -121,6 +111,22 @@ pub fn answers(path: &Path, records: &[Record]) -> Result<Vec<Option<(Choice, us
 /// The list of texts in a record's meta, if it is one.
 fn texts(record: &Record, field: &str) -> Option<Vec<String>> {
     record.meta.get(field)?.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// Refuses choices that are something else than a list of texts: they would be passed over.
+fn check_list(path: &Path, record: &Record) -> Result<()> {
+    match record.meta.get("choices") {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) if texts(record, "choices").is_some() => Ok(()),
+        Some(other) => {
+            let found = match other {
+                Value::Array(_) => "one in which something is no text",
+                other => kind(other),
+            };
+            let message = format!("expected a list of texts, found {found}");
+            Err(Error::content(path, format!("line {}, field `meta.choices`", record.line), message))
+        }
+    }
 }
 
 /// Whether a record's choices are so many as a question may have, and its answer one of them.
@@ -228,6 +234,21 @@ mod tests {
             let records = records(&[meta(10, "j"), bad]);
             assert_eq!(question(path, &records[1]).unwrap_err().to_string(), wanted);
             assert_eq!(answers(path, &records).unwrap_err().to_string(), wanted);
+        }
+        for (choices, found) in [
+            (serde_json::json!("a x\nb y"), "text"),
+            (serde_json::json!({"a": "x", "b": "y"}), "an object"),
+            (serde_json::json!(["x", 2]), "one in which something is no text"),
+        ] {
+            for output in ["a", "a free text"] {
+                let line = serde_json::json!({"input": "q", "output": output, "meta": {"choices": choices}});
+                let e = answers(path, &records(&[meta(2, "b"), line.to_string()])).unwrap_err().to_string();
+                assert!(
+                    e.starts_with("f.jsonl: line 2, field `meta.choices`: expected a list of texts, found "),
+                    "{e}"
+                );
+                assert!(e.ends_with(found), "{e}");
+            }
         }
         let fine = answers(path, &records(&[meta(10, "j"), meta(2, "b"), meta(5, "text")])).unwrap();
         assert_eq!(fine, [Some((Choice::ALL[9], 10)), Some((Choice::ALL[1], 2)), None]);

@@ -8,6 +8,7 @@ use crate::{
         LoraConfig, Module, Targets,
         lora::MAX_RANK,
         safetensors::MappedFile,
+        source::base_name,
         targets::{self, Names, Selection},
     },
 };
@@ -47,8 +48,10 @@ const KNOWN: [&str; 13] = [
     "use_rslora",
 ];
 
-/// The content of `adapter_config.json`, ending in a newline. `base` is what `base_model_name_or_path` shall say.
+/// The content of `adapter_config.json`, ending in a newline. `base` is the model as a user named it, which
+/// `base_model_name_or_path` and, for `ID@REVISION`, `revision` shall say.
 pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
+    let (base, revision) = base_name(base);
     let config = json!({
         "alpha_pattern": {},
         "auto_mapping": null,
@@ -69,7 +72,7 @@ pub fn config_file(lora: &LoraConfig, base: &str) -> Vec<u8> {
         "peft_type": "LORA",
         "r": lora.r,
         "rank_pattern": {},
-        "revision": null,
+        "revision": revision,
         "target_modules": lora.targets.names(),
         "task_type": "CAUSAL_LM",
         "use_dora": false,

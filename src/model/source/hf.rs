@@ -3,6 +3,7 @@
 
 use super::{
     LinearData, ModelConfig, WeightSource, bnb,
+    likeness::{Sampled, likeness},
     stored::{self, Stored},
 };
 use crate::{
@@ -278,6 +279,27 @@ impl WeightSource for HfDirectory {
             file.release(name);
         }
         Ok(digest::hex(&hash.finalize()))
+    }
+
+    fn likeness(&self) -> Result<String> {
+        likeness(&self.config, |t, range| {
+            let file = self.file_of(&t.name)?;
+            let sampled = match file.entry(&t.name) {
+                Some(e) if e.dtype == Some(DType::U8) => {
+                    let codes = file.bytes(e).get(range.start / 2..range.end.div_ceil(2));
+                    let codes =
+                        codes.ok_or_else(|| file.wrong(&t.name, "holds fewer codes than the model has weights"))?;
+                    Sampled::Codes(codes.to_vec())
+                }
+                _ => {
+                    let mut values = vec![0.0; range.len()];
+                    file.tensor(&t.name, &t.shape)?.floats()?.read(range.start, &mut values);
+                    Sampled::Values(values)
+                }
+            };
+            file.release(&t.name);
+            Ok(sampled)
+        })
     }
 
     fn describe(&self) -> String {

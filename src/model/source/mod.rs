@@ -3,6 +3,7 @@
 mod bnb;
 pub mod cache;
 mod hf;
+mod likeness;
 #[cfg(test)]
 pub(crate) mod made;
 mod open;
@@ -20,7 +21,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 pub use hf::HfDirectory;
-pub use open::{Opened, open};
+pub use open::{Opened, base_name, open};
 pub use synthetic::Synthetic;
 
 /// The weight of a linear layer as its source holds it.
@@ -83,6 +84,13 @@ pub trait WeightSource: Send + Sync {
     /// Identifies the weights in checkpoints: the same for the same bytes, cheap to get (sizes, headers and sampled
     /// content; not a pass over 16 GB).
     fn fingerprint(&self) -> Result<String>;
+
+    /// Identifies the model whatever form its weights are held in: the same for a dense model, for what quantising makes of
+    /// it, and for a copy in a floating-point type that lost nothing. As cheap as the fingerprint. A source that does not
+    /// know better says its fingerprint.
+    fn likeness(&self) -> Result<String> {
+        self.fingerprint()
+    }
 
     /// Says that the tensor `name` was used and will not be read again soon: a mapped file may give its pages back, so
     /// that loading needs the quantised model plus one tensor, not a second copy.

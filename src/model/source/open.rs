@@ -35,7 +35,30 @@ fn wrong(name: impl std::fmt::Display, message: impl Into<String>) -> Error {
     Error::setting(Setting::new("model", name), message)
 }
 
+/// The name of a base model as an adapter says it, `name` as a user gave it: `ORGANISATION/NAME` and the revision of
+/// `ORGANISATION/NAME@REVISION`; a path stays as it is.
+pub fn base_name(name: &str) -> (&str, Option<&str>) {
+    match name.split_once('@') {
+        Some((id, revision)) if !name.starts_with("synthetic:") && !stand_in::exists(Path::new(name)) => {
+            (id, Some(revision))
+        }
+        _ => (name, None),
+    }
+}
+
 impl Opened {
+    /// How the linears are stored, in words.
+    ///
+    /// # Errors
+    /// If config.json cannot be read.
+    pub fn stored(&self) -> Result<&'static str> {
+        if !self.source.is_quantized() {
+            return Ok("dense");
+        }
+        let double = &self.config_json()?["quantization_config"]["bnb_4bit_use_double_quant"];
+        Ok(if double.as_bool() == Some(true) { "NF4 with double quantisation" } else { "NF4" })
+    }
+
     /// config.json as the model's directory holds it; a synthetic model has none and gets one.
     ///
     /// # Errors

@@ -1,7 +1,10 @@
 //! Weights made on the fly: a random Qwen3 of any size without a file. A value depends only on the seed, the tensor's name
 //! and its place, so every part can be made alone and twice.
 
-use super::{LinearData, ModelConfig, WeightSource};
+use super::{
+    LinearData, ModelConfig, WeightSource,
+    likeness::{Sampled, likeness},
+};
 use crate::{
     Result,
     model::catalogue::is_norm,
@@ -65,6 +68,15 @@ impl WeightSource for Synthetic {
 
     fn fingerprint(&self) -> Result<String> {
         Ok(format!("synthetic {} seed {}", self.config.identity(), self.seed))
+    }
+
+    fn likeness(&self) -> Result<String> {
+        likeness(&self.config, |t, range| {
+            Ok(Sampled::Values(match self.recipe(&t.name) {
+                Some(recipe) => recipe.span(range.start, range.len()).iter().map(|x| x.to_f32()).collect(),
+                None => vec![1.0; range.len()],
+            }))
+        })
     }
 
     fn describe(&self) -> String {

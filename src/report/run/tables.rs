@@ -98,7 +98,10 @@ pub(super) fn evaluations(log: &Log) -> Vec<[String; 6]> {
                 e.step.to_string(),
                 format!("{:.2}", e.epoch),
                 format!("{:.4}", e.loss),
-                e.accuracy.map_or_else(String::new, |a| format!("{:.1}%", 100.0 * a)),
+                e.accuracy.map_or_else(String::new, |a| {
+                    let unknown = e.unknown.map_or_else(String::new, |n| format!(" ({n} unknown)"));
+                    format!("{:.1}%{unknown}", 100.0 * a)
+                }),
                 format!("{:.1}", e.seconds),
                 if e.best { "best".into() } else { String::new() },
             ]

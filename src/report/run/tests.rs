@@ -38,7 +38,16 @@ fn records(steps: u64) -> Vec<Record> {
             let (best, epoch) = (t < 0.8, 3.0 * t);
             let loss = 1.9 * (-2.0 * t).exp() + 0.45 + 0.7 * t * t;
             let accuracy = Some(0.3 + 0.3 * t);
-            records.push(Record::Eval(Eval { step, epoch, loss, targets: 80, accuracy, seconds: 4.2, best }));
+            records.push(Record::Eval(Eval {
+                step,
+                epoch,
+                loss,
+                targets: 80,
+                accuracy,
+                unknown: None,
+                seconds: 4.2,
+                best,
+            }));
             records.push(Record::Checkpoint { step, checkpoint: format!("checkpoint-{step}"), best });
         }
     }

@@ -10,7 +10,7 @@ mod save;
 
 use super::{
     config::{BestBy, TrainConfig},
-    evaluate::{AccuracyHook, EvalSet, exhausted, judge},
+    evaluate::{AccuracyHook, Answered, EvalSet, exhausted, judge},
     learner::Learner,
     metrics::{EndReason, Eval, MetricsLog, Record, Start, Step},
     output::{METRICS, OutputDir, RUN_CONFIG, Resume},
@@ -245,11 +245,13 @@ impl<'a, L: Learner> Trainer<'a, L> {
         let began = Instant::now();
         let loss = set.loss(self.run.learner)?;
         let targets = set.targets;
-        let accuracy = match &mut self.run.accuracy {
+        let answered = match &mut self.run.accuracy {
             Some(hook) => Some(hook(self.run.learner)?),
             None => None,
         };
         let by = self.run.config.metric_for_best_model;
+        let accuracy = answered.map(Answered::accuracy);
+        let unknown = answered.map(|a| a.unknown).filter(|n| *n > 0);
         let value = match (by, accuracy) {
             (BestBy::Loss, _) => loss,
             (BestBy::Accuracy, Some(accuracy)) => accuracy,
@@ -260,7 +262,7 @@ impl<'a, L: Learner> Trainer<'a, L> {
         };
         let best = judge(&mut self.state, by, value);
         let (step, epoch) = (self.state.step, self.plan.epoch(self.state.step));
-        let eval = Eval { step, epoch, loss, targets, accuracy, seconds: began.elapsed().as_secs_f64(), best };
+        let eval = Eval { step, epoch, loss, targets, accuracy, unknown, seconds: began.elapsed().as_secs_f64(), best };
         self.history.push(eval_entry(&eval));
         self.record(Record::Eval(eval))?;
         Ok(best)

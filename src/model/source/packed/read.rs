@@ -77,6 +77,10 @@ impl WeightSource for Reader<'_> {
         self.inner.fingerprint()
     }
 
+    fn likeness(&self) -> Result<String> {
+        self.inner.likeness()
+    }
+
     fn release(&self, name: &str) {
         match name.strip_suffix(".weight") {
             Some(path) if self.file.entry(&packed_name(path)).is_some() => {

@@ -1,5 +1,7 @@
 //! `irori eval`: answers multiple-choice questions, or reads stored answers again.
 
+mod wording;
+
 use super::{
     common::{Progress, note},
     flags::ModelArgs,
@@ -11,13 +13,15 @@ use crate::{
     data::{
         encode::TextStyle,
         prompt::Context,
-        questions::{self, LetterCounts, Question, records},
+        questions::{self, LetterCounts, Question},
     },
     eval::{ask::Wording, generate, label, letters, loglik, result::EvalResult},
     files,
-    plan::settings::Base,
     report::compare::columns,
-    run::inference::{Generation, Session, adapter_fingerprint},
+    run::{
+        adapter::FoundAdapter,
+        inference::{Asked, Generation, Session},
+    },
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -46,7 +50,8 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     /// Parse the responses of this earlier result again; needs no model
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "model", "adapter", "method", "samples"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "model", "adapter", "method",
+        "samples", "permute", "prompt", "few_shot", "use_cot", "context", "text_style", "max_new_tokens", "batch_size", "ensemble"])]
     rescore: Option<PathBuf>,
     /// Ask only the first N questions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -57,25 +62,26 @@ pub struct Args {
     /// Ask in all cyclic orders of the choices and average: removes position bias (loglik)
     #[arg(long)]
     permute: bool,
-    /// letter, answer-line, cot or a template file [default: the one that JSONL records were written with; else
-    /// answer-line, or letter with --context gold]
+    /// letter, answer-line, cot or a template file [default: the one that JSONL records were written with; else the one
+    /// that the adapter was trained with; else answer-line, or letter with --context gold]
     #[arg(long, value_name = "PROMPT")]
     prompt: Option<String>,
-    /// Show a worked example first
+    /// Show a worked example first [default: as the records or the adapter's records do]
     #[arg(long, overrides_with = "no_few_shot")]
     few_shot: bool,
-    /// No worked example (the default)
+    /// No worked example
     #[arg(long, overrides_with = "few_shot")]
     no_few_shot: bool,
     /// Reason before answering: the prompt `cot`
     #[arg(long, conflicts_with = "prompt")]
     use_cot: bool,
-    /// What statutes the prompt shows
-    #[arg(long, value_enum, default_value = "none")]
-    context: Context,
+    /// What statutes the prompt shows [default: as the adapter was trained, if the data has them; else none]
+    #[arg(long, value_enum)]
+    context: Option<Context>,
     /// How a conversation becomes text: the model's chat template, or `<USER>…<ASSISTANT>…`
-    #[arg(long, alias = "style", value_name = "STYLE", value_enum, default_value = "chat")]
-    text_style: TextStyle,
+    /// [default: as the adapter was trained, else chat]
+    #[arg(long, alias = "style", value_name = "STYLE", value_enum)]
+    text_style: Option<TextStyle>,
     /// Most tokens of a response (generate) [default: 32; 1024 with reasoning]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_768))]
     max_new_tokens: Option<u32>,
@@ -119,14 +125,25 @@ pub fn run(args: Args) -> Result<()> {
 fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
     let mut result = EvalResult::read(old)?;
     let before = result.accuracy();
-    let (total, changed) = (result.results.len(), result.rescore());
+    let said: Vec<_> = result.results.iter().map(|r| r.predicted).collect();
+    let counts = result.rescore();
+    let kept = counts.by_likelihood + counts.by_vote + counts.without_response;
+    let rescored = json!({"read": counts.read, "changed": counts.changed, "kept": kept});
+    result.config.insert("rescored".into(), rescored);
     result.config.insert("rescored_from".into(), old.display().to_string().into());
     result.config.insert("rescored_by".into(), concat!("irori ", env!("CARGO_PKG_VERSION")).into());
     if !args.json {
-        note(&format!("{changed} of {total} answers are read differently; accuracy was {before}"));
-        for r in result.results.iter().filter(|r| r.extra.contains_key("previous_answer")) {
-            let old = r.extra.get("previous_answer").and_then(Value::as_str).unwrap_or_default();
-            note(&format!("  {}: {old} → {} (right {})", r.file_name, label(r.predicted), r.correct));
+        let kept = counts.kept();
+        let kept = if kept.is_empty() { kept } else { format!("; kept: {kept}") };
+        note(&format!(
+            "{} of {} responses are read again, {} of them differently{kept}; accuracy was {before}",
+            counts.read,
+            result.results.len(),
+            counts.changed
+        ));
+        for (i, (r, before)) in result.results.iter().zip(said).enumerate().filter(|(_, (r, b))| r.predicted != *b) {
+            let name = if r.file_name.is_empty() { format!("results[{i}]") } else { r.file_name.clone() };
+            note(&format!("  {name}: {} → {} (right {})", label(before), label(r.predicted), r.correct));
         }
     }
     Ok(result)
@@ -134,7 +151,7 @@ fn rescore(args: &Args, old: &Path) -> Result<EvalResult> {
 
 /// How the questions are asked.
 struct Asking {
-    base: Base,
+    asked: Asked,
     data: PathBuf,
     method: Method,
     wording: Wording,
@@ -146,17 +163,16 @@ struct Asking {
 impl Asking {
     /// What the arguments and the data say together.
     fn of(args: &Args) -> Result<Self> {
-        let base = args.model.base()?;
+        let asked = args.model.decide(args.text_style)?;
         let data = args.data.clone().ok_or_else(|| Error::usage("--data is missing: name the questions"))?;
         let method = args.method.unwrap_or(if args.use_cot { Method::Generate } else { Method::Loglik });
         let permute = args.permute || args.ensemble.is_some_and(|n| n > 1);
-        let prompt = prompt(args, &data)?;
+        let wording = wording::decide(args, &data, asked.adapter.as_ref().and_then(|a| a.provenance.as_ref()))?;
         if permute && method == Method::Generate {
             return Err(Error::usage("--permute and --ensemble average likelihoods: use them with --method loglik"));
         }
-        let max_new = args.max_new_tokens.unwrap_or(if prompt == "cot" { 1024 } else { 32 }) as usize;
-        let wording = Wording { prompt, few_shot: args.few_shot, context: args.context };
-        Ok(Self { base, data, method, wording, permute, max_new })
+        let max_new = args.max_new_tokens.unwrap_or(if wording.prompt == "cot" { 1024 } else { 32 }) as usize;
+        Ok(Self { asked, data, method, wording, permute, max_new })
     }
 
     /// What flags of earlier command lines mean here, and a method that does not do what the prompt asks for.
@@ -193,15 +209,16 @@ impl Asking {
         let sizes = questions.iter().map(|q| q.choices.len());
         let runs = sizes.clone().min().filter(|_| self.permute && sizes.clone().min() == sizes.max());
         let config = json!({
-            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.base.model,
+            "rag_enabled": gold, "retriever_type": if gold { "gold" } else { "none" }, "llm_model": self.asked.base.model,
             "few_shot_enabled": self.wording.few_shot, "cot_enabled": self.wording.prompt == "cot", "reranker_enabled": false,
             "reranker_model": null, "rerank_top_n": null, "ensemble_runs": runs,
             "top_k": args.top_k, "total_samples": questions.len(), "method": if generated { "generate" } else { "loglik" },
             "permute": self.permute, "prompt": self.wording.prompt,
-            "style": if args.text_style == TextStyle::Raw { "raw" } else { "chat" },
+            "style": if self.asked.style == TextStyle::Raw { "raw" } else { "chat" },
             "adapter": args.model.adapter.as_ref().map(|p| p.display().to_string()),
-            "adapter_sha256": args.model.adapter.as_deref().map(adapter_fingerprint).transpose()?,
-            "four_bit": self.base.use_4bit, "head_four_bit": self.base.head_4bit, "device": session.description,
+            "adapter_sha256": self.asked.adapter.as_ref().map(FoundAdapter::fingerprint).transpose()?,
+            "four_bit": self.asked.base.use_4bit, "head_four_bit": self.asked.base.head_4bit, "device": session.description, "llm_fingerprint": session.fingerprint,
+            "compute_dtype": self.asked.base.use_4bit.then_some(self.asked.base.bnb_4bit_compute_dtype),
             "data": self.data.display().to_string(), "max_new_tokens": generated.then_some(self.max_new),
             "irori_version": env!("CARGO_PKG_VERSION"),
         });
@@ -210,26 +227,6 @@ impl Asking {
             _ => Err(Error::internal("the configuration of a result is no object")),
         }
     }
-}
-
-/// The prompt to ask with: as the flags say, else that of the records, else the usual one.
-fn prompt(args: &Args, data: &Path) -> Result<String> {
-    let recorded = records::recorded_prompt(data)?;
-    let prompt = match (&args.prompt, args.use_cot, &recorded) {
-        (Some(prompt), ..) => prompt.clone(),
-        (None, true, _) => "cot".into(),
-        (None, false, Some(recorded)) => recorded.clone(),
-        (None, false, None) if args.context == Context::Gold => "letter".into(),
-        (None, false, None) => "answer-line".into(),
-    };
-    if let Some(other) = recorded.filter(|r| *r != prompt) {
-        note(&format!(
-            "warning: {} was written with the prompt `{other}` and is asked with `{prompt}`: what is measured is not \
-             what was trained",
-            data.display()
-        ));
-    }
-    Ok(prompt)
 }
 
 /// Asks the model.
@@ -241,7 +238,7 @@ fn answer(args: &Args) -> Result<EvalResult> {
     let questions = asking.questions(args.samples)?;
     let generation = Generation { sequences: args.batch_size as usize, new_tokens: asking.max_new };
     let generation = (asking.method == Method::Generate).then_some(generation);
-    let mut session = args.model.open(args.text_style, generation)?;
+    let mut session = args.model.open(&asking.asked, generation)?;
     let config = asking.config(args, &session, &questions)?;
     let prompter = session.prompter(&asking.wording)?;
     let (total, what) = match asking.method {
@@ -256,10 +253,10 @@ fn answer(args: &Args) -> Result<EvalResult> {
         Method::Generate => generate::evaluate(engine, &prompter, &questions, asking.max_new, &mut done)?,
     };
     let seconds = progress.finish();
-    let mut timing = Map::new();
-    timing.insert("elapsed_seconds".into(), seconds.into());
-    timing.insert("questions_per_second".into(), (results.len() as f64 / seconds.max(1e-9)).into());
-    Ok(EvalResult { config, timing, results })
+    let mut facts = Map::new();
+    facts.insert("elapsed_seconds".into(), seconds.into());
+    facts.insert("questions_per_second".into(), (results.len() as f64 / seconds.max(1e-9)).into());
+    Ok(EvalResult { config, facts, rest: Map::new(), results })
 }
 
 /// What the terminal shows.
@@ -277,9 +274,18 @@ fn summary(result: &EvalResult) -> String {
         out.push_str(&format!("warning: {warning}\n"));
     }
     if predicted.none > 0 {
-        out.push_str(&format!("{} responses name no choice\n", predicted.none));
+        let cut =
+            result.results.iter().filter(|r| r.predicted.is_none() && r.extra.get("stopped") == Some(&false.into()));
+        let cut = match cut.count() {
+            0 => String::new(),
+            n => format!("; {n} of them ran into --max-new-tokens"),
+        };
+        out.push_str(&format!(
+            "{} answers are unknown and count as not right: a tie, or no choice that is named for certain{cut}\n",
+            predicted.none
+        ));
     }
-    if let Some(rate) = result.timing.get("questions_per_second").and_then(Value::as_f64) {
+    if let Some(rate) = result.facts.get("questions_per_second").and_then(Value::as_f64) {
         out.push_str(&format!("{rate:.2} questions/s\n"));
     }
     out

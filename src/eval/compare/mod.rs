@@ -1,16 +1,24 @@
 //! Paired comparison of two result files: the same questions, answered twice.
 //!
-//! Questions are paired by file name, text and the *set* of their choices, so a file whose choices were permuted pairs with one
-//! whose choices were not: each result is judged by its own letter. Where a question occurs several times, entries with the same
-//! choice order pair first, the rest in order. What has no partner is counted, not dropped in silence.
+//! Questions are paired by file name, text and the *set* of their choices ([`pairs`]), so a file whose choices were permuted
+//! pairs with one whose choices were not: each result is judged by its own letter. What has no partner is named, and so is
+//! what the two files were made with, where that differs. An unknown answer is not right: where both sides do not know, the
+//! pair says nothing, and where one does, it is won or lost like any other.
+
+mod pairs;
+#[cfg(test)]
+mod tests;
 
 use super::{item::Item, label, letters, result::EvalResult};
 use crate::{
+    Result,
     data::questions::LetterCounts,
     stats::{Paired, Proportion, mcnemar, p_text},
 };
+use pairs::{File, pair};
 use serde::Serialize;
-use std::collections::HashMap;
+use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// One of the two sides, over the paired questions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,8 +33,14 @@ pub struct Side {
     pub truth: Vec<u64>,
     /// For each right letter, how often each of them was predicted.
     pub confusion: Vec<Vec<u64>>,
+    /// Answers that are unknown, and count as not right.
+    pub unknown: u64,
     /// Questions of the file without a partner.
     pub unpaired: u64,
+    /// Their names.
+    pub only_here: Vec<String>,
+    /// Questions that stand in the file more than once, by name.
+    pub repeated: Vec<String>,
     /// A sentence, if the predictions have collapsed towards one letter.
     pub warning: Option<String>,
 }
@@ -85,9 +99,24 @@ impl Change {
     }
 }
 
+/// A field of the two files' `config` that differs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// Its name.
+    pub field: String,
+    /// The baseline's; null where it says nothing.
+    pub baseline: Value,
+    /// The candidate's.
+    pub candidate: Value,
+    /// Whether it is how questions were asked, not what was asked.
+    pub asking: bool,
+}
+
 /// The whole comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
+    /// What the two files were made with, where that differs.
+    pub differences: Vec<Difference>,
     /// Number of pairs.
     pub pairs: u64,
     /// Pairs whose choices stand in another order on the two sides.
@@ -130,46 +159,56 @@ impl Comparison {
     }
 }
 
-/// What makes two results the same question; a file without names pairs by text alone.
-fn key(item: &Item, named: bool) -> (&str, &str, Vec<&str>) {
-    let mut choices: Vec<&str> = item.texts.iter().map(String::as_str).collect();
-    choices.sort_unstable();
-    (if named { &item.file_name } else { "" }, item.question.trim(), choices)
-}
-
-/// Indices (baseline, candidate) of the pairs, in the baseline's order.
-fn pairs(baseline: &[Item], candidate: &[Item]) -> Vec<(usize, usize)> {
-    let named = baseline.iter().chain(candidate).all(|i| !i.file_name.is_empty());
-    let mut open: HashMap<_, Vec<usize>> = HashMap::new();
-    for (j, c) in candidate.iter().enumerate() {
-        open.entry(key(c, named)).or_default().push(j);
-    }
-    let mut partner = vec![None; baseline.len()];
-    for same_order in [true, false] {
-        for (i, b) in baseline.iter().enumerate().filter(|&(i, _)| partner[i].is_none()).collect::<Vec<_>>() {
-            if let Some(list) = open.get_mut(&key(b, named))
-                && let Some(at) = list.iter().position(|&j| !same_order || candidate[j].texts == b.texts)
-            {
-                partner[i] = Some(list.remove(at));
-            }
-        }
-    }
-    partner.into_iter().enumerate().filter_map(|(i, j)| Some((i, j?))).collect()
-}
-
-fn side(name: &str, all: &[Item], paired: &[&Item], columns: usize) -> Side {
+fn side(file: &File, paired: &[&Item], only_here: Vec<String>, columns: usize) -> Side {
     let right = paired.iter().filter(|i| i.is_correct()).count() as u64;
     let predicted: LetterCounts = paired.iter().map(|i| (i.predicted, i.choice_count)).collect();
     let truth: LetterCounts = paired.iter().map(|i| (Some(i.correct), i.choice_count)).collect();
     Side {
-        name: name.to_owned(),
+        name: file.name.to_owned(),
         accuracy: Proportion::new(right, paired.len() as u64),
         predicted: letters::row(&predicted, columns),
         truth: letters::row(&truth, columns),
         confusion: letters::confusion(paired.iter().map(|i| (i.correct, i.predicted)), columns),
-        unpaired: (all.len() - paired.len()) as u64,
+        unknown: predicted.none,
+        unpaired: only_here.len() as u64,
+        only_here,
+        repeated: file.repeated(),
         warning: letters::collapse(&predicted, &truth),
     }
+}
+
+/// Fields of `config` that say nothing of how answers came about.
+const INCIDENTAL: [&str; 5] = ["irori_version", "total_samples", "rescored", "rescored_from", "rescored_by"];
+
+/// Fields of `config` that say how questions were asked.
+const ASKING: [&str; 10] = [
+    "method",
+    "prompt",
+    "style",
+    "permute",
+    "few_shot_enabled",
+    "cot_enabled",
+    "rag_enabled",
+    "retriever_type",
+    "ensemble_runs",
+    "max_new_tokens",
+];
+
+/// Where the two files' `config` differ. A field that is missing is one that is null.
+fn differences(baseline: &EvalResult, candidate: &EvalResult) -> Vec<Difference> {
+    let fields: BTreeSet<&String> = baseline.config.keys().chain(candidate.config.keys()).collect();
+    let difference = |field: &String| {
+        let of = |r: &EvalResult| r.config.get(field).cloned().unwrap_or_default();
+        let (baseline, candidate) = (of(baseline), of(candidate));
+        let asking = ASKING.contains(&field.as_str());
+        (baseline != candidate && !INCIDENTAL.contains(&field.as_str())).then(|| Difference {
+            field: field.clone(),
+            baseline,
+            candidate,
+            asking,
+        })
+    };
+    fields.into_iter().filter_map(difference).collect()
 }
 
 /// The pairs by law, in order of appearance.
@@ -197,8 +236,12 @@ fn by_law(paired: &[(&Item, &Item)]) -> Vec<LawRow> {
 
 /// Compares `candidate` with `baseline`; the names are what the report calls them. Without a common question the comparison
 /// has no pairs: callers say so.
-pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) -> Comparison {
-    let index = pairs(&baseline.results, &candidate.results);
+///
+/// # Errors
+/// If a question is another one in the two files although it has the same name, or has another right choice.
+pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) -> Result<Comparison> {
+    let files = [File::new(names[0], &baseline.results), File::new(names[1], &candidate.results)];
+    let (index, [only_b, only_c]) = pair(&files[0], &files[1])?;
     let paired: Vec<(&Item, &Item)> =
         index.iter().map(|&(i, j)| (&baseline.results[i], &candidate.results[j])).collect();
     let mut table = Paired::default();
@@ -219,97 +262,20 @@ pub fn compare(names: [&str; 2], baseline: &EvalResult, candidate: &EvalResult) 
     }
     let (d, low, high) = table.difference();
     let columns = paired.iter().map(|(b, c)| b.choice_count.max(c.choice_count)).max().unwrap_or(0);
-    Comparison {
+    let permuted = index.iter().filter(|&&(i, j)| files[0].plain[i].choices != files[1].plain[j].choices).count();
+    Ok(Comparison {
+        differences: differences(baseline, candidate),
         pairs: table.total(),
-        permuted: paired.iter().filter(|(b, c)| b.texts != c.texts).count() as u64,
+        permuted: permuted as u64,
         letters: letters::names(columns),
         chance: paired.iter().map(|(b, _)| 1.0 / b.choice_count as f64).sum::<f64>() / paired.len().max(1) as f64,
-        baseline: side(names[0], &baseline.results, &paired.iter().map(|p| p.0).collect::<Vec<_>>(), columns),
-        candidate: side(names[1], &candidate.results, &paired.iter().map(|p| p.1).collect::<Vec<_>>(), columns),
+        baseline: side(&files[0], &paired.iter().map(|p| p.0).collect::<Vec<_>>(), only_b, columns),
+        candidate: side(&files[1], &paired.iter().map(|p| p.1).collect::<Vec<_>>(), only_c, columns),
         difference: [d, low, high],
         table,
         p_value: mcnemar(table.won, table.lost),
         laws: by_law(&paired),
         won,
         lost,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        data::questions::choices,
-        eval::result::tests::{item, of_size, recorded},
-    };
-
-    fn result(items: Vec<Item>) -> EvalResult {
-        EvalResult { results: items, ..EvalResult::default() }
-    }
-
-    fn with(item: Item, texts: [&str; 4]) -> Item {
-        Item { choices: choices::format(&texts), texts: texts.map(str::to_owned).into(), ..item }
-    }
-
-    #[test]
-    fn questions_of_different_sizes_are_compared_together() {
-        let five = |said| of_size(5, "民法_5", 4, said);
-        let base = result(vec![of_size(2, "民法_2", 1, Some(0)), five(Some(4)), item("民法_4", 0, None)]);
-        let cand = result(vec![five(Some(0)), of_size(2, "民法_2", 1, Some(1)), of_size(3, "民法_4", 0, None)]);
-        let c = compare(["x", "y"], &base, &cand);
-        assert_eq!((c.pairs, c.baseline.unpaired, c.candidate.unpaired), (2, 1, 1), "other choices, another question");
-        assert_eq!(c.letters, ["a", "b", "c", "d", "e", "unknown"]);
-        assert_eq!((&c.baseline.predicted, &c.candidate.truth), (&vec![1, 0, 0, 0, 1, 0], &vec![0, 1, 0, 0, 1, 0]));
-        assert_eq!(c.candidate.confusion[4], [1, 0, 0, 0, 0, 0]);
-        assert_eq!(c.candidate.confusion.len(), 5);
-        assert!((c.chance - (0.5 + 0.2) / 2.0).abs() < 1e-12);
-        assert_eq!(c.table, Paired { both: 0, lost: 1, won: 1, neither: 0 });
-        assert_eq!((c.won[0].correct, c.lost[0].baseline, c.lost[0].candidate), ("b", "e", "a"));
-        let twos = result(vec![of_size(2, "民法_2", 1, Some(0))]);
-        let c = compare(["x", "x"], &twos, &twos);
-        assert_eq!((c.letters.len(), c.chance, c.baseline.confusion.len()), (3, 0.5, 2));
-    }
-
-    #[test]
-    fn pairs_by_question_even_when_permuted() {
-        let turned = with(item("金商法_1", 1, Some(1)), ["四", "一", "二", "三"]);
-        let base = result(vec![item("金商法_1", 0, Some(2)), item("薬機法_2", 3, Some(3)), item("only", 0, None)]);
-        let cand = result(vec![item("薬機法_2", 3, Some(0)), turned, item("other", 0, None)]);
-        let c = compare(["x", "y"], &base, &cand);
-        assert_eq!((c.pairs, c.permuted, c.baseline.unpaired, c.candidate.unpaired), (2, 1, 1, 1));
-        assert_eq!(c.table, Paired { both: 0, lost: 1, won: 1, neither: 0 });
-        assert_eq!((c.won[0].file_name.as_str(), c.won[0].correct), ("金商法_1", "b"));
-        assert_eq!(c.lost[0].law, "薬機法");
-        assert_eq!(c.laws.len(), 2);
-        assert_eq!(c.p_value, 1.0);
-    }
-
-    #[test]
-    fn repeated_questions_pair_once_each_and_same_orders_first() {
-        let turned = with(item("x", 1, Some(1)), ["四", "一", "二", "三"]);
-        let a = result(vec![item("x", 0, Some(0)), turned.clone()]);
-        let b = result(vec![turned, item("x", 0, Some(0))]);
-        assert_eq!(pairs(&a.results, &b.results), [(0, 1), (1, 0)]);
-        assert_eq!(compare(["a", "b"], &a, &b).permuted, 0);
-        let other = result(vec![with(item("x", 0, None), ["別", "二", "三", "四"])]);
-        assert_eq!(compare(["a", "b"], &a, &other).pairs, 0, "other choices make another question");
-    }
-
-    #[test]
-    fn the_recorded_pair() {
-        let (Some(small), Some(large)) =
-            (recorded("qwen3_8b_norag_direct_dev27.json"), recorded("qwen3_8b_rag_cot_140.json"))
-        else {
-            return;
-        };
-        let c = compare(["direct", "rag"], &small, &large);
-        assert_eq!((c.pairs, c.baseline.unpaired, c.candidate.unpaired, c.permuted), (27, 0, 113, 0));
-        assert_eq!(c.baseline.accuracy.count, 13);
-        assert_eq!(c.table.total(), 27);
-        assert_eq!(c.candidate.accuracy.count, c.table.both + c.table.won);
-        eprintln!("{:?} {} {}", c.table, c.p_value, c.verdict());
-        assert_eq!(c.laws.iter().map(|l| l.law.as_str()).collect::<Vec<_>>(), ["金商法", "薬機法", "借地借家法"]);
-        let whole = compare(["rag", "rag"], &large, &large);
-        assert_eq!((whole.pairs, whole.table.won, whole.table.lost), (140, 0, 0));
-    }
+    })
 }
