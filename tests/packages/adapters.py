@@ -188,6 +188,10 @@ def more_than_lora(cases, by):
     lora(cases, "fan-in", "`fan_in_fan_out` (peft itself puts it back to false)", by, fan_in_fan_out=True)
     lora(cases, "qalora", "`use_qalora` in the configuration", f"in the shape of {by}", readable=False,
          after=lambda folder: edit_json(folder / "adapter_config.json", lambda f: f.update(use_qalora=True, qalora_group_size=16)))
+    for field, value in [("alora_invocation_tokens", [5, 7]), ("arrow_config", {"top_k": 2}), ("kasa_config", {"beta": 0.1}), ("use_bdlora", {"target_modules_bd_a": ["q_proj"]}),
+                         ("velora_config", {"rank": 1}), ("monteclora_config", {"num_samples": 2}), ("megatron_config", {"tensor_model_parallel_size": 1})]:
+        lora(cases, field.split("_")[0], f"`{field}` in the configuration", f"in the shape of {by}", readable=False,
+             after=lambda folder, field=field, value=value: edit_json(folder / "adapter_config.json", lambda f: f.update({field: value})))
     lora(cases, "future", "a field that no version has, set", f"in the shape of {by}", readable=False,
          after=lambda folder: edit_json(folder / "adapter_config.json", lambda f: f.update(use_brand_new=True)))
 
@@ -262,6 +266,24 @@ def files(cases, by, base):
         return dict(base=BASE, flags=["--no-4bit"])
 
     cases.add("adapters", "named-alone", "an adapter with a name of its own, asked for in the folder above it", by, only_named)
+
+    def on_nf4(folder):
+        """QLoRA as peft and bitsandbytes have it."""
+        from transformers import AutoModelForCausalLM
+        from common import dense
+        packed = cases.root / "base-nf4"
+        if not packed.exists():
+            from transformers import BitsAndBytesConfig
+            config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+            AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.bfloat16, device_map="cpu").save_pretrained(packed)
+        quantised = AutoModelForCausalLM.from_pretrained(packed, dtype=torch.float32, device_map="cpu")
+        model = get_peft_model(quantised, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+        stir(model)
+        model.save_pretrained(folder)
+        reference(dense(model), folder / "reference.jsonl")
+        return dict(base="base-nf4", flags=["--bnb-4bit-compute-dtype", "float32"])
+
+    cases.add("adapters", "qlora", "an adapter of an NF4 model, on that model", version("peft", "bitsandbytes"), on_nf4)
 
     def state_dict(folder):
         from safetensors.torch import save_file

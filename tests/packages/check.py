@@ -43,8 +43,8 @@ class Check:
 
     def outcome(self, entry):
         """(outcome, what irori says or how far it is, the command)."""
-        kind = entry["kind"]
-        return getattr(self, kind)(entry)
+        outcome, message, command = getattr(self, entry["kind"])(entry)
+        return outcome, message.replace(f"{entry['path']}/", "").replace(f"{entry['path']}:", "the directory:"), command
 
     def scored(self, entry, arguments):
         tokens = self.out / "tokens.jsonl"

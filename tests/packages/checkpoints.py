@@ -1,11 +1,10 @@
 """Model directories as transformers and bitsandbytes write them."""
 
-import json
 import os
 
 import torch
 
-from common import edit_json, fill, qwen3, read_back, reference, version
+from common import SHAPE, edit_json, qwen3, read_back, version
 
 EXACT = ["--no-4bit"]
 # bitsandbytes' numbers, not rounded to another type before they are used.
@@ -94,6 +93,10 @@ def configured(cases, by):
     save(cases, "attention-bias", "`attention_bias` true", by, lambda: qwen3(attention_bias=True))
     save(cases, "gelu", "`hidden_act` gelu", by, lambda: qwen3(hidden_act="gelu"))
     save(cases, "epsilon", "`rms_norm_eps` 1e-5", by, lambda: qwen3(rms_norm_eps=1e-5))
+    save(cases, "no-tie-key", "tied, `tie_word_embeddings` taken out of `config.json`: transformers reads it as untied", by, lambda: qwen3(tie_word_embeddings=True), readable=False,
+         after=config(lambda f: f.pop("tie_word_embeddings")))
+    save(cases, "partial-rotary", "`partial_rotary_factor` 0.5", by, qwen3, readable=False,
+         after=config(lambda f: f["rope_parameters"].update(partial_rotary_factor=0.5)))
     save(cases, "multi-head", "as many key and value heads as query heads", by, lambda: qwen3(num_key_value_heads=4))
 
 
@@ -157,6 +160,30 @@ def files(cases, by):
         os.remove(folder / "model.safetensors")
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
+    def extra(name):
+        def run(folder):
+            from safetensors.torch import load_file, save_file
+            qwen3().save_pretrained(folder)
+            weights = load_file(folder / "model.safetensors")
+            weights[name] = torch.ones(64)
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return run
+
+    cases.add("checkpoints", "value-head", "a tensor more, `v_head.summary.weight`, as TRL's value heads have", f"{by}, safetensors", extra("v_head.summary.weight"), flags=EXACT)
+    cases.add("checkpoints", "query-bias", "a tensor more, `q_proj.bias` of a layer", f"{by}, safetensors", extra("model.layers.0.self_attn.q_proj.bias"), flags=EXACT)
+    cases.add("checkpoints", "inv-freq", "a tensor more, `rotary_emb.inv_freq`", f"{by}, safetensors", extra("model.rotary_emb.inv_freq"), flags=EXACT)
+
+    def other(cls, **options):
+        def run(folder):
+            import transformers
+            config = getattr(transformers, cls.replace("ForCausalLM", "Config").replace("ForSequenceClassification", "Config"))(**(SHAPE | options))
+            getattr(transformers, cls)(config).save_pretrained(folder)
+        return run
+
+    for cls, options in [("Qwen2ForCausalLM", {}), ("Qwen3MoeForCausalLM", dict(num_experts=4, moe_intermediate_size=32)), ("LlamaForCausalLM", {}),
+                         ("Qwen3ForSequenceClassification", {})]:
+        cases.add("checkpoints", cls.lower(), f"`{cls}`", by, other(cls, **options), flags=EXACT)
+
     cases.add("checkpoints", "pickled", "`pytorch_model.bin` alone", by, pickled, flags=EXACT)
 
     def both(folder):
@@ -202,13 +229,13 @@ def files(cases, by):
 def bitsandbytes(cases, by):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    def quantised(name, what, dtype="bfloat16", flags=PACKED, after=None, tied=False, readable=True, **options):
+    def quantised(name, what, dtype="bfloat16", flags=PACKED, after=None, tied=False, readable=True, max_shard_size="50GB", **options):
         def run(folder):
             first = folder / "dense"
             qwen3(dtype=dtype, tie_word_embeddings=tied).save_pretrained(first)
             config = BitsAndBytesConfig(**options)
             model = AutoModelForCausalLM.from_pretrained(first, quantization_config=config, dtype=getattr(torch, dtype), device_map="cpu")
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
             for file in first.iterdir():
                 file.unlink()
             first.rmdir()
@@ -233,6 +260,7 @@ def bitsandbytes(cases, by):
     quantised("nf4-head", "NF4 with the head quantised too (`llm_int8_skip_modules=[\"none\"]`)", llm_int8_skip_modules=["none"], **nf4)
     for storage in ["bfloat16", "float16", "float32"]:
         quantised(f"nf4-storage-{storage}", f"NF4, `bnb_4bit_quant_storage` {storage}", bnb_4bit_quant_storage=storage, **nf4)
+    quantised("nf4-sharded", "NF4 in shards", max_shard_size="60KB", **nf4)
     quantised("fp4", "FP4", load_in_4bit=True, bnb_4bit_quant_type="fp4", readable=False)
     quantised("int8", "8 bits", load_in_8bit=True, readable=False)
 

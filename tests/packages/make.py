@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", WANDB_DISABLED="true", UNSLOTH_DISABLE_STATISTICS="1")
+if os.environ.get("PYTHONHASHSEED") != "0":  # sets are written in the same order every time
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"PYTHONHASHSEED": "0"})
 MAKERS = {"newest": ["checkpoints", "adapters", "trained", "records", "hub"], "older": ["llamafactories", "older", "unsloths"]}
 
 

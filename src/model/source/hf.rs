@@ -75,7 +75,10 @@ impl HfDirectory {
             }
         }
         let entry = |name: &str| place.get(name).and_then(|&i: &usize| files[i].entry(name));
-        let stored = Stored::new(&config, quantization.as_ref(), entry);
+        let stored = Stored::new(&config, quantization.as_ref(), entry).map_err(|e| {
+            let at = "field `quantization_config.llm_int8_skip_modules`";
+            Error::content(&dir.join("config.json"), at, e)
+        })?;
         remarks.extend_from_slice(stored.remarks());
         let mut source = Self { dir: dir.to_path_buf(), config, quantization, stored, files, place, remarks };
         source.refuse_other_storage()?;

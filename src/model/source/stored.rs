@@ -38,13 +38,16 @@ pub(super) struct Stored {
 
 impl Stored {
     /// What `entry` says of the model's linears.
+    ///
+    /// # Errors
+    /// As [`Quantization::skips`].
     pub fn new<'a>(
         config: &ModelConfig,
         quantization: Option<&Quantization>,
         entry: impl Fn(&str) -> Option<&'a Entry>,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let mut stored = Self::default();
-        let Some(quantization) = quantization else { return stored };
+        let Some(quantization) = quantization else { return Ok(stored) };
         let matrices = || tensors(config).into_iter().filter(|t| matches!(t.role, Role::Linear(..) | Role::Head));
         let is_packed = |name: &str| {
             let record = format!("{name}.{}", state::QUANT_STATE);
@@ -52,19 +55,25 @@ impl Stored {
         };
         stored.packed = matrices().filter(|t| is_packed(&t.name)).map(|t| t.path().to_owned()).collect();
         let linears = || matrices().filter(|t| t.linear().is_some()).map(|t| t.path().to_owned());
+        let mut excepted = BTreeSet::new();
+        for t in matrices() {
+            if quantization.skips(t.path())? {
+                excepted.insert(t.path().to_owned());
+            }
+        }
         if stored.packed.is_empty() {
             // A dense model whose configuration says how it is to be quantised.
-            stored.dense = linears().filter(|path| quantization.skips(path)).collect();
+            stored.dense = linears().filter(|path| excepted.contains(path)).collect();
             stored.remarks.push(
                 "config.json says that the linears are in 4 bits (field `quantization_config`), and the files hold them all \
                  dense: they are taken as a dense model's, without quantising those of `llm_int8_skip_modules`"
                     .into(),
             );
-            return stored;
+            return Ok(stored);
         }
         stored.dense = linears().filter(|path| !stored.packed.contains(path)).collect();
-        let unlisted: Vec<&String> = stored.dense.iter().filter(|path| !quantization.skips(path)).collect();
-        let listed: Vec<&String> = stored.packed.iter().filter(|path| quantization.skips(path)).collect();
+        let unlisted: Vec<&String> = stored.dense.difference(&excepted).collect();
+        let listed: Vec<&String> = stored.packed.intersection(&excepted).collect();
         let mut say = |paths: &[&String], held: &str, said: &str| {
             if let [first, rest @ ..] = paths {
                 let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
@@ -76,7 +85,7 @@ impl Stored {
         };
         say(&unlisted, "dense", "does not name it");
         say(&listed, "in 4 bits", "names it");
-        stored
+        Ok(stored)
     }
 
     pub fn is_packed(&self, path: &str) -> bool {

@@ -91,7 +91,11 @@ const KEY: u64 = 0x9e37_79b9_7f4a_7c15;
 /// An engine with a random adapter, every weight of which is a bf16.
 fn engine(backend: Box<dyn Backend>, spec: EngineSpec) -> Engine {
     let source = Toy(Synthetic::new("toy", spec.model.clone(), 5));
-    let mut e = Engine::new(backend, spec, &source, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
+    engine_of(backend, spec, &source)
+}
+
+fn engine_of(backend: Box<dyn Backend>, spec: EngineSpec, source: &dyn WeightSource) -> Engine {
+    let mut e = Engine::new(backend, spec, source, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
     if let Some(lora) = e.spec().lora.clone() {
         let mut rng = Rng::new(8, 8);
         let flat: Vec<f32> = (0..lora.parameters(&e.spec().model)).map(|_| round(0.05 * rng.normal())).collect();

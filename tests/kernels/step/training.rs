@@ -148,6 +148,61 @@ fn plans_and_schedules_change_no_bit() {
     }
 }
 
+/// Toy weights in bf16; those of modules that are not in the layer's list are what NF4 makes of them.
+struct InUse(Toy, [&'static [Module]; 2]);
+
+impl WeightSource for InUse {
+    fn config(&self) -> &ModelConfig {
+        self.0.config()
+    }
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        self.0.tensor(name, shape)
+    }
+    fn linear(&self, path: &str, n: usize, k: usize) -> Result<LinearData<'_>> {
+        let t = self.tensor(&format!("{path}.weight"), &[n, k])?;
+        let dense = (0..2).any(|layer| self.1[layer].iter().any(|m| m.path_in(layer) == path));
+        if dense || path == "lm_head" {
+            return Ok(LinearData::Dense(t));
+        }
+        let values = irori::quant::nf4::Nf4::of(t.floats()?).to_bf16_values();
+        Ok(LinearData::Dense(Tensor::new(DType::Bf16, [n, k], DType::Bf16.encode(&values))))
+    }
+    fn dense_dtype(&self) -> DType {
+        DType::Bf16
+    }
+    fn fingerprint(&self) -> Result<String> {
+        self.0.fingerprint()
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+/// Linears that stay dense beside packed ones, alone and as a part of a product: a model whose other weights were dequantised by
+/// hand has the same bits.
+#[test]
+fn linears_that_stay_dense_change_no_bit_of_the_others() {
+    use Module::{DownProj, GateProj, KProj, OProj, QProj, VProj};
+    let base = spec(Some(lora(0.1, &Module::ALL)), true);
+    let batches = [documents(&[29, 1, 66])];
+    let sets: [[&'static [Module]; 2]; 2] =
+        [[&[KProj], &[OProj, GateProj]], [&[QProj, KProj, VProj], &[DownProj, VProj]]];
+    for (seed, sets) in sets.into_iter().enumerate() {
+        let run = |spec: EngineSpec, sets: [&'static [Module]; 2], seed| {
+            let source = InUse(Toy(Synthetic::new("toy", spec.model.clone(), 5)), sets);
+            let backend = CudaBackend::new(device(seed).0, CudaProperties::FUSED).unwrap();
+            train(&mut engine_of(Box::new(backend), spec, &source), &batches)
+        };
+        if !there_are_kernels() {
+            return;
+        }
+        let by_hand = EngineSpec { residency: vec![Residency::Dense; 2], ..base.clone() };
+        let want = run(by_hand, sets, 0);
+        let mixed = EngineSpec { dense_modules: sets.map(<[Module]>::to_vec).to_vec(), ..base.clone() };
+        assert!(run(mixed, [&Module::ALL; 2], seed as u64 + 1) == want, "{sets:?}");
+    }
+}
+
 /// Packed weights that are dequantised to scratch first, layers' and head's: the same bits.
 #[test]
 fn the_way_of_packed_weights_changes_no_bit() {

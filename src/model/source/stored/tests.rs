@@ -196,3 +196,13 @@ fn an_index_that_names_a_shard_without_the_tensor_is_refused() {
     let error = HfDirectory::open(dir.path()).expect_err("refused").to_string();
     assert!(error.contains(&format!("weight_map.{name}`: names {other}, which has no such tensor")), "{error}");
 }
+
+/// Nobody waits for an expression without an end.
+#[test]
+fn an_exception_that_takes_too_long_is_refused_by_name() {
+    let endless = "((((([a-z._0-9]*)*)*)*)*)*!";
+    let patch = json!({"quantization_config": bitsandbytes(&["lm_head", endless])});
+    let (_root, path) = directory(true, but(&["q_proj"], DType::F32), &[], patch);
+    let error = HfDirectory::open(&path).expect_err("refused").to_string();
+    assert!(error.contains("config.json: field `quantization_config.llm_int8_skip_modules`: `((((([a-z"), "{error}");
+}
