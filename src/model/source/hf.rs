@@ -284,16 +284,18 @@ impl WeightSource for HfDirectory {
     fn likeness(&self) -> Result<String> {
         likeness(&self.config, |t, range| {
             let file = self.file_of(&t.name)?;
-            let sampled = match file.entry(&t.name) {
-                Some(e) if e.dtype == Some(DType::U8) => {
-                    let codes = file.bytes(e).get(range.start / 2..range.end.div_ceil(2));
-                    let codes =
-                        codes.ok_or_else(|| file.wrong(&t.name, "holds fewer codes than the model has weights"))?;
-                    Sampled::Codes(codes.to_vec())
+            let packed = file.entry(&t.name).filter(|_| self.is_packed(t.path()));
+            let sampled = match packed.map(|e| file.bytes(e)) {
+                Some(codes) => {
+                    let codes = codes.get(range.start / 2..range.end.div_ceil(2));
+                    let few = || file.wrong(&t.name, "holds fewer codes than the model has weights");
+                    Sampled::Codes(codes.ok_or_else(few)?.to_vec())
                 }
-                _ => {
+                None => {
                     let mut values = vec![0.0; range.len()];
-                    file.tensor(&t.name, &t.shape)?.floats()?.read(range.start, &mut values);
+                    let tensor = file.tensor(&t.name, &t.shape)?;
+                    let of_floats = |_| file.wrong(&t.name, "is not of type F32, BF16 or F16");
+                    tensor.floats().map_err(of_floats)?.read(range.start, &mut values);
                     Sampled::Values(values)
                 }
             };
