@@ -1,6 +1,6 @@
 //! The model's own conversation format: its Jinja chat template, rendered as transformers renders it.
 //!
-//! Where the template comes from is [`source`]'s matter, what the language is [`super::jinja`]'s. A model without a template
+//! Where the template comes from is the matter of `source`, what the language is that of `data::jinja`. A model without a template
 //! gets ChatML, the format that Qwen's own template produces. Thinking is off unless asked for.
 //!
 //! A template is given what `apply_chat_template` of transformers gives it: `messages` without the fields that are null and

@@ -6,7 +6,7 @@
 //! assigns). So this one follows Jinja2 and Python step by step, and what it does not have is an error that names it.
 //!
 //! [`lexer`] makes tokens, [`parser`] the tree ([`ast`]), [`scope`] says which variable a name means, [`interpreter`] and
-//! [`eval`] run the tree; [`value`], [`operators`], [`access`], [`methods`], [`format`] and [`text`] are Python, [`filters`]
+//! [`eval`] run the tree; [`value`], [`operators`], [`access`], [`methods`], [`mod@format`] and [`text`] are Python, [`filters`]
 //! and [`predicates`] Jinja2's filters and tests, [`dumps`] and [`strftime`] what transformers adds.
 
 mod access;
