@@ -77,7 +77,7 @@ impl HfDirectory {
         let entry = |name: &str| place.get(name).and_then(|&i: &usize| files[i].entry(name));
         let stored = Stored::new(&config, quantization.as_ref(), entry).map_err(|e| {
             let at = "field `quantization_config.llm_int8_skip_modules`";
-            Error::content(&dir.join("config.json"), at, e)
+            Error::content(dir.join("config.json"), at, e)
         })?;
         remarks.extend_from_slice(stored.remarks());
         let mut source = Self { dir: dir.to_path_buf(), config, quantization, stored, files, place, remarks };
@@ -113,6 +113,10 @@ impl HfDirectory {
             let own_head = name.strip_suffix(".weight") == Some(HEAD);
             let why =
                 if own_head { ", and config.json does not tie the head (field `tie_word_embeddings`)" } else { "" };
+            let bare = name.strip_prefix("model.").filter(|bare| self.place.contains_key(*bare));
+            let why = bare.map_or(why.to_owned(), |bare| {
+                format!(", which hold `{bare}`: of a Qwen3Model saved alone; save the Qwen3ForCausalLM around it")
+            });
             let message = format!("is in none of the model's weight files{why}");
             Error::content(&self.dir, format!("tensor `{name}`"), message)
         })
