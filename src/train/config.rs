@@ -108,11 +108,9 @@ impl TrainConfig {
             let message = format!("times {length} is {rows} rows in one micro-batch: lower one of them");
             return Err(Error::setting(Setting::new("batch-size", self.batch_size), message));
         }
-        if let Some(n) = self.max_steps {
-            if !(1..=1 << 40).contains(&n) {
-                let message = format!("must be from 1 to {}, or -1 for no number of steps", 1u64 << 40);
-                return Err(Error::setting(Setting::new("max-steps", n), message));
-            }
+        if let Some(n) = self.max_steps.filter(|n| !(1..=1 << 40).contains(n)) {
+            let message = format!("must be from 1 to {}, or -1 for no number of steps", 1u64 << 40);
+            return Err(Error::setting(Setting::new("max-steps", n), message));
         }
         let Some(n) = self.micro_batch_rows else { return Ok(()) };
         whole("micro-batch-rows", n as u64, 1, 1 << 26)?;
@@ -182,7 +180,7 @@ impl TrainConfig {
                 ),
             ];
             let given = parts.iter().filter(|(_, value)| !value.is_empty());
-            let given: Vec<String> = given.map(|(name, value)| Setting::new(*name, value).to_string()).collect();
+            let given: Vec<String> = given.map(|(name, value)| Setting::new(name, value).to_string()).collect();
             let message = format!("{} name no linear together: nothing would be trained", given.join(", "));
             return Err(Error::setting(Setting::named("target-modules"), message));
         }

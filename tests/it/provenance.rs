@@ -359,8 +359,8 @@ fn questions_are_asked_as_the_records_asked_or_it_is_said() {
     let lawqa = json!([0, 1, 2].map(|i| json!({"ファイル名": format!("法_{i}"), "コンテキスト": "条文", "問題文": format!("問{i}"), "選択肢": "a x\nb y\nc z", "output": "abc"[i..][..1]})));
     fs::write(at.join("s.json"), lawqa.to_string()).expect("written");
     ok(at, "dataset --input s.json --output-dir d --prompt letter --context gold --few-shot --split train=3");
-    let made = fs::read_dir(at.join("d")).expect("read").map(|e| e.expect("an entry").path());
-    let records = made.filter(|p| p.extension().is_some_and(|e| e == "jsonl")).next().expect("records");
+    let mut made = fs::read_dir(at.join("d")).expect("read").map(|e| e.expect("an entry").path());
+    let records = made.find(|p| p.extension().is_some_and(|e| e == "jsonl")).expect("records");
     fs::copy(records, at.join("r.jsonl")).expect("copied");
     train(at, "gold", "--max-seq-length 2048");
     let asked = |flags: &str| {

@@ -1,6 +1,6 @@
 //! Paired comparison of two result files: the same questions, answered twice.
 //!
-//! Questions are paired by file name, text and the *set* of their choices ([`pairs`]), so a file whose choices were permuted
+//! Questions are paired by file name, text and the *set* of their choices (`pairs.rs`), so a file whose choices were permuted
 //! pairs with one whose choices were not: each result is judged by its own letter. What has no partner is named, and so is
 //! what the two files were made with, where that differs. An unknown answer is not right: where both sides do not know, the
 //! pair says nothing, and where one does, it is won or lost like any other.
