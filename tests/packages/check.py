@@ -141,15 +141,16 @@ def plain(text):
 
 
 def refused(code, messages, command):
-    message = " ".join(line.strip() for line in messages.splitlines() if line.strip() and not line.startswith("warning"))
-    if code not in (1, 2) or "panicked" in messages or "internal" in messages:
+    message = " ".join(line.strip() for line in messages.splitlines() if line.strip())
+    if code not in (1, 2) or "panicked" in messages or "internal error" in messages:
         return "broken", f"**exit code {code}**: {message[:400]}", command
     return "refused", message, command
 
 
 def warnings(messages):
-    found = [line.strip() for line in messages.splitlines() if line.startswith("warning")]
-    return "".join(f"; {line}" for line in found)
+    """What irori says beside its result."""
+    found = [line.strip() for line in messages.splitlines() if line.strip()]
+    return f"; says: {' '.join(found)}" if found else ""
 
 
 def cell(text):

@@ -194,9 +194,9 @@ def tokenized(cases):
     add(cases, "flattened", "`DataCollatorWithFlattening`: `position_ids`", by, flattened(), equal="each sample apart, the same tokens and the same loss")
 
     def flash(file):
-        flattened(return_flash_attn_kwargs=True)(file)
+        return flattened(return_flash_attn_kwargs=True)(file)
 
-    add(cases, "flattened-flash", "the same with `cu_seq_lens_q`", by, flash)
+    add(cases, "flattened-flash", "the same with `cu_seq_lens_q`", by, flash, equal="each sample apart, the same tokens and the same loss")
 
     def masked(file):
         template = (tokenizer_dir(cases.root) / "chat_template.jinja").read_text()
