@@ -41,12 +41,46 @@ pub fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
 /// The value that `text` is.
 ///
 /// # Errors
-/// serde_json's, or that a key stands twice in one object.
+/// serde_json's, or that a key stands twice in one object, or that a number is an integer that would become another one.
 pub fn value(text: &str) -> serde_json::Result<Value> {
+    if let Some(number) = beyond_64_bits(text) {
+        return Err(serde_json::Error::custom(format!("the integer {} does not fit 64 bits", excerpt(number))));
+    }
     let mut parser = serde_json::Deserializer::from_str(text);
     let value = Strict.deserialize(&mut parser)?;
     parser.end()?;
     Ok(value)
+}
+
+/// The first integer of a JSON text that serde_json would read as a float, where Python reads it as it stands. It would be
+/// shown with other digits. `-0` is one of them.
+fn beyond_64_bits(text: &str) -> Option<&str> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let begin = at;
+        at += 1;
+        match bytes[begin] {
+            b'"' => {
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let is_number = |b: &&u8| matches!(b, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+                at += bytes[at..].iter().take_while(is_number).count();
+                let number = &text[begin..at];
+                let integer = number.bytes().skip(1).all(|b| b.is_ascii_digit()) && number != "-";
+                let fits = number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok_and(|n| n != 0);
+                if integer && !fits {
+                    return Some(number);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The one value that a JSON file holds. A byte-order mark is passed over. `path` is for messages.
@@ -63,7 +97,8 @@ pub fn one(path: &Path, bytes: &[u8]) -> Result<Value> {
         let reason = message.split(" at line ").next().unwrap_or_default();
         let lines =
             if reason == "trailing characters" { ": expected one JSON value, not several lines of them" } else { "" };
-        Error::content(path, format!("line {}", e.line()), format!("not valid JSON: {reason}{lines}"))
+        let at = if e.line() == 0 { String::new() } else { format!("line {}", e.line()) };
+        Error::content(path, at, format!("not valid JSON: {reason}{lines}"))
     })
 }
 
@@ -92,7 +127,8 @@ pub fn lines(path: &Path, bytes: &[u8]) -> Result<Vec<(usize, Value)>> {
             // serde_json counts lines within the text it was given, which is always one.
             let message = e.to_string();
             let reason = message.split(" at line ").next().unwrap_or_default();
-            Error::content(path, format!("line {number}"), format!("not valid JSON: {reason} at column {}", e.column()))
+            let column = if e.column() == 0 { String::new() } else { format!(" at column {}", e.column()) };
+            Error::content(path, format!("line {number}"), format!("not valid JSON: {reason}{column}"))
         })?;
         if out.is_empty()
             && value.as_array().and_then(|list| list.first()).is_some_and(Value::is_object)
@@ -236,6 +272,27 @@ mod tests {
         for line in [r#"{"a":1,"b":2,"a":3}"#, r#"[{"m":{"a":null,"a":null}}]"#, r#"{"a":1,"\u0061":1}"#] {
             let message = error(line.as_bytes());
             assert!(message.starts_with("f: line 1: not valid JSON: the key `a` stands twice"), "{message}");
+        }
+    }
+
+    #[test]
+    fn integers_that_would_change_are_refused() {
+        for integer in ["123456789012345678901234567890", "18446744073709551616", "-9223372036854775809", "-0"] {
+            let message = error(format!(r#"{{"a\"{integer}":[1,{integer}]}}"#).as_bytes());
+            assert!(message.contains(&format!("the integer {integer} does not fit 64 bits")), "{message}");
+            assert!(!message.contains("column"), "{message}");
+        }
+        for fine in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "0",
+            "-0.0",
+            "1e99",
+            "-1e-9",
+            "0e1",
+            r#""-0 12345678901234567890123""#,
+        ] {
+            assert!(value(&format!("[{fine}]")).is_ok(), "{fine}");
         }
     }
 

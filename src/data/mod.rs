@@ -9,6 +9,7 @@ pub mod balance;
 pub mod batch;
 pub mod chat;
 pub mod encode;
+mod jinja;
 pub mod json;
 pub mod leak;
 pub mod order;

@@ -73,7 +73,7 @@ mod tests {
     /// Says "Answer: c" for even questions and stops; rambles to the limit for odd ones.
     fn writer() -> Scripted {
         let writes = |prompt: &[u32], max_new: usize, stop: &[u32]| {
-            if prompt[0] % 2 == 0 { vec![9, 102, stop[0]] } else { vec![9; max_new] }
+            if prompt[0].is_multiple_of(2) { vec![9, 102, stop[0]] } else { vec![9; max_new] }
         };
         Scripted { limits: (100, 20), writes: Some(Box::new(writes)), ..Scripted::default() }
     }

@@ -16,6 +16,11 @@ pub enum RopeScaling {
         /// By how much longer texts are.
         factor: f64,
     },
+    /// Not at all up to the model's positions; beyond them, more with every token (NTK). An engine refuses longer texts.
+    Dynamic {
+        /// By how much longer texts may be.
+        factor: f64,
+    },
     /// Low frequencies divided by `factor`, high ones not, and a smooth passage between (Llama 3.1).
     Llama3 {
         /// By how much longer texts are.
@@ -51,6 +56,7 @@ impl RopeScaling {
         match self {
             Self::Default => json!({"rope_theta": theta, "rope_type": "default"}),
             Self::Linear { factor } => json!({"factor": factor, "rope_theta": theta, "rope_type": "linear"}),
+            Self::Dynamic { factor } => json!({"factor": factor, "rope_theta": theta, "rope_type": "dynamic"}),
             Self::Llama3 { factor, low, high, original } => json!({
                 "factor": factor, "high_freq_factor": high, "low_freq_factor": low,
                 "original_max_position_embeddings": original as u64, "rope_theta": theta, "rope_type": "llama3",
@@ -72,7 +78,7 @@ impl RopeScaling {
     pub fn frequencies(self, dim: usize, theta: f64) -> Vec<f32> {
         let powers = (0..dim / 2).map(|i| theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32);
         match self {
-            Self::Default => powers.map(|p| 1.0 / p).collect(),
+            Self::Default | Self::Dynamic { .. } => powers.map(|p| 1.0 / p).collect(),
             Self::Linear { factor } => powers.map(|p| 1.0 / p / factor as f32).collect(),
             Self::Llama3 { factor, low, high, original } => {
                 powers.map(|p| llama3(1.0 / p, factor as f32, low, high, original)).collect()

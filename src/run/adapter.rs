@@ -68,7 +68,8 @@ impl FoundAdapter {
             return Ok(());
         }
         let (trained, from) = (known.model(), known.from.display());
-        if now.likeness == then.likeness {
+        let [here, there] = [only_in(&now.config, &then.config), only_in(&then.config, &now.config)];
+        if now.likeness == then.likeness && here.is_empty() && there.is_empty() {
             listener.note(&format!(
                 "`{model}` holds the weights of `{trained}`, beside which the adapter was trained ({from}), in other files: {} \
                  here, {} there",
@@ -76,13 +77,15 @@ impl FoundAdapter {
             ));
             return Ok(());
         }
-        let message = format!(
-            "was trained beside `{trained}` ({from}), and the weights of `{model}` are others (fingerprint {}, not {})",
-            short(&now.fingerprint),
-            short(&then.fingerprint)
-        );
+        let differ = if now.likeness == then.likeness {
+            format!("its config.json computes something else (here {here}, there {there})")
+        } else {
+            let [now, then] = [&now.fingerprint, &then.fingerprint].map(|f| short(f));
+            format!("its weights are others (fingerprint {now}, not {then})")
+        };
+        let message = format!("was trained beside `{trained}` ({from}), and `{model}` is another model: {differ}");
         if other {
-            listener.note(&format!("warning: {} {message}", self.setting));
+            listener.note(&format!("warning: the adapter {message}"));
             return Ok(());
         }
         let message = format!("{message}: name that model, or say that another one is meant");
@@ -160,6 +163,18 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
+/// What `now` says and `then` does not, of two configurations as [`crate::model::ModelConfig::identity`] writes them. How many
+/// positions a model may have changes nothing that is computed.
+fn only_in(now: &str, then: &str) -> String {
+    let parts = |text: &str| -> Vec<String> {
+        let inner = text.split_once('{').map_or(text, |(_, inner)| inner);
+        inner.split(", ").map(|part| part.trim_matches([' ', '}']).to_owned()).collect()
+    };
+    let before = parts(then);
+    let new = parts(now).into_iter().filter(|part| !before.contains(part) && !part.starts_with("max_positions"));
+    new.collect::<Vec<_>>().join(", ")
+}
+
 /// Which weights a model has.
 ///
 /// # Errors
@@ -168,6 +183,7 @@ pub fn weights(opened: &Opened) -> Result<Weights> {
     Ok(Weights {
         fingerprint: opened.source.fingerprint()?,
         likeness: opened.source.likeness()?,
+        config: opened.source.config().identity(),
         stored: opened.stored()?.to_owned(),
     })
 }

@@ -169,7 +169,7 @@ impl Inputs {
         let (run, rise) = (count(steps, "step"), count(warmup, "step"));
         if highest == 0.0 {
             doubts.push(format!(
-                "the learning rate is 0 in the whole run of {run}, of which {rise} are warm-up: nothing will be learned; \
+                "the learning rate is 0 in the whole run of {run}, and warm-up takes {rise}: nothing will be learned; \
                  `warmup-ratio = 0` leaves warm-up out"
             ));
         } else if highest < schedule.peak && warmup >= steps {

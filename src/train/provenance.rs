@@ -60,6 +60,8 @@ pub struct Weights {
     pub fingerprint: String,
     /// [`crate::model::source::WeightSource::likeness`].
     pub likeness: String,
+    /// What is computed with them: [`crate::model::ModelConfig::identity`].
+    pub config: String,
     /// How the linears were stored, in words: "dense", "NF4".
     pub stored: String,
 }
@@ -336,7 +338,8 @@ mod tests {
             assert!(e.contains(wanted), "{e}");
         }
         // The adapter's own file is the one that counts.
-        let base = Weights { fingerprint: "f".into(), likeness: "l".into(), stored: "dense".into() };
+        let base =
+            Weights { fingerprint: "f".into(), likeness: "l".into(), config: "c".into(), stored: "dense".into() };
         let settings = [("use-4bit".to_owned(), toml::Value::Boolean(false))].into();
         let own = Written { format: 1, settings, base, text: None, records: Asking::default() };
         fs::write(out.join(PROVENANCE), own.bytes().unwrap()).unwrap();

@@ -44,6 +44,8 @@ ROPE = [
     {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.5}},
     {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "rope_scaling": {"rope_type": "linear", "factor": 4}},
     {"rope_parameters": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}},
+    # Within the model's positions, as all of POSITIONS are.
+    {"rope_theta": 1e6, "rope_scaling": {"type": "dynamic", "factor": 2.5}},
     {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
     {"rope_theta": 1e4, "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 3.5}},
     {"rope_theta": 1e6, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}},

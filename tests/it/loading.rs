@@ -94,8 +94,8 @@ fn no_command_makes_a_result_of_weights_that_are_no_numbers() {
         "generate --model m --prompt x --max-new-tokens 1 --json",
         "train --model m --train-file t.jsonl --lora-r 2 --max-steps 1 --max-seq-length 24 --output-dir out",
         "quantize --model m --output out",
-        "merge --model m --adapter a --output out",
-        "merge --model m --adapter a --base dequantized --output out",
+        "merge --model m --adapter a --output out --other-base",
+        "merge --model m --adapter a --base dequantized --output out --other-base",
     ] {
         let (code, text) = run(at, line, &[]);
         assert!(

@@ -226,7 +226,10 @@ fn another_base_is_refused_by_both_names_and_the_same_weights_are_known_in_other
     }
     for line in commands("n", "run") {
         let said = ok(at, &format!("{line} --other-base")).stderr;
-        assert!(said.contains("warning: ") && said.contains("the weights of `n` are others"), "irori {line}: {said}");
+        assert!(
+            said.contains("warning: ") && said.contains("`n` is another model: its weights are others"),
+            "irori {line}: {said}"
+        );
     }
     for line in commands("same", "run") {
         assert!(!ok(at, &line).stderr.contains("weights of"), "irori {line}");
@@ -238,6 +241,16 @@ fn another_base_is_refused_by_both_names_and_the_same_weights_are_known_in_other
                 && said.contains("NF4 with double quantisation here, dense there"),
             "irori {line}: {said}"
         );
+    }
+    // The same weights under another configuration are another model.
+    let config = fs::read_to_string(at.join("same/config.json")).expect("read");
+    copy(&at.join("same"), &at.join("turned"), &["model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["rms_norm_eps"] = json!(1e-3);
+    fs::write(at.join("turned/config.json"), config.to_string()).expect("written");
+    for line in commands("turned", "run") {
+        let said = fails(at, &line, 2);
+        assert!(said.contains("its config.json computes something else (here rms_eps: 0.001"), "irori {line}: {said}");
     }
     // A run of an earlier version has its base's fingerprint in its checkpoints.
     copy(&at.join("run"), &at.join("older"), &[ADAPTER[0], ADAPTER[1], "run.toml"]);
@@ -345,7 +358,7 @@ fn questions_are_asked_as_the_records_asked_or_it_is_said() {
     // Statutes and a worked example are shown where the records showed them.
     let lawqa = json!([0, 1, 2].map(|i| json!({"ファイル名": format!("法_{i}"), "コンテキスト": "条文", "問題文": format!("問{i}"), "選択肢": "a x\nb y\nc z", "output": "abc"[i..][..1]})));
     fs::write(at.join("s.json"), lawqa.to_string()).expect("written");
-    ok(at, "dataset --input s.json --output-dir d --prompt letter --context gold --few-shot");
+    ok(at, "dataset --input s.json --output-dir d --prompt letter --context gold --few-shot --split train=3");
     let made = fs::read_dir(at.join("d")).expect("read").map(|e| e.expect("an entry").path());
     let records = made.filter(|p| p.extension().is_some_and(|e| e == "jsonl")).next().expect("records");
     fs::copy(records, at.join("r.jsonl")).expect("copied");

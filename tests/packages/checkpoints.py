@@ -259,7 +259,6 @@ def bitsandbytes(cases, by):
     quantised("nf4-skip-everywhere", "NF4, `llm_int8_skip_modules` with `down_proj`", llm_int8_skip_modules=["lm_head", "down_proj"], **nf4)
     quantised("nf4-skip-layer", "NF4, `llm_int8_skip_modules` with a whole layer", llm_int8_skip_modules=["lm_head", "model.layers.2"], **nf4)
     quantised("nf4-head", "NF4 with the head quantised too (`llm_int8_skip_modules=[\"none\"]`)", llm_int8_skip_modules=["none"], **nf4)
-    quantised("nf4-head-tied", "the same, tied head", llm_int8_skip_modules=["none"], tied=True, **nf4)
     for storage in ["bfloat16", "float16", "float32"]:
         quantised(f"nf4-storage-{storage}", f"NF4, `bnb_4bit_quant_storage` {storage}", bnb_4bit_quant_storage=storage, **nf4)
     quantised("nf4-sharded", "NF4 in shards", max_shard_size="60KB", **nf4)

@@ -166,6 +166,6 @@ fn finished(text: &str) -> &str {
         let sentence = c == '。' || (".!".contains(c) && text[line + end..].starts_with(char::is_whitespace));
         sentence.then_some(end)
     };
-    let end = text[line..].char_indices().filter_map(ends).last();
+    let end = text[line..].char_indices().rev().find_map(ends);
     &text[..line + end.unwrap_or(0)]
 }

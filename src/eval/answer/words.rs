@@ -210,9 +210,9 @@ fn another_named(c: Choice, after: &str, choices: usize) -> bool {
     let mut before = ' ';
     for (at, x) in after.char_indices() {
         // The (b) of "5(b)" or "条(b)" is part of a reference.
-        let starts = !before.is_ascii_alphanumeric() && !(before == '(' && follows_a_word(&after[..at]));
+        let inside = before.is_ascii_alphanumeric() || (before == '(' && follows_a_word(&after[..at]));
         before = x;
-        if !x.is_ascii_lowercase() || !starts {
+        if !x.is_ascii_lowercase() || inside {
             continue;
         }
         let Some((other, rest)) = letter(&after[at..]).and_then(|(other, rest)| Some((other.within(choices)?, rest)))

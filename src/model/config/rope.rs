@@ -77,6 +77,7 @@ impl Parameters<'_, '_> {
         let (scaling, own): (_, &[&str]) = match self.kind()?.as_str() {
             "default" => (RopeScaling::Default, &[]),
             "linear" => (RopeScaling::Linear { factor: self.needed("factor")? }, &["factor"]),
+            "dynamic" => (RopeScaling::Dynamic { factor: self.needed("factor")? }, &["factor"]),
             "llama3" => (
                 RopeScaling::Llama3 {
                     factor: self.needed("factor")?,
@@ -100,7 +101,7 @@ impl Parameters<'_, '_> {
                 ],
             ),
             other => {
-                let message = format!("asks for `{other}`; irori computes default, linear, llama3 and yarn");
+                let message = format!("asks for `{other}`; irori computes default, linear, dynamic, llama3 and yarn");
                 return Err(self.fields.wrong(self.name, message));
             }
         };

@@ -75,7 +75,7 @@ fn what_irori_cannot_compute_is_refused_by_name() {
         ("use_sliding_window", json!({"use_sliding_window": true, "sliding_window": "-", "max_window_layers": 0})),
         ("layer_types.1", json!({"layer_types": ["full_attention", "sliding_attention"]})),
         ("layer_types", json!({"layer_types": ["full_attention"]})),
-        ("rope_scaling", json!({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}})),
+        ("rope_scaling.factor", json!({"rope_scaling": {"rope_type": "dynamic"}})),
         ("rope_scaling", json!({"rope_scaling": {"type": "longrope", "short_factor": [], "long_factor": []}})),
         ("rope_parameters", json!({"rope_parameters": {"rope_type": "proportional"}})),
         ("rope_parameters", json!({"rope_parameters": 3})),
@@ -166,6 +166,7 @@ fn scaled_positions_are_part_of_the_model() {
     let plain = ModelConfig::preset("tiny").expect("a preset");
     for scaling in [
         RopeScaling::Linear { factor: 2.0 },
+        RopeScaling::Dynamic { factor: 2.0 },
         RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 },
         RopeScaling::Yarn {
             factor: 4.0,

@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     backend::{DType, Demands, Space},
     error::Setting,
-    model::{LoraConfig, ModelConfig, Module},
+    model::{LoraConfig, ModelConfig, Module, rope::RopeScaling},
     quant::nf4,
 };
 
@@ -158,6 +158,16 @@ impl EngineSpec {
         }
         if self.training && self.lora.is_none() {
             return Err(Error::internal("training needs an adapter"));
+        }
+        let longest = self.max_len.max(if self.kv_slots > 0 { self.kv_capacity } else { 0 });
+        if matches!(c.rope_scaling, RopeScaling::Dynamic { .. }) && longest > c.max_positions {
+            let message = format!(
+                "beyond {} tokens (`max_position_embeddings`) the rotary positions of this model change with the length of \
+                 each text (`rope_type` dynamic), which irori does not compute",
+                c.max_positions
+            );
+            let advice = Setting::new("max-seq-length", c.max_positions);
+            return Err(Error::setting(Setting::new("max-seq-length", longest), message).advise([advice]));
         }
         self.check_nf4()
     }

@@ -77,7 +77,7 @@ impl HfDirectory {
         let entry = |name: &str| place.get(name).and_then(|&i: &usize| files[i].entry(name));
         let stored = Stored::new(&config, quantization.as_ref(), entry).map_err(|e| {
             let at = "field `quantization_config.llm_int8_skip_modules`";
-            Error::content(&dir.join("config.json"), at, e)
+            Error::content(dir.join("config.json"), at, e)
         })?;
         remarks.extend_from_slice(stored.remarks());
         let mut source = Self { dir: dir.to_path_buf(), config, quantization, stored, files, place, remarks };
@@ -113,6 +113,10 @@ impl HfDirectory {
             let own_head = name.strip_suffix(".weight") == Some(HEAD);
             let why =
                 if own_head { ", and config.json does not tie the head (field `tie_word_embeddings`)" } else { "" };
+            let bare = name.strip_prefix("model.").filter(|bare| self.place.contains_key(*bare));
+            let why = bare.map_or(why.to_owned(), |bare| {
+                format!(", which hold `{bare}`: of a Qwen3Model saved alone; save the Qwen3ForCausalLM around it")
+            });
             let message = format!("is in none of the model's weight files{why}");
             Error::content(&self.dir, format!("tensor `{name}`"), message)
         })
@@ -281,16 +285,18 @@ impl WeightSource for HfDirectory {
     fn likeness(&self) -> Result<String> {
         likeness(&self.config, |t, range| {
             let file = self.file_of(&t.name)?;
-            let sampled = match file.entry(&t.name) {
-                Some(e) if e.dtype == Some(DType::U8) => {
-                    let codes = file.bytes(e).get(range.start / 2..range.end.div_ceil(2));
-                    let codes =
-                        codes.ok_or_else(|| file.wrong(&t.name, "holds fewer codes than the model has weights"))?;
-                    Sampled::Codes(codes.to_vec())
+            let packed = file.entry(&t.name).filter(|_| self.is_packed(t.path()));
+            let sampled = match packed.map(|e| file.bytes(e)) {
+                Some(codes) => {
+                    let codes = codes.get(range.start / 2..range.end.div_ceil(2));
+                    let few = || file.wrong(&t.name, "holds fewer codes than the model has weights");
+                    Sampled::Codes(codes.ok_or_else(few)?.to_vec())
                 }
-                _ => {
+                None => {
                     let mut values = vec![0.0; range.len()];
-                    file.tensor(&t.name, &t.shape)?.floats()?.read(range.start, &mut values);
+                    let tensor = file.tensor(&t.name, &t.shape)?;
+                    let of_floats = |_| file.wrong(&t.name, "is not of type F32, BF16 or F16");
+                    tensor.floats().map_err(of_floats)?.read(range.start, &mut values);
                     Sampled::Values(values)
                 }
             };

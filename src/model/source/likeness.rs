@@ -1,14 +1,14 @@
 //! Whether two sources hold the same weights in different forms: dense, in another floating-point type that lost nothing, or
 //! quantised to NF4. A fingerprint tells files apart; this tells models apart.
 //!
-//! Quantising leaves embedding, norms and head as they are and turns a block of 64 weights of a linear into codes that
+//! Quantising leaves embedding and norms as they are and turns a block of 64 weights of a linear (or of the head) into codes that
 //! depend on that block alone, whatever becomes of the scales. So a few elements of the former as numbers, and the codes of a
 //! few blocks of the latter, are the same before and after. Nothing else of the model is read.
 
 use super::ModelConfig;
 use crate::{
     Result, digest,
-    model::catalogue::{ModelTensor, tensors},
+    model::catalogue::{ModelTensor, Role, tensors},
     quant::nf4::{self, Nf4},
     tensor::Tensor,
 };
@@ -23,7 +23,7 @@ pub(super) enum Sampled {
     Codes(Vec<u8>),
 }
 
-/// SHA-256 over the configuration and, of every tensor of the model, its name and three blocks of elements: its first, one
+/// SHA-256 over, of every tensor of the model, its name, its shape and three blocks of elements: its first, one
 /// in its middle, its last. `sample` gives the elements of a tensor in a range that begins with a block.
 ///
 /// # Errors
@@ -33,21 +33,25 @@ pub(super) fn likeness(
     sample: impl Fn(&ModelTensor, Range<usize>) -> Result<Sampled>,
 ) -> Result<String> {
     let mut hash = Sha256::new();
-    hash.update(config.identity());
     for t in tensors(config) {
-        hash.update(format!("\n{}\n", t.name));
+        hash.update(format!("\n{} {:?}\n", t.name, t.shape));
         let elements = t.elements();
         let last = elements.div_ceil(nf4::BLOCK).saturating_sub(1);
         for block in [0, last / 2, last] {
             let start = block * nf4::BLOCK;
             match sample(&t, start..(start + nf4::BLOCK).min(elements))? {
                 Sampled::Codes(codes) => hash.update(codes),
-                Sampled::Values(values) if t.linear().is_some() => hash.update(codes_of(&values)?),
+                Sampled::Values(values) if can_be_packed(t.role) => hash.update(codes_of(&values)?),
                 Sampled::Values(values) => hash.update(bytemuck::cast_slice::<f32, u8>(&values)),
             }
         }
     }
     Ok(digest::hex(&hash.finalize()))
+}
+
+/// Whether a checkpoint may hold a tensor in NF4: the linears of layers, and a head of its own.
+fn can_be_packed(role: Role) -> bool {
+    matches!(role, Role::Linear(..) | Role::Head)
 }
 
 /// The codes that quantising makes of a block; one that is not whole is filled up with zeros.

@@ -85,7 +85,7 @@ pub trait WeightSource: Send + Sync {
     /// content; not a pass over 16 GB).
     fn fingerprint(&self) -> Result<String>;
 
-    /// Identifies the model whatever form its weights are held in: the same for a dense model, for what quantising makes of
+    /// Identifies the weights whatever form they are held in and whatever is computed with them: the same for a dense model, for what quantising makes of
     /// it, and for a copy in a floating-point type that lost nothing. As cheap as the fingerprint. A source that does not
     /// know better says its fingerprint.
     fn likeness(&self) -> Result<String> {

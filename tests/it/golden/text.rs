@@ -49,11 +49,17 @@ fn conversations_become_the_same_text_and_tokens() {
         (Tokenizer::load(&dir).expect("tokenizer"), ChatTemplate::load(&dir).expect("template"));
     for entry in entries(&json("text.json"), "chats") {
         let Some(thinking) = entry["enable_thinking"].as_bool() else { continue };
-        if entry["name"] == "reasoning field" {
-            continue; // irori's messages have a role and a content; thoughts stand in the content
-        }
-        let messages: Vec<Message> =
-            entries(entry, "messages").iter().map(|m| Message::new(text(&m["role"]), text(&m["content"]))).collect();
+        let message = |turn: &Value| {
+            let mut message = Message::new(text(&turn["role"]), text(&turn["content"]));
+            let fields = turn
+                .as_object()
+                .expect("a turn")
+                .iter()
+                .filter(|(name, _)| !["role", "content"].contains(&name.as_str()));
+            message.fields.extend(fields.map(|(name, value)| (name.clone(), value.clone())));
+            message
+        };
+        let messages: Vec<Message> = entries(entry, "messages").iter().map(message).collect();
         let generation = entry["add_generation_prompt"].as_bool().expect("a flag");
         let found = template.render(&messages, generation, thinking).expect("text");
         assert_eq!(found, text(&entry["text"]), "{} (generation {generation}, thinking {thinking})", entry["name"]);

@@ -128,3 +128,19 @@ fn the_arena_has_room_for_what_is_dense_and_no_more() {
         }
     }
 }
+
+/// Texts within the model's positions are computed, longer ones are refused with the length that would do.
+#[test]
+fn dynamic_positions_end_where_the_model_does() {
+    use crate::model::rope::RopeScaling;
+    let model = ModelConfig { rope_scaling: RopeScaling::Dynamic { factor: 2.0 }, max_positions: 64, ..model() };
+    let of = |max_len: usize, kv: usize| {
+        let base = EngineSpec { kv_slots: kv.min(1), kv_capacity: kv, ..EngineSpec::new(model.clone(), 96, max_len) };
+        arrange(&base, &CpuProperties).map(drop).map_err(|e| e.to_string())
+    };
+    assert!(of(64, 0).is_ok() && of(64, 64).is_ok());
+    for (max_len, kv) in [(65, 0), (8, 65)] {
+        let error = of(max_len, kv).expect_err("too long");
+        assert!(error.contains("`max-seq-length = 65`") && error.contains("beyond 64 tokens"), "{error}");
+    }
+}

@@ -151,6 +151,16 @@ fn a_tensor_that_is_missing_is_named_before_anything_is_read() {
     }
 }
 
+/// Without its head the model is another class, whose names have no beginning.
+#[test]
+fn a_model_saved_without_its_head_is_named() {
+    let bare = Tensor::new(DType::F32, [97, 64], vec![0; 97 * 64 * 4]);
+    let how = |t: &ModelTensorOf| if t.role == Role::Embedding { As::Missing } else { F32 };
+    let (_root, path) = directory(true, how, &[("embed_tokens.weight", bare)], json!({}));
+    let error = HfDirectory::open(&path).expect_err("refused").to_string();
+    assert!(error.contains("which hold `embed_tokens.weight`: of a Qwen3Model saved alone"), "{error}");
+}
+
 #[test]
 fn a_tied_head_that_is_another_matrix_is_refused() {
     let t = tensors(&crate::model::source::made::config(true)).into_iter().next().expect("the embedding");
