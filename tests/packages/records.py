@@ -57,7 +57,7 @@ def trl_forms(cases, by):
         ("trl-images", "with `images`", {"messages": [USER, ANSWER], "images": ["a.png"]}, None),
         ("trl-parts", "content as a list of one text", {"messages": [{"role": "user", "content": [{"type": "text", "text": USER["content"]}]}, ANSWER]}, [(TALK, None)]),
         ("trl-thought", "`reasoning_content`", {"messages": [USER, ANSWER | {"reasoning_content": "3 and 4."}]}, [([USER, ANSWER | {"reasoning_content": "3 and 4."}], None)]),
-        ("trl-thinking", "`thinking`, which the template does not show", {"messages": [USER, ANSWER | {"thinking": "3 and 4."}]}, None),
+        ("trl-thinking", "`thinking`, of which the template shows `reasoning_content`", {"messages": [USER, ANSWER | {"thinking": "3 and 4."}]}, [([USER, ANSWER | {"reasoning_content": "3 and 4."}], None)]),
     ]:
         add(cases, name, what, shape, [row], wanted)
 
