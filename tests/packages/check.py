@@ -22,6 +22,7 @@ ROOT = HERE.parents[1]
 EXPECTED = HERE / "expected.json"
 PAGE = ROOT / "docs" / "compatibility.md"
 TOLERANCE = 1e-4
+OF_EVERY_ADAPTER = "the adapter does not say what it was trained beside"
 TITLES = {
     "checkpoints": "Checkpoints", "adapters": "Adapters", "trained": "Adapters that irori trained", "records": "Records",
     "hub": "The Hugging Face cache",
@@ -141,15 +142,16 @@ def plain(text):
 
 
 def refused(code, messages, command):
-    message = " ".join(line.strip() for line in messages.splitlines() if line.strip() and not line.startswith("warning"))
-    if code not in (1, 2) or "panicked" in messages or "internal" in messages:
+    message = " ".join(line.strip() for line in messages[max(messages.find("error: "), 0) :].splitlines() if line.strip())
+    if code not in (1, 2) or "panicked" in messages or "internal error" in messages:
         return "broken", f"**exit code {code}**: {message[:400]}", command
     return "refused", message, command
 
 
 def warnings(messages):
-    found = [line.strip() for line in messages.splitlines() if line.startswith("warning")]
-    return "".join(f"; {line}" for line in found)
+    """What irori says beside its result, but for what it says of every adapter that it did not train."""
+    found = [line.strip() for line in messages.splitlines() if line.strip() and not line.startswith(OF_EVERY_ADAPTER)]
+    return f"; says: {' '.join(found)}" if found else ""
 
 
 def cell(text):

@@ -57,7 +57,7 @@ def trl_forms(cases, by):
         ("trl-images", "with `images`", {"messages": [USER, ANSWER], "images": ["a.png"]}, None),
         ("trl-parts", "content as a list of one text", {"messages": [{"role": "user", "content": [{"type": "text", "text": USER["content"]}]}, ANSWER]}, [(TALK, None)]),
         ("trl-thought", "`reasoning_content`", {"messages": [USER, ANSWER | {"reasoning_content": "3 and 4."}]}, [([USER, ANSWER | {"reasoning_content": "3 and 4."}], None)]),
-        ("trl-thinking", "`thinking`, which the template does not show", {"messages": [USER, ANSWER | {"thinking": "3 and 4."}]}, None),
+        ("trl-thinking", "`thinking`, of which the template shows `reasoning_content`", {"messages": [USER, ANSWER | {"thinking": "3 and 4."}]}, [([USER, ANSWER | {"reasoning_content": "3 and 4."}], None)]),
     ]:
         add(cases, name, what, shape, [row], wanted)
 
@@ -194,9 +194,9 @@ def tokenized(cases):
     add(cases, "flattened", "`DataCollatorWithFlattening`: `position_ids`", by, flattened(), equal="each sample apart, the same tokens and the same loss")
 
     def flash(file):
-        flattened(return_flash_attn_kwargs=True)(file)
+        return flattened(return_flash_attn_kwargs=True)(file)
 
-    add(cases, "flattened-flash", "the same with `cu_seq_lens_q`", by, flash)
+    add(cases, "flattened-flash", "the same with `cu_seq_lens_q`", by, flash, equal="each sample apart, the same tokens and the same loss")
 
     def masked(file):
         template = (tokenizer_dir(cases.root) / "chat_template.jinja").read_text()

@@ -13,6 +13,8 @@ FLAGS = ["--no-4bit"]
 def make(cases):
     from unsloth import FastLanguageModel  # first, since it changes transformers
 
+    from peft import PeftModel
+
     by = version("unsloth", "peft")
     base = base_model(cases.root, "unsloth-base", head_dim=64)
     with_tokenizer = cases.root / "unsloth-model"
@@ -28,7 +30,6 @@ def make(cases):
 
     def saved(**options):
         def run(folder):
-            from peft import PeftModel
             model, tokenizer = adapted(**options)
             model.save_pretrained(str(folder))
             tokenizer.save_pretrained(str(folder))
@@ -70,6 +71,7 @@ def make(cases):
     def lora_only(folder):
         model, tokenizer = adapted()
         model.save_pretrained_merged(str(folder), tokenizer, save_method="lora")
+        reference(PeftModel.from_pretrained(load(with_tokenizer), folder), folder / "reference.jsonl")
         return dict(base="unsloth-model", flags=FLAGS)
 
     cases.add("adapters", "unsloth-lora", "`save_pretrained_merged(save_method=\"lora\")`", by, lora_only)
@@ -84,7 +86,6 @@ def make(cases):
 
     def trained(folder):
         from datasets import Dataset
-        from peft import PeftModel
         from trl import SFTConfig, SFTTrainer
         model, tokenizer = adapted()
         data = Dataset.from_list([{"text": f"<|im_start|>user\nq{i}<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"} for i in range(4)])

@@ -239,15 +239,16 @@ impl WeightSource for HfDirectory {
     }
 
     fn remarks(&self) -> Result<Vec<String>> {
-        let mut remarks = self.remarks.clone();
         let head = format!("{HEAD}.weight");
         if let Some(&i) = self.place.get(&head).filter(|_| self.config.tied) {
             let file = &self.files[i];
             let embedding = self.tensor(&format!("{EMBEDDING}.weight"), &[self.config.vocab, self.config.hidden])?;
-            remarks.extend(stored::other_head(&embedding, file.entry(&head).map(|e| (file, e)))?);
+            if let Some(entry) = file.entry(&head) {
+                stored::refuse_other_head(&embedding, file, entry)?;
+            }
             file.release(&head);
         }
-        Ok(remarks)
+        Ok(self.remarks.clone())
     }
 
     /// SHA-256 over the configuration and, of every tensor, its name, type, shape and up to 4 KiB from its beginning,

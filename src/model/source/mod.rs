@@ -76,7 +76,7 @@ pub trait WeightSource: Send + Sync {
     /// What of the source is not used, or not as its configuration says: each a sentence. May read the head once.
     ///
     /// # Errors
-    /// If a tensor that must be looked at is malformed.
+    /// If a tensor that must be looked at is malformed, or a tied head is another matrix.
     fn remarks(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }

@@ -173,10 +173,13 @@ fn misplaced(config: &ModelConfig, name: &str) -> Option<String> {
     })
 }
 
-/// What to say of a head that a tied model has beside its embedding, if it is another matrix.
-pub(super) fn other_head(embedding: &Tensor, head: Option<(&MappedFile, &Entry)>) -> Result<Option<String>> {
+/// Refuses a head that a tied model has beside its embedding, if it is another matrix. transformers 4 computes with the
+/// embedding then, and transformers 5 with the head (`tie_weights`).
+///
+/// # Errors
+/// If it is.
+pub(super) fn refuse_other_head(embedding: &Tensor, file: &MappedFile, entry: &Entry) -> Result<()> {
     const PIECE: usize = 1 << 20;
-    let Some((file, entry)) = head else { return Ok(None) };
     let same = if entry.dtype == Some(embedding.dtype) && entry.shape == embedding.shape {
         embedding.bytes.par_chunks(PIECE).eq(file.bytes(entry).par_chunks(PIECE))
     } else {
@@ -186,13 +189,14 @@ pub(super) fn other_head(embedding: &Tensor, head: Option<(&MappedFile, &Entry)>
                 .tensor(&name, &entry.shape)
                 .is_ok_and(|t| matches!((t.to_f32(), embedding.to_f32()), (Ok(a), Ok(b)) if a == b))
     };
-    Ok((!same).then(|| {
-        format!(
-            "config.json ties the head to the embedding (field `tie_word_embeddings`), and {} holds a {HEAD}.weight that is \
-             not {EMBEDDING}.weight: the embedding is the head, as transformers has it, and {HEAD}.weight is not used",
-            file.path().display()
-        )
-    }))
+    if same {
+        return Ok(());
+    }
+    let message = format!(
+        "is not {EMBEDDING}.weight, and config.json ties the two (field `tie_word_embeddings`): transformers 4 takes the \
+         embedding as the head, transformers 5 this. Set the field to false to have this, or take the tensor out"
+    );
+    Err(file.wrong(&format!("{HEAD}.weight"), message))
 }
 
 #[cfg(test)]
