@@ -166,19 +166,13 @@ const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 /// What ends an answer, and what ends a text.
 const END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 
-/// Messages between markers; with thinking off the prompt ends in an empty block of thoughts.
-const TEMPLATE: &str = "{%- for message in messages %}\
-    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\
-    {%- endfor %}\
-    {%- if add_generation_prompt %}\
-    {{- '<|im_start|>assistant\\n' }}\
-    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}\
-    {%- endif %}";
+/// The chat format: what the prompt shows with thinking off is what the whole conversation shows.
+const TEMPLATE: &str = include_str!("synth_chat.jinja");
 
 fn tokenizer_config() -> Value {
     json!({
         "add_prefix_space": false,
-        "chat_template": TEMPLATE,
+        "chat_template": TEMPLATE.trim_end(),
         "clean_up_tokenization_spaces": false,
         "eos_token": "<|im_end|>",
         "model_max_length": 131_072,
@@ -277,6 +271,28 @@ mod tests {
             }
             let again = run(args(dir, dtype, shard)).expect_err("not overwritten");
             assert!(again.exit_code() == 2 && again.to_string().contains("not empty"), "{again}");
+        }
+    }
+
+    #[test]
+    fn the_chat_template_shows_in_the_whole_what_it_shows_in_the_prompt() {
+        use crate::data::chat::{ChatTemplate, Message};
+        let chat = ChatTemplate::parse(Path::new("synth_chat.jinja"), TEMPLATE.trim_end().to_owned()).expect("parses");
+        let talk = [
+            Message::new("user", "q"),
+            Message::new("assistant", "<think>\nx\n</think>\n\na"),
+            Message::new("user", "r"),
+        ];
+        let head = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n";
+        for (answer, thinking, prompt, rest) in [
+            ("b", false, "<think>\n\n</think>\n\n", "b"),
+            ("<think>\ny\n</think>\n\nb", true, "", "<think>\ny\n</think>\n\nb"),
+        ] {
+            let whole = [&talk[..], &[Message::new("assistant", answer)]].concat();
+            let prompt = format!("{head}<|im_start|>assistant\n{prompt}");
+            assert_eq!(chat.render(&talk, true, thinking).expect("renders"), prompt);
+            let expected = format!("{prompt}{rest}<|im_end|>\n");
+            assert_eq!(chat.render(&whole, false, thinking).expect("renders"), expected);
         }
     }
 
