@@ -1,13 +1,13 @@
 //! From records to [`Sample`]s: what the model reads, and which tokens carry loss.
 //!
-//! A sample is the conversation as the chat template shows it, from its beginning to the end of the model's turn ([`turn`]).
+//! A sample is the conversation as the chat template shows it, from its beginning to the end of the model's turn (`turn`).
 //! Prompt and answer are tokenised separately and joined, so the prompt's tokens are those of inference. Loss falls on
 //! the answer and its end-of-turn token ([`LossOn::Answer`], the default). A conversation with several turns of the model
 //! learns the last one; with [`LossOn::AllTurns`] each turn becomes a sample of its own, behind the history as the
 //! template shows it at inference (Qwen's drops old thoughts, so one sample could not hold them all truthfully).
 //!
 //! **Truncation.** The answer is never cut: it is what is learned. In a sample that is longer than the limit the texts of
-//! the conversation are shortened, and the template shows it again ([`shorten`]). An answer that does not fit even then is
+//! the conversation are shortened, and the template shows it again (`shorten`). An answer that does not fit even then is
 //! dropped and counted. Samples of token ids lose tokens from their front, none that carries loss.
 
 mod shorten;
