@@ -13,7 +13,7 @@ use crate::{
         catalogue::{ModelTensor, tensors},
         config::PRESETS,
         convert,
-        sink::{HfOptions, HfSink, WeightSink, copy_file, json_file},
+        sink::{HfOptions, HfSink, WeightSink, copy_file, copy_more_templates, json_file},
         source::{Synthetic, cache},
     },
     plan::device,
@@ -143,7 +143,7 @@ fn tokenizer_dir(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
 }
 
 fn copy_tokenizer(sink: &mut dyn WeightSink, dir: &Path) -> Result<()> {
-    const FILES: [&str; 7] = [
+    const FILES: [&str; 8] = [
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -151,6 +151,7 @@ fn copy_tokenizer(sink: &mut dyn WeightSink, dir: &Path) -> Result<()> {
         "vocab.json",
         "merges.txt",
         "chat_template.jinja",
+        "chat_template.json",
     ];
     for name in FILES {
         let path = dir.join(name);
@@ -158,7 +159,7 @@ fn copy_tokenizer(sink: &mut dyn WeightSink, dir: &Path) -> Result<()> {
             copy_file(sink, name, &path)?;
         }
     }
-    Ok(())
+    copy_more_templates(sink, dir)
 }
 
 /// The markers of the chat format, in the order of their ids.

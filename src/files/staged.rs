@@ -22,6 +22,8 @@ pub struct StagedDir<'d> {
     existing: Existing,
     /// Files so far.
     names: Vec<String>,
+    /// Folders that they lie in.
+    folders: Vec<String>,
     committed: bool,
 }
 
@@ -43,14 +45,28 @@ impl<'d> StagedDir<'d> {
             disk.remove_dir(&staging)?;
         }
         disk.create_dir(&staging)?;
-        Ok(Self { disk, staging, place: place.into(), existing, names: Vec::new(), committed: false })
+        Ok(Self {
+            disk,
+            staging,
+            place: place.into(),
+            existing,
+            names: Vec::new(),
+            folders: Vec::new(),
+            committed: false,
+        })
     }
 
-    /// Writes a file of the directory.
+    /// Writes a file of the directory, or as `FOLDER/NAME` of a folder in it.
     ///
     /// # Errors
     /// If the disk is full or fails.
     pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        if let Some((folder, _)) = name.split_once('/')
+            && !self.folders.iter().any(|made| made == folder)
+        {
+            self.disk.create_dir(&self.staging.join(folder))?;
+            self.folders.push(folder.into());
+        }
         self.disk.write(&self.staging.join(name), bytes)?;
         self.names.push(name.into());
         Ok(())
@@ -83,6 +99,9 @@ impl<'d> StagedDir<'d> {
     /// # Errors
     /// Any failure of the disk. What was at the place is then untouched (or, if only the last sync failed, replaced).
     pub fn commit(mut self, last: &str) -> Result<()> {
+        for folder in &self.folders {
+            self.disk.sync_dir(&self.staging.join(folder))?;
+        }
         self.disk.sync_dir(&self.staging)?;
         if self.staging.parent() == Some(&self.place) {
             self.move_out(last)?;
@@ -117,15 +136,28 @@ impl<'d> StagedDir<'d> {
     /// All files to the place, or none.
     fn move_out(&mut self, last: &str) -> Result<()> {
         self.names.sort_by_key(|n| n == last);
-        for (i, name) in self.names.iter().enumerate() {
-            if let Err(e) = self.disk.rename_new(&self.staging.join(name), &self.place.join(name)) {
-                for moved in &self.names[..i] {
-                    let _ = self.disk.remove_file(&self.place.join(moved));
-                }
-                return Err(e);
+        let (mut made, mut moved) = (0, 0);
+        let mut all = || -> Result<()> {
+            for folder in &self.folders {
+                self.disk.create_dir(&self.place.join(folder))?;
+                made += 1;
+            }
+            for name in &self.names {
+                self.disk.rename_new(&self.staging.join(name), &self.place.join(name))?;
+                moved += 1;
+            }
+            self.folders.iter().try_for_each(|folder| self.disk.sync_dir(&self.place.join(folder)))
+        };
+        let done = all();
+        if done.is_err() {
+            for name in &self.names[..moved] {
+                let _ = self.disk.remove_file(&self.place.join(name));
+            }
+            for folder in &self.folders[..made] {
+                let _ = self.disk.remove_dir(&self.place.join(folder));
             }
         }
-        Ok(())
+        done
     }
 }
 

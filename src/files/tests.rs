@@ -103,6 +103,7 @@ fn directory(disk: &dyn Disk, dir: &Path, existing: Existing) -> Result<()> {
     weights.finish()?;
     staged.rename("0", "weights")?;
     staged.file("words", b"[]")?;
+    staged.file("more/words", b"[1]")?;
     staged.commit("last")
 }
 
@@ -130,7 +131,7 @@ fn an_empty_directory_is_filled_with_the_last_file_last() {
     let (done, dir) = run(&disk);
     done.unwrap();
     let new = files(dir.path());
-    assert_eq!(new.keys().collect::<Vec<_>>(), ["out/last", "out/weights", "out/words"]);
+    assert_eq!(new.keys().collect::<Vec<_>>(), ["out/last", "out/more/words", "out/weights", "out/words"]);
     for at in 0..disk.count() {
         for fault in [Fault::Full, Fault::Kill] {
             let (done, dir) = run(&Faulty::new(at, fault));
@@ -164,7 +165,8 @@ fn nothing_gets_its_name_before_it_is_durable() {
     assert_eq!(operations(&streamed), "create append sync rename_new sync_dir");
     assert_eq!(
         operations(&|disk, dir| directory(disk, dir, Existing::Refuse)),
-        "create_dir write create append append sync rename write sync_dir rename sync_dir"
+        "create_dir write create append append sync rename write create_dir write sync_dir sync_dir \
+         rename sync_dir"
     );
 }
 

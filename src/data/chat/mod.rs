@@ -16,6 +16,7 @@ mod tests;
 use super::jinja::{Fault, Template, Value, Variables};
 use crate::{Error, Result};
 use serde::Serialize;
+pub use source::MORE_TEMPLATES;
 use source::{Found, Origin};
 use std::path::{Path, PathBuf};
 

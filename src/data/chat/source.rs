@@ -77,6 +77,9 @@ fn json(path: &Path) -> Result<Value> {
     }
 }
 
+/// Folder of a model directory with named templates, `NAME.jinja` each.
+pub const MORE_TEMPLATES: &str = "additional_chat_templates";
+
 /// The templates that are files of their own.
 fn in_files(dir: &Path) -> Result<Vec<(String, Found)>> {
     let mut out = Vec::new();
@@ -84,7 +87,7 @@ fn in_files(dir: &Path) -> Result<Vec<(String, Found)>> {
     if let Some(text) = stand_in::read_optional(&path)? {
         out.push(("default".to_owned(), Found { origin: Origin { path, within: String::new() }, text }));
     }
-    let folder = dir.join("additional_chat_templates");
+    let folder = dir.join(MORE_TEMPLATES);
     if !folder.is_dir() {
         return Ok(out);
     }

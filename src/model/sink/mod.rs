@@ -10,6 +10,7 @@ mod hf;
 use super::catalogue::ModelTensor;
 use crate::{
     Error, Result,
+    data::chat::MORE_TEMPLATES,
     files::{self, stand_in},
     quant::nf4::Nf4,
     tensor::{DType, Tensor},
@@ -58,6 +59,27 @@ pub fn copy_text_files(sink: &mut dyn WeightSink, from: &Path) -> Result<()> {
         let of_its_own = name == "config.json" || name.ends_with(".index.json") || name.starts_with("adapter_");
         if text && !of_its_own && !path.is_dir() {
             copy_file(sink, name, &path)?;
+        }
+    }
+    copy_more_templates(sink, from)
+}
+
+/// Gives the sink the named chat templates of a model directory.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn copy_more_templates(sink: &mut dyn WeightSink, from: &Path) -> Result<()> {
+    let folder = from.join(MORE_TEMPLATES);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?;
+    let paths = entries.map(|entry| entry.map(|e| e.path()).map_err(Error::io("read", &folder)));
+    let mut paths: Vec<_> = paths.collect::<Result<_>>()?;
+    paths.sort();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "jinja")) {
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+            copy_file(sink, &format!("{MORE_TEMPLATES}/{name}"), path)?;
         }
     }
     Ok(())
