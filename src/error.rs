@@ -64,7 +64,7 @@ pub enum Error {
         message: String,
     },
     /// The work needs more memory than there is. Nothing has been allocated.
-    #[error("{what} needs at least {} and {} are available{}", gib(*need), gib(*have), AdviceList(advice))]
+    #[error("{what} needs at least {} and {} are available{}{}", gib(*need), gib(*have), bound(by), AdviceList(advice))]
     DoesNotFit {
         /// What was planned: "this run".
         what: &'static str,
@@ -72,6 +72,8 @@ pub enum Error {
         need: u64,
         /// Bytes there are.
         have: u64,
+        /// What allows no more, where that is known: "nine tenths of what this machine leaves".
+        by: Option<String>,
         /// Settings under which it would fit, those that change the least; empty if there are none.
         advice: Vec<Setting>,
     },
@@ -129,6 +131,11 @@ impl fmt::Display for AdviceList<'_> {
         }
         Ok(())
     }
+}
+
+/// ", nine tenths of what this machine leaves", or nothing.
+pub(crate) fn bound(by: &Option<String>) -> String {
+    by.as_ref().map_or_else(String::new, |by| format!(", {by}"))
 }
 
 /// Bytes in GiB, for messages.
@@ -223,8 +230,12 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_need_have_and_advice() {
         let advice = vec![Setting::new("lora-r", 8)];
-        let e = Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, advice };
-        assert_eq!(e.to_string(), "this run needs at least 3.00 GiB and 2.00 GiB are available; try `lora-r = 8`");
+        let e =
+            Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, by: Some("all of it".into()), advice };
+        assert_eq!(
+            e.to_string(),
+            "this run needs at least 3.00 GiB and 2.00 GiB are available, all of it; try `lora-r = 8`"
+        );
         assert_eq!(e.exit_code(), 1);
     }
 }
