@@ -138,6 +138,31 @@ pub(crate) fn bound(by: &Option<String>) -> String {
     by.as_ref().map_or_else(String::new, |by| format!(", {by}"))
 }
 
+/// Most characters of a line of a message.
+const LINE: usize = 1200;
+/// Characters of the end that stay of a line that is longer.
+const END: usize = 200;
+
+/// A message as it may go to a terminal, whatever it quotes of a file: control characters, and those that change the
+/// direction of what follows, are escaped, and of a line of kilobytes only the two ends stay.
+pub fn printable(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let line = |line: &str| {
+        let chars: Vec<char> = line.chars().collect();
+        let escaped = |part: &[char]| -> String {
+            let one = |&c: &char| if c.is_control() || turns(c) { c.escape_default().to_string() } else { c.into() };
+            part.iter().map(one).collect()
+        };
+        if chars.len() <= LINE {
+            return escaped(&chars);
+        }
+        let (start, rest) = chars.split_at(LINE - END);
+        let (left_out, end) = rest.split_at(rest.len() - END);
+        format!("{} … ({} characters left out) … {}", escaped(start), left_out.len(), escaped(end))
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Bytes in GiB, for messages.
 pub fn gib(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
@@ -225,6 +250,18 @@ mod tests {
         assert_eq!(e.exit_code(), 2);
         let cause = std::error::Error::source(&e).unwrap().to_string();
         assert_eq!(cause, "`lora-r = 7`: must be a multiple of 8; try `lora-r = 8` with `device`");
+    }
+
+    #[test]
+    fn a_message_is_safe_to_print_and_not_long() {
+        for plain in ["", "a\nb", "法律、第1条 \"é\" …", "tensor `model.norm.weight`"] {
+            assert_eq!(printable(plain), plain);
+        }
+        assert_eq!(printable("a\u{1b}[2Jb\r\t\0\u{9b}"), "a\\u{1b}[2Jb\\r\\t\\u{0}\\u{9b}");
+        assert_eq!(printable("\u{202e}exe.jsonl"), "\\u{202e}exe.jsonl");
+        let long = printable(&format!("a.jsonl: line 3: found {}\nend", "x".repeat(5000)));
+        assert!(long.starts_with("a.jsonl: line 3: found xxx") && long.ends_with("xxx\nend"), "{long}");
+        assert!(long.contains("(3822 characters left out)") && long.len() < 1300, "{long}");
     }
 
     #[test]

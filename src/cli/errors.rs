@@ -3,7 +3,7 @@
 use super::flags::{flag, flags_in};
 use crate::{
     Error,
-    error::{Setting, bound, gib},
+    error::{Setting, bound, gib, printable},
 };
 use clap::CommandFactory;
 use std::error::Error as _;
@@ -69,7 +69,7 @@ fn lines(e: &Error) -> Vec<String> {
         lines.push(c.to_string());
         cause = c.source();
     }
-    lines
+    lines.iter().map(|line| printable(line)).collect()
 }
 
 /// The error in a line, and each of its causes in a line below it.
