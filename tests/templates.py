@@ -122,7 +122,7 @@ def irori(templates, some_cases):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cases.json"
         path.write_text(json.dumps({"templates": templates, "cases": some_cases}), encoding="utf-8")
-        test = "data::chat::against_jinja2::render_the_cases_of_a_file"
+        test = "data::chat::tests::against_jinja2::render_the_cases_of_a_file"
         command = ["cargo", "test", "--quiet", "--lib", "--", "--ignored", "--exact", test]
         subprocess.run(command, cwd=ROOT, env=dict(os.environ, IRORI_TEMPLATES=str(path)), check=True, stdout=subprocess.DEVNULL)
         return json.loads((Path(folder) / "cases.rendered.json").read_text(encoding="utf-8"))

@@ -107,6 +107,14 @@ impl Session {
             encoder.as_ref().map_or(Ok(()), |encoder| found.check_text(encoder, listener))?;
         }
         let model = opened.source.config().clone();
+        let longest = inference.max_len + inference.generation.map_or(0, |g| g.new_tokens);
+        if longest > model.max_positions {
+            listener.note(&format!(
+                "warning: texts of up to {longest} tokens are asked for, and the model knows {} positions \
+                 (`max_position_embeddings` of its config.json)",
+                model.max_positions
+            ));
+        }
         let lora = found.as_ref().map(|found| peft::shape(&found.dir, &model)).transpose()?;
         let spec = engine::asked(base, model.clone(), inference.max_len, inference.max_len);
         let spec = EngineSpec {

@@ -85,6 +85,27 @@ fn adapters_on_some_layers_are_trained_resumed_and_asked() {
 }
 
 #[test]
+fn more_tokens_than_positions_are_said() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    done(dir, &["synth", "--arch", "tiny", "--output", "m"]);
+    let path = dir.join("m/config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
+    config["max_position_embeddings"] = json!(16);
+    fs::write(&path, config.to_string()).expect("written");
+    samples(&dir.join("train.jsonl"), 32, 7);
+    let train = ["train", "--model", "m", "--device", "cpu", "--train-file", "train.jsonl", "--output-dir", "out"];
+    let end = done(dir, &[&train[..], &["--max-steps", "1"]].concat());
+    assert!(end.stderr.contains("tokens, and the model knows 16 positions"), "{end:?}");
+    fs::write(dir.join("text.jsonl"), "{\"tokens\": [1, 2, 3]}\n").expect("written");
+    let score = ["score", "--model", "m", "--device", "cpu", "--input", "text.jsonl", "--output"];
+    let end = done(dir, &[&score[..], &["long.jsonl", "--max-seq-length", "17"]].concat());
+    assert!(end.stderr.contains("up to 17 tokens are asked for, and the model knows 16 positions"), "{end:?}");
+    let end = done(dir, &[&score[..], &["short.jsonl", "--max-seq-length", "16"]].concat());
+    assert!(!end.stderr.contains("positions"), "{end:?}");
+}
+
+#[test]
 fn a_run_that_cannot_learn_says_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path();

@@ -171,7 +171,7 @@ fn what_is_not_used_is_said_by_every_command_that_reads_the_weights() {
     samples(&at.join("t.jsonl"), 4, 1);
     let train = "train --model m --train-file t.jsonl --lora-r 2 --max-steps 1 --max-seq-length 24 --output-dir a";
     done(at, &train.split(' ').collect::<Vec<_>>());
-    // The embedding's twin, but for the last value, and a value head.
+    // The embedding's twin, and a value head.
     let path = at.join("m/model.safetensors");
     let bytes = fs::read(&path).expect("read");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -179,18 +179,20 @@ fn what_is_not_used_is_said_by_every_command_that_reads_the_weights() {
         file.tensors().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     let embedding = file.tensor("model.embed_tokens.weight").expect("there");
     let mut head = embedding.data().to_vec();
-    *head.last_mut().expect("a value") ^= 1;
-    let view =
-        |shape: &[usize], data| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), data);
-    all.push(("lm_head.weight".into(), view(embedding.shape(), &head).expect("a tensor")));
-    all.push(("v_head.summary.weight".into(), view(&[1], &head[..4]).expect("a tensor")));
-    let spoilt = safetensors::serialize(all, None).expect("bytes");
-    fs::write(&path, spoilt).expect("written");
+    fn view<'d>(shape: &[usize], data: &'d [u8]) -> safetensors::tensor::TensorView<'d> {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), data).expect("a tensor")
+    }
+    all.push(("v_head.summary.weight".into(), view(&[1], &embedding.data()[..4])));
+    let with_head = |head: &[u8]| {
+        let head = ("lm_head.weight".to_owned(), view(embedding.shape(), head));
+        safetensors::serialize(all.iter().cloned().chain([head]), None).expect("bytes")
+    };
+    fs::write(&path, with_head(&head)).expect("written");
     let config = at.join("m/config.json");
     let mut json: Value = serde_json::from_slice(&fs::read(&config).expect("read")).expect("JSON");
     json["logit_scale"] = json!(0.5);
     fs::write(&config, json.to_string()).expect("written");
-    for line in [
+    let lines = [
         "score --model m --input text.jsonl",
         "generate --model m --prompt x --max-new-tokens 1",
         "train --model m --train-file t.jsonl --lora-r 2 --max-steps 1 --max-seq-length 24 --output-dir b",
@@ -198,13 +200,23 @@ fn what_is_not_used_is_said_by_every_command_that_reads_the_weights() {
         "plan --model m --max-seq-length 24 --json",
         "quantize --model m --output q",
         "merge --model m --adapter a --output merged",
-    ] {
+    ];
+    for line in lines {
         let ended = done(at, &line.split(' ').collect::<Vec<_>>());
-        for says in
-            ["field `logit_scale`", "`v_head.summary.weight`", "lm_head.weight that is not model.embed_tokens.weight"]
-        {
+        for says in ["field `logit_scale`", "`v_head.summary.weight`"] {
             assert_eq!(ended.stderr.matches(says).count(), 1, "{line} of {says}: {}", ended.stderr);
         }
+    }
+    // Another head than the embedding: which of the two is meant, versions of transformers do not agree on.
+    *head.last_mut().expect("a value") ^= 1;
+    fs::write(&path, with_head(&head)).expect("written");
+    for line in lines {
+        let ended = irori(
+            at,
+            &line.replace(" b", " c").replace(" q", " r").replace("merged", "other").split(' ').collect::<Vec<_>>(),
+        );
+        let says = "tensor `lm_head.weight`: is not model.embed_tokens.weight";
+        assert!(ended.code == Some(1) && ended.stderr.contains(says), "{line}: {ended:?}");
     }
 }
 

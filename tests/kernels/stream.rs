@@ -29,6 +29,7 @@ fn spec() -> EngineSpec {
     spec.model.layers = 3;
     spec.saved = vec![Saved::All, Saved::NoGateUp, Saved::InputOnly];
     spec.residency = vec![Residency::Nf4, Residency::Unpacked, Residency::Nf4];
+    spec.dense_modules = vec![Vec::new(), Vec::new(), vec![Module::UpProj]];
     EngineSpec { head: HeadStore::Nf4, embedding: Space::Host, ..spec }
 }
 

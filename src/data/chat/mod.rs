@@ -7,8 +7,6 @@
 //! with a thought under each of the names that templates know, `tools` and `documents` (none if there are none),
 //! `add_generation_prompt`, `enable_thinking`, and the special tokens of tokenizer_config.json by their names.
 
-#[cfg(test)]
-mod against_jinja2;
 mod source;
 #[cfg(test)]
 mod tests;

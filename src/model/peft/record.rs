@@ -247,6 +247,7 @@ impl Fields {
     /// A list must name the modules whose tensors there are; a string is a pattern, "all-linear" included.
     fn check_targets(&self, present: &[Module]) -> Result<()> {
         let field = "target_modules";
+        let excludes = self.names("exclude_modules")?.is_some();
         match self.json.get(field) {
             Some(Value::String(_)) => {}
             Some(Value::Array(names)) => {
@@ -255,7 +256,7 @@ impl Fields {
                         let known = Module::ALL.map(Module::name).join(", ");
                         return Err(self.wrong(field, format!("names {name}; irori adapts {known}")));
                     };
-                    if !present.contains(&module) {
+                    if !excludes && !present.contains(&module) {
                         return Err(self.wrong(field, format!("names {name}, of which {WEIGHTS} holds no tensor")));
                     }
                 }

@@ -148,6 +148,7 @@ fn adapters_on_some_layers_are_read_as_peft_means_them() {
                 config(json!(["up_proj"]), json!(["layers.0.mlp.up_proj"]), json!([])),
                 config(json!(["up_proj"]), json!(r"model\.layers\.0\..*"), null.clone()),
                 config(json!("all-linear"), json!(r".*(q|k|v|o|gate|down)_proj"), json!([1])),
+                config(json!(["up_proj", "down_proj", "k_proj"]), json!(["down_proj", "self_attn.k_proj"]), json!([1])),
             ],
         ),
         (

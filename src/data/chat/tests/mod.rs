@@ -1,5 +1,7 @@
 //! Which template is taken, and what it is given.
 
+mod against_jinja2;
+
 use super::*;
 use crate::data::shared::shared;
 

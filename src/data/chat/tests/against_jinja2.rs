@@ -1,7 +1,7 @@
 //! Templates against Jinja2 itself: the recorded outputs of `tests/goldens/templates.json`, and (for
 //! `tests/templates.py`, which renders templates from elsewhere) cases of a file.
 
-use super::for_template;
+use super::super::for_template;
 use crate::data::jinja::{Template, Value, Variables};
 use jiff::civil::DateTime;
 use serde_json::{Value as Json, json};
