@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(printable("\u{202e}exe.jsonl"), "\\u{202e}exe.jsonl");
         let long = printable(&format!("a.jsonl: line 3: found {}\nend", "x".repeat(5000)));
         assert!(long.starts_with("a.jsonl: line 3: found xxx") && long.ends_with("xxx\nend"), "{long}");
-        assert!(long.contains("(3822 characters left out)") && long.len() < 1300, "{long}");
+        assert!(long.contains("(3823 characters left out)") && long.len() < 1300, "{long}");
     }
 
     #[test]
