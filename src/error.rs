@@ -64,7 +64,7 @@ pub enum Error {
         message: String,
     },
     /// The work needs more memory than there is. Nothing has been allocated.
-    #[error("{what} needs at least {} and {} are available{}", gib(*need), gib(*have), AdviceList(advice))]
+    #[error("{what} needs at least {} and {} are available{}{}", gib(*need), gib(*have), bound(by), AdviceList(advice))]
     DoesNotFit {
         /// What was planned: "this run".
         what: &'static str,
@@ -72,6 +72,8 @@ pub enum Error {
         need: u64,
         /// Bytes there are.
         have: u64,
+        /// What allows no more, where that is known: "nine tenths of what this machine leaves".
+        by: Option<String>,
         /// Settings under which it would fit, those that change the least; empty if there are none.
         advice: Vec<Setting>,
     },
@@ -129,6 +131,36 @@ impl fmt::Display for AdviceList<'_> {
         }
         Ok(())
     }
+}
+
+/// ", nine tenths of what this machine leaves", or nothing.
+pub(crate) fn bound(by: &Option<String>) -> String {
+    by.as_ref().map_or_else(String::new, |by| format!(", {by}"))
+}
+
+/// Most characters of a line of a message.
+const LINE: usize = 1200;
+/// Characters of the end that stay of a line that is longer.
+const END: usize = 200;
+
+/// A message as it may go to a terminal, whatever it quotes of a file: control characters, and those that change the
+/// direction of what follows, are escaped, and of a line of kilobytes only the two ends stay.
+pub fn printable(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let line = |line: &str| {
+        let chars: Vec<char> = line.chars().collect();
+        let escaped = |part: &[char]| -> String {
+            let one = |&c: &char| if c.is_control() || turns(c) { c.escape_default().to_string() } else { c.into() };
+            part.iter().map(one).collect()
+        };
+        if chars.len() <= LINE {
+            return escaped(&chars);
+        }
+        let (start, rest) = chars.split_at(LINE - END);
+        let (left_out, end) = rest.split_at(rest.len() - END);
+        format!("{} … ({} characters left out) … {}", escaped(start), left_out.len(), escaped(end))
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Bytes in GiB, for messages.
@@ -221,10 +253,26 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_safe_to_print_and_not_long() {
+        for plain in ["", "a\nb", "法律、第1条 \"é\" …", "tensor `model.norm.weight`"] {
+            assert_eq!(printable(plain), plain);
+        }
+        assert_eq!(printable("a\u{1b}[2Jb\r\t\0\u{9b}"), "a\\u{1b}[2Jb\\r\\t\\u{0}\\u{9b}");
+        assert_eq!(printable("\u{202e}exe.jsonl"), "\\u{202e}exe.jsonl");
+        let long = printable(&format!("a.jsonl: line 3: found {}\nend", "x".repeat(5000)));
+        assert!(long.starts_with("a.jsonl: line 3: found xxx") && long.ends_with("xxx\nend"), "{long}");
+        assert!(long.contains("(3823 characters left out)") && long.len() < 1300, "{long}");
+    }
+
+    #[test]
     fn what_does_not_fit_says_need_have_and_advice() {
         let advice = vec![Setting::new("lora-r", 8)];
-        let e = Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, advice };
-        assert_eq!(e.to_string(), "this run needs at least 3.00 GiB and 2.00 GiB are available; try `lora-r = 8`");
+        let e =
+            Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, by: Some("all of it".into()), advice };
+        assert_eq!(
+            e.to_string(),
+            "this run needs at least 3.00 GiB and 2.00 GiB are available, all of it; try `lora-r = 8`"
+        );
         assert_eq!(e.exit_code(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! What several commands share: the terminal, and where output goes.
 
-use crate::{Error, Result, run::Listener, settings::Bytes};
+use crate::{Error, Result, error::printable, run::Listener, settings::Bytes};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     io::{IsTerminal, Write},
@@ -17,7 +17,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// Prints a line on standard error, where progress and warnings go.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 /// A destination that must not exist yet unless it is an empty directory: nothing the user made is overwritten.

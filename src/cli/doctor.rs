@@ -17,7 +17,7 @@ use crate::{
         },
     },
     model::selftest,
-    plan::device,
+    plan::host,
 };
 use std::fmt::Write as _;
 
@@ -35,6 +35,8 @@ struct Findings {
     threads: usize,
     instruction_sets: Vec<&'static str>,
     available_memory_bytes: Option<u64>,
+    /// What allows no more: the machine, or a control group.
+    available_memory_by: Option<String>,
     matrix_product_gflops: f64,
     cuda: Probe,
     cuda_kernel_files: usize,
@@ -59,6 +61,7 @@ struct Gpu {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let cuda = probe();
+    let memory = host::available();
     let self_test = CpuBackend::new(None).and_then(|cpu| selftest::run(Box::new(cpu)));
     let gpus = match &cuda {
         Probe::Driver { devices, .. } if !modules::MODULES.is_empty() => {
@@ -70,7 +73,8 @@ pub fn run(args: Args) -> Result<()> {
         version: env!("CARGO_PKG_VERSION"),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         instruction_sets: instruction_sets(),
-        available_memory_bytes: device::available_memory(),
+        available_memory_bytes: memory.as_ref().map(|a| a.bytes),
+        available_memory_by: memory.map(|a| a.by.to_string()),
         matrix_product_gflops: cpu::measure_gflops(),
         cuda_kernel_files: modules::MODULES.len(),
         verdict: verdict(&cuda, &gpus, self_test.is_ok()),
@@ -161,8 +165,8 @@ fn describe(f: &Findings) -> String {
     let mut t = format!("irori {}\n", f.version);
     let _ = writeln!(t, "  processor       {} threads, {sets}", f.threads);
     let _ = writeln!(t, "  matrix product  {:.0} GFLOP/s in f32", f.matrix_product_gflops);
-    if let Some(bytes) = f.available_memory_bytes {
-        let _ = writeln!(t, "  memory          {:.1} GiB available", gib(bytes));
+    if let (Some(bytes), Some(by)) = (f.available_memory_bytes, &f.available_memory_by) {
+        let _ = writeln!(t, "  memory          {:.1} GiB available, left by {by}", gib(bytes));
     }
     match &f.cuda {
         Probe::NoDriver => t.push_str("  CUDA            no driver\n"),

@@ -3,7 +3,7 @@
 use super::flags::{flag, flags_in};
 use crate::{
     Error,
-    error::{Setting, gib},
+    error::{Setting, bound, gib, printable},
 };
 use clap::CommandFactory;
 use std::error::Error as _;
@@ -35,11 +35,12 @@ fn line(e: &Error) -> String {
         Error::Setting { setting, message, advice } => {
             format!("{}: {}{}", shown(setting), with_flags(message), advised(advice))
         }
-        Error::DoesNotFit { what, need, have, advice } => {
+        Error::DoesNotFit { what, need, have, by, advice } => {
             let (need, have) = (gib(*need), gib(*have));
             let other = advice.iter().any(|s| CHANGES_RESULTS.contains(&s.name));
             let results = if other { ", with other results" } else { "" };
-            format!("{what} needs at least {need} of memory and {have} are available{}{results}", advised(advice))
+            let (by, advice) = (bound(by), advised(advice));
+            format!("{what} needs at least {need} of memory and {have} are available{by}{advice}{results}")
         }
         // A command's own words, or a file's.
         Error::Usage(_) | Error::Io { .. } => e.to_string(),
@@ -68,7 +69,7 @@ fn lines(e: &Error) -> Vec<String> {
         lines.push(c.to_string());
         cause = c.source();
     }
-    lines
+    lines.iter().map(|line| printable(line)).collect()
 }
 
 /// The error in a line, and each of its causes in a line below it.
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_says_what_would() {
-        let e = |advice| Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, advice };
+        let e = |advice| Error::DoesNotFit { what: "this run", need: 3 << 30, have: 2 << 30, by: None, advice };
         assert_eq!(
             render(&e(vec![])),
             "error: this run needs at least 3.00 GiB of memory and 2.00 GiB are available\n"

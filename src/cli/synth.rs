@@ -16,7 +16,7 @@ use crate::{
         sink::{HfOptions, HfSink, WeightSink, copy_file, copy_more_templates, json_file},
         source::{Synthetic, cache},
     },
-    plan::device,
+    plan::host,
     tensor::DType,
 };
 use serde_json::{Map, Value, json};
@@ -99,17 +99,19 @@ fn fits(arch: &str, tensors: &[ModelTensor]) -> Result<()> {
     // Both forms at once, and the encoded bytes of the wide one.
     const BYTES: usize = 2 + 4 + 4;
     let size = |t: &ModelTensor| t.elements().saturating_mul(BYTES) as u64;
-    let (Some(largest), Some(free)) = (tensors.iter().max_by_key(|t| size(t)), device::available_memory()) else {
+    let (Some(largest), Some(free)) = (tensors.iter().max_by_key(|t| size(t)), host::available()) else {
         return Ok(());
     };
-    if size(largest) <= free {
+    if size(largest) <= free.bytes {
         return Ok(());
     }
     Err(Error::usage(format!(
-        "--arch {arch}: the tensor {} {:?} takes {} bytes to make, and {free} bytes of memory are free",
+        "--arch {arch}: the tensor {} {:?} takes {} bytes to make, and {} bytes of memory are left by {}",
         largest.name,
         largest.shape,
-        size(largest)
+        size(largest),
+        free.bytes,
+        free.by
     )))
 }
 

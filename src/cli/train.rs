@@ -135,7 +135,7 @@ fn summary(config: &TrainConfig, prepared: &Prepared) -> Vec<String> {
         format!("warning: the answers are unbalanced: {text}; `irori dataset --permute-choices cyclic` balances them")
     }));
     lines.extend(plan_lines(&prepared.plan));
-    lines.push(format!("{} parameters are trained: {}", prepared.inputs.adapter.len(), prepared.inputs.lora.targets));
+    lines.push(format!("{} parameters are trained: {}", prepared.parameters(), prepared.inputs.lora.targets));
     lines
 }
 

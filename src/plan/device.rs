@@ -110,24 +110,6 @@ pub fn arena_limit(memory: Memory, limit: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Bytes of memory that this machine has free for a process: what the kernel calls available, and no more than a
-/// control group allows. `None` where neither can be read.
-pub fn available_memory() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    });
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let group = number("/sys/fs/cgroup/memory.max").map(|max| {
-        let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
-        max.saturating_sub(used)
-    });
-    match (meminfo, group) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
 /// Peak resident memory of this process in bytes (`VmHWM`), where the system tells.
 pub fn peak_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;

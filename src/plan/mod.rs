@@ -6,6 +6,7 @@
 
 pub mod cost;
 pub mod device;
+pub mod host;
 pub mod outlook;
 pub mod settings;
 
@@ -177,7 +178,13 @@ pub fn plan(
 /// What `asked` needs, and the nearest settings with which it fits.
 fn does_not_fit(asked: &EngineSpec, properties: &dyn Properties, limit: u64) -> Error {
     let need = bytes_of(asked, properties, LEANEST).unwrap_or(0) as u64;
-    Error::DoesNotFit { what: "this run", need, have: limit, advice: what_would_fit(asked, properties, limit) }
+    Error::DoesNotFit {
+        what: "this run",
+        need,
+        have: limit,
+        by: None,
+        advice: what_would_fit(asked, properties, limit),
+    }
 }
 
 /// Settings that change the least, from those that change nothing but speed to those that change most: fewer rows, the

@@ -18,6 +18,7 @@ use crate::{
     plan::{
         Speed,
         device::{self, CUDA_RESERVE, Memory, arena_limit},
+        host::{self, Available},
         settings::{CachePolicy, Device, Machine, Nf4Choice},
     },
     settings::Bytes,
@@ -36,6 +37,8 @@ pub struct OpenDevice {
     pub limit: Option<u64>,
     /// Bytes that it could take if no limit had been set.
     room: Option<u64>,
+    /// What sets the limit, where it is the host's memory.
+    by: Option<String>,
     /// Whether quantised weights are kept.
     pub cache: CachePolicy,
 }
@@ -43,12 +46,24 @@ pub struct OpenDevice {
 impl OpenDevice {
     fn new(backend: Box<dyn Backend>, speed: Speed, memory: Memory, machine: &Machine) -> Self {
         let limit = arena_limit(memory, machine.memory_limit.map(|bytes| bytes.0));
-        Self { backend, speed, limit, room: arena_limit(memory, None), cache: machine.packed_cache }
+        Self { backend, speed, limit, room: arena_limit(memory, None), by: None, cache: machine.packed_cache }
     }
 
-    /// [`advise_limit`] for this device.
+    /// One that computes in the host's memory, of which `host` is available.
+    fn on_host(backend: Box<dyn Backend>, host: Option<Available>, machine: &Machine) -> Self {
+        let device = Self::new(backend, CPU_SPEED, Memory::Host(host.as_ref().map(|a| a.bytes)), machine);
+        let host = host.filter(|_| machine.memory_limit.is_none());
+        Self { by: host.map(|a| format!("nine tenths of what is left by {}", a.by)), ..device }
+    }
+
+    /// [`advise_limit`] for this device, with what sets its limit.
     pub(super) fn advise(&self, e: Error) -> Error {
-        advise_limit(e, self.backend.properties().own_memory(), self.room)
+        match advise_limit(e, self.backend.properties().own_memory(), self.room) {
+            Error::DoesNotFit { what, need, have, by: None, advice } => {
+                Error::DoesNotFit { what, need, have, by: self.by.clone(), advice }
+            }
+            e => e,
+        }
     }
 }
 
@@ -113,7 +128,7 @@ fn open_cpu(machine: &Machine) -> Result<OpenDevice> {
         return Err(Error::setting(Setting::new("nf4-path", machine.nf4_path.name()), for_a_gpu));
     }
     let backend = Box::new(CpuBackend::new(machine.threads)?);
-    Ok(OpenDevice::new(backend, CPU_SPEED, Memory::Host(device::available_memory()), machine))
+    Ok(OpenDevice::on_host(backend, host::available(), machine))
 }
 
 fn open_cuda(machine: &Machine, n: u32, listener: &mut dyn Listener, speed: SpeedOf) -> Result<OpenDevice> {
@@ -139,7 +154,7 @@ fn usable() -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::tests::Silent;
+    use crate::{plan::host::Bound, run::tests::Silent};
 
     fn cpu(machine: Machine) -> Result<OpenDevice> {
         open(&Machine { device: Device::Cpu, threads: Some(2), ..machine }, &mut Silent)
@@ -158,12 +173,37 @@ mod tests {
         assert!(cpu(Machine::default()).is_ok());
     }
 
+    /// Who is refused for memory learns whose it is: the machine's, or a container's.
+    #[test]
+    fn a_refusal_says_what_sets_the_limit() {
+        let group = Bound::Group { path: "/sys/fs/cgroup/job".into(), file: "memory.max", limit: 4 << 30 };
+        let refusal = |by, machine: Machine| {
+            let backend = Box::new(CpuBackend::new(Some(1)).expect("opens"));
+            let device = OpenDevice::on_host(backend, Some(Available { bytes: 1 << 30, by }), &machine);
+            let have = device.limit.expect("a limit");
+            device
+                .advise(Error::DoesNotFit { what: "this run", need: 1 << 40, have, by: None, advice: vec![] })
+                .to_string()
+        };
+        let of_group = refusal(group.clone(), Machine::default());
+        assert_eq!(
+            of_group,
+            "this run needs at least 1024.00 GiB and 0.90 GiB are available, nine tenths of what is left by the control \
+             group /sys/fs/cgroup/job (its memory.max is 4.00 GiB)"
+        );
+        assert!(refusal(Bound::Machine, Machine::default()).contains("left by this machine"));
+        // The user's own limit is nobody else's.
+        let given = Machine { memory_limit: Some(Bytes(1 << 20)), ..Machine::default() };
+        assert!(refusal(group, given).ends_with("are available"));
+    }
+
     #[test]
     fn a_higher_limit_is_advised_only_where_it_would_help() {
         let small = Machine { memory_limit: Some(Bytes(1 << 20)), ..Machine::default() };
         let device = cpu(small).expect("opens");
         assert_eq!(device.limit, Some(1 << 20));
-        let refusal = |need, advice: Vec<Setting>| Error::DoesNotFit { what: "this run", need, have: 1 << 20, advice };
+        let refusal =
+            |need, advice: Vec<Setting>| Error::DoesNotFit { what: "this run", need, have: 1 << 20, by: None, advice };
         let advice = |e: Error| match e {
             Error::DoesNotFit { advice, .. } => advice,
             e => panic!("{e}"),

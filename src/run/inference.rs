@@ -1,6 +1,6 @@
 //! A model that answers: opened with its adapter and its tokenizer, planned, and loaded.
 
-use super::{Listener, adapter::FoundAdapter, engine};
+use super::{Listener, adapter::FoundAdapter, device, engine};
 use crate::{
     Error, Result,
     data::encode::{Encoder, TextStyle},
@@ -122,18 +122,23 @@ impl Session {
                 model.max_positions
             ));
         }
-        let adapter = found.as_ref().map(|found| peft::load(&found.dir, &model)).transpose()?;
-        let spec = engine::asked(base, model, max_len, max_len);
+        let lora = found.as_ref().map(|found| peft::shape(&found.dir, &model)).transpose()?;
+        let spec = engine::asked(base, model.clone(), max_len, max_len);
         let spec = EngineSpec {
-            lora: adapter.as_ref().map(|a| a.lora.clone()),
+            lora: lora.clone(),
             kv_slots: inference.generation.map_or(0, |g| g.sequences),
             kv_capacity: inference.generation.map_or(0, |_| longest),
             ..spec
         };
         let fingerprint = opened.source.fingerprint()?;
-        let mut engine = engine::engine(&opened, spec, &inference.machine, listener)?;
+        let device = device::open_unmeasured(&inference.machine, listener)?;
+        let plan = engine::plan(&opened, spec, &device)?;
+        // Nothing large is read before the plan stands.
+        let adapter =
+            found.as_ref().zip(lora).map(|(found, lora)| peft::values(&found.dir, &model, &lora)).transpose()?;
+        let mut engine = engine::load(&opened, plan, device, listener)?;
         if let Some(adapter) = &adapter {
-            engine.set_adapter(&adapter.flat)?;
+            engine.set_adapter(adapter)?;
         }
         let description = engine.describe();
         Ok(Self { engine, description, fingerprint, model: base.model.clone(), encoder })

@@ -38,9 +38,6 @@ pub struct Inputs {
     pub opened: Opened,
     /// The adapter's shape.
     pub lora: LoraConfig,
-    /// The adapter that training starts from, fresh or that of `init-adapter`: flat, in the order of
-    /// [`LoraConfig::slots`].
-    pub adapter: Vec<f32>,
     /// Samples to train on, and what became of the records.
     pub train: Encoded,
     /// Samples to evaluate on.
@@ -59,6 +56,9 @@ pub struct Prepared {
     pub inputs: Inputs,
     /// What the run will take.
     pub plan: Plan,
+    /// The adapter that training starts from, fresh or that of `init-adapter`: flat, in the order of
+    /// [`LoraConfig::slots`]. It may take gigabytes, so there is none before the plan stands.
+    adapter: Vec<f32>,
     device: OpenDevice,
 }
 
@@ -91,7 +91,8 @@ pub fn prepare(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Prep
     let asked = inputs.asked(config);
     let device = device::open(&config.machine, listener)?;
     let plan = engine::plan(&inputs.opened, asked, &device).map_err(|e| with_length(e, config))?;
-    Ok(Prepared { inputs, plan, device })
+    let adapter = inputs.adapter(config)?;
+    Ok(Prepared { inputs, plan, adapter, device })
 }
 
 /// The warning that questions have another right answer in the evaluation file `eval`, with the lines of the first few.
@@ -145,11 +146,11 @@ pub fn read(config: &TrainConfig, listener: &mut dyn Listener) -> Result<Inputs>
         (Some(encoder), Some(path)) => choice_prompts(encoder, path, &eval_records, limits)?,
         _ => Vec::new(),
     };
-    let (lora, adapter) = adapter_of(config, &opened, encoder.as_ref(), listener)?;
+    let lora = lora_of(config, &opened, encoder.as_ref(), listener)?;
     let contradictions = leak::contradictions(&train_records, &eval_records);
     let text = encoder.as_ref().map(adapter::text).transpose()?;
     let provenance = Written::new(config, adapter::weights(&opened)?, text, Asking::of(&train_records))?;
-    Ok(Inputs { opened, lora, adapter, train, eval, questions, provenance, contradictions })
+    Ok(Inputs { opened, lora, train, eval, questions, provenance, contradictions })
 }
 
 /// The tokenizer that is named, else the model's own if it has one: records of token ids need none.
@@ -159,6 +160,15 @@ fn encoder_of(config: &TrainConfig, opened: &Opened) -> Result<Option<Encoder>> 
 }
 
 impl Inputs {
+    /// The values of the adapter that training starts from.
+    fn adapter(&self, config: &TrainConfig) -> Result<Vec<f32>> {
+        let model = self.opened.source.config();
+        match &config.init_adapter {
+            None => Ok(peft::initial(&self.lora, model, config.seed)),
+            Some(dir) => peft::values(&FoundAdapter::find(INIT, dir)?.dir, model, &self.lora),
+        }
+    }
+
     /// What keeps a run from learning what it is to learn, as far as that can be known before it starts.
     fn doubts(&self, config: &TrainConfig) -> Result<Vec<String>> {
         let mut doubts = Vec::new();
@@ -210,14 +220,19 @@ pub(super) fn asked(
 }
 
 impl Prepared {
+    /// Values that are trained.
+    pub fn parameters(&self) -> usize {
+        self.adapter.len()
+    }
+
     /// Loads the model, which a user calls `model`, onto its device and sets the adapter.
     ///
     /// # Errors
     /// As [`engine::load`].
     pub fn load(self, model: &str, listener: &mut dyn Listener) -> Result<(Inputs, EngineLearner)> {
-        let Inputs { opened, adapter, provenance, .. } = &self.inputs;
+        let Inputs { opened, provenance, .. } = &self.inputs;
         let mut engine = engine::load(opened, self.plan, self.device, listener)?;
-        engine.set_adapter(adapter)?;
+        engine.set_adapter(&self.adapter)?;
         let learner = EngineLearner::new(engine, model.to_owned(), provenance.bytes()?)?;
         Ok((self.inputs, learner))
     }
@@ -246,37 +261,36 @@ fn check_mode(path: &Path, records: &[Record], mode: TrainMode) -> Result<()> {
     }
 }
 
-/// The adapter that training starts from.
-fn adapter_of(
+/// What the adapter is that training starts from: that of `init-adapter`, if there is one, must be what the run asks for.
+fn lora_of(
     config: &TrainConfig,
     opened: &Opened,
     encoder: Option<&Encoder>,
     listener: &mut dyn Listener,
-) -> Result<(LoraConfig, Vec<f32>)> {
+) -> Result<LoraConfig> {
     let model = opened.source.config();
     let lora = config.lora(model.layers)?;
     let Some(dir) = &config.init_adapter else {
-        let flat = peft::initial(&lora, model, config.seed);
-        return Ok((lora, flat));
+        return Ok(lora);
     };
     let known = FoundAdapter::find(INIT, dir)?;
     known.check_base(&config.base.model, opened, config.other_base, listener)?;
     encoder.map_or(Ok(()), |encoder| known.check_text(encoder, listener))?;
-    let found = peft::load(&known.dir, model)?;
+    let found = peft::shape(&known.dir, model)?;
     let describe = |l: &LoraConfig| format!("r {}, alpha {}, rsLoRA {}, on {}", l.r, l.alpha, l.rslora, l.targets);
-    if (LoraConfig { dropout: lora.dropout, ..found.lora.clone() }) == lora {
-        return Ok((lora, found.flat));
+    if (LoraConfig { dropout: lora.dropout, ..found.clone() }) == lora {
+        return Ok(lora);
     }
-    let message = format!("has {}; this run asks for {}", describe(&found.lora), describe(&lora));
-    let layers = found.lora.targets.layers().unwrap_or_default();
+    let message = format!("has {}; this run asks for {}", describe(&found), describe(&lora));
+    let layers = found.targets.layers().unwrap_or_default();
     let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
     let layers = (!layers.is_empty()).then(|| Setting::new("layers-to-transform", layers.join(",")));
     Err(Error::setting(Setting::new(INIT, dir.display()), message)
         .advise([
-            Setting::new("lora-r", found.lora.r),
-            Setting::new("lora-alpha", found.lora.alpha),
-            Setting::new("rslora", found.lora.rslora),
-            Setting::new("target-modules", found.lora.targets.names().join(",")),
+            Setting::new("lora-r", found.r),
+            Setting::new("lora-alpha", found.alpha),
+            Setting::new("rslora", found.rslora),
+            Setting::new("target-modules", found.targets.names().join(",")),
         ])
         .advise(layers))
 }

@@ -102,6 +102,7 @@ impl TrainConfig {
         whole("gradient-accumulation-steps", self.gradient_accumulation_steps as u64, 1, 65_536)?;
         whole("max-seq-length", self.max_seq_length as u64, 2, 1 << 20)?;
         whole("seed", self.seed, 0, ANY)?;
+        self.warmup_steps.map_or(Ok(()), |n| whole("warmup-steps", n, 0, MOST_STEPS))?;
         let length = Setting::new("max-seq-length", self.max_seq_length);
         let rows = self.batch_size * self.max_seq_length;
         if rows > 1 << 26 {
@@ -322,6 +323,9 @@ fn in_order(names: &[String]) -> Vec<String> {
 fn json(value: &toml::Value) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
+
+/// Steps of warm-up: more than any run has, so a larger number is a slip.
+const MOST_STEPS: u64 = 1 << 40;
 
 /// The largest integer of TOML: as good as no bound.
 const ANY: u64 = i64::MAX as u64;

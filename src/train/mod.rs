@@ -19,7 +19,7 @@
 //! | [`provenance`] | what an adapter was trained beside, for whatever uses it afterwards |
 //! | [`metrics`] | `metrics.jsonl` |
 //! | [`progress`] | what the user sees meanwhile |
-//! | [`stop`] | SIGINT and SIGTERM |
+//! | [`stop`] | SIGINT, SIGTERM and SIGHUP |
 
 pub mod checkpoint;
 pub mod config;

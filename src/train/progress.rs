@@ -1,6 +1,7 @@
 //! What the user sees while it runs: a bar on a terminal, one plain line per record elsewhere. Both on standard error.
 
 use super::metrics::{EndReason, Record, Start};
+use crate::error::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::{IsTerminal, Write},
@@ -50,6 +51,7 @@ impl Console {
     }
 
     fn line(&self, text: &str) {
+        let text = &printable(text);
         match &self.bar {
             Some(bar) => bar.println(text),
             None => {

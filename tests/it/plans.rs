@@ -63,3 +63,19 @@ fn the_plans_in_the_documentation_are_what_the_program_plans() {
         }
     }
 }
+
+/// The adapter of this run has 3.7 GB: a process that may not have them is told that the run does not fit.
+#[test]
+fn nothing_large_is_made_before_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::program::samples(&dir.path().join("t.jsonl"), 8, 1);
+    for command in ["train --output-dir out", "plan"] {
+        let flags = "--model synthetic:qwen3-32b --lora-r 256 --train-file t.jsonl --device cpu --threads 2 --memory-limit 1GiB";
+        let script = format!("ulimit -v 2000000 && exec {} {command} {flags}", env!("CARGO_BIN_EXE_irori"));
+        let output = Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        assert!(said.contains("this run needs at least"), "{command}: {said}");
+        assert!(!dir.path().join("out").exists());
+    }
+}

@@ -112,7 +112,7 @@ fn killed_at_random_moments_then_resumed() {
 fn asked_to_stop_it_finishes_the_step_and_says_where_it_is() {
     let dir = undisturbed();
     let at = dir.path();
-    for name in ["TERM", "INT"] {
+    for name in ["TERM", "INT", "HUP"] {
         let output = at.join(name);
         let mut child =
             command(at, &arguments(name)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
@@ -131,6 +131,22 @@ fn asked_to_stop_it_finishes_the_step_and_says_where_it_is() {
         done(at, &[&arguments(name)[..], &["--resume"]].concat());
         assert_same_run(&at.join("whole"), &output);
     }
+}
+
+/// Under nohup a run outlives its terminal.
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let dir = undisturbed();
+    let at = dir.path();
+    let output = at.join("nohup");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", IRORI]).args(arguments("nohup")).current_dir(at);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    wait_for_step(&mut child, &output, 5);
+    signal(&child, "HUP");
+    assert!(child.wait().expect("it ends").success());
+    assert_same_run(&at.join("whole"), &output);
 }
 
 /// Cuts, flips and mangles the newest checkpoints one way after another; each time the next older one is taken.
@@ -226,6 +242,7 @@ fn another_configuration_or_other_data_is_refused_by_name() {
     fs::write(at.join("train.jsonl"), kept).expect("written");
     let end = again(&["--logging-steps", "2", "--threads", "1"]);
     assert_eq!(end.code, Some(0), "what changes no result may change: {}", end.stderr);
+    assert!(!end.stderr.contains("may differ"), "{}", end.stderr);
 }
 
 /// Rewrites a file of a checkpoint, and what the manifest says of it.

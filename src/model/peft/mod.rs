@@ -96,33 +96,81 @@ fn named_adapter(dir: &Path) -> Option<PathBuf> {
     found.into_iter().find(|path| path.join(WEIGHTS).is_file())
 }
 
+/// An adapter's files, looked at but not read.
+struct Found {
+    lora: LoraConfig,
+    base: Option<String>,
+    file: MappedFile,
+    /// Name, shape and place in the flat vector of each tensor.
+    tensors: Vec<(String, [usize; 2], Range<usize>)>,
+}
+
+impl Found {
+    fn open(dir: &Path, model: &ModelConfig) -> Result<Self> {
+        let weights = dir.join(WEIGHTS);
+        if !stand_in::exists(&weights) && dir.join("adapter_model.bin").is_file() {
+            let message = format!("holds a pickled adapter_model.bin; irori reads {WEIGHTS} only");
+            return Err(Error::content(dir, "", message));
+        }
+        if !stand_in::exists(&weights)
+            && let Some(named) = named_adapter(dir)
+        {
+            let message = format!("holds no {WEIGHTS}, and its folder {} does: name that one", named.display());
+            return Err(Error::content(dir, "", message));
+        }
+        let file = MappedFile::open(&weights)?;
+        let (lora, base) = record::config_and_base(dir, &file, model.layers)?;
+        let mut names = names::by_peft(&file)?;
+        let mut tensors = Vec::new();
+        for (name, shape, range) in lora.slots(model).iter().flat_map(pair) {
+            let name = names.remove(&name).unwrap_or(name);
+            file.unread_floats(&name, &shape)?;
+            tensors.push((name, shape, range));
+        }
+        if let Some(stray) = names.values().next() {
+            let message = format!("has no place in a model of {} layers with this configuration", model.layers);
+            return Err(file.wrong(stray, message));
+        }
+        Ok(Self { lora, base, file, tensors })
+    }
+
+    fn read(&self, model: &ModelConfig) -> Result<Vec<f32>> {
+        let mut flat = vec![0.0; self.lora.parameters(model)];
+        for (name, shape, range) in &self.tensors {
+            self.file.floats(name, shape)?.floats()?.read(0, &mut flat[range.clone()]);
+        }
+        Ok(flat)
+    }
+}
+
 /// Reads the adapter in `dir`, made for `model`.
 ///
 /// # Errors
 /// If a file is missing or malformed, asks for something irori does not compute, or has other shapes than the model.
 pub fn load(dir: &Path, model: &ModelConfig) -> Result<Adapter> {
-    let weights = dir.join(WEIGHTS);
-    if !stand_in::exists(&weights) && dir.join("adapter_model.bin").is_file() {
-        return Err(Error::content(dir, "", format!("holds a pickled adapter_model.bin; irori reads {WEIGHTS} only")));
+    let found = Found::open(dir, model)?;
+    let flat = found.read(model)?;
+    Ok(Adapter { lora: found.lora, flat, base: found.base })
+}
+
+/// Rank, scale and targets of the adapter in `dir`, made for `model`: everything but the values is checked, and takes no
+/// time and no memory to speak of.
+///
+/// # Errors
+/// As [`load`], but for values that are not finite.
+pub fn shape(dir: &Path, model: &ModelConfig) -> Result<LoraConfig> {
+    Found::open(dir, model).map(|found| found.lora)
+}
+
+/// The values of the adapter in `dir` that was found to be `lora` (whatever its dropout), in the order of
+/// [`LoraConfig::slots`].
+///
+/// # Errors
+/// As [`load`], and if it has become another one since.
+pub fn values(dir: &Path, model: &ModelConfig, lora: &LoraConfig) -> Result<Vec<f32>> {
+    let found = Found::open(dir, model)?;
+    if (LoraConfig { dropout: lora.dropout, ..found.lora.clone() }) != *lora {
+        return Err(Error::content(dir.join(CONFIG), "", "has changed since the run began: start it again"));
     }
-    if !stand_in::exists(&weights)
-        && let Some(named) = named_adapter(dir)
-    {
-        let message = format!("holds no {WEIGHTS}, and its folder {} does: name that one", named.display());
-        return Err(Error::content(dir, "", message));
-    }
-    let file = MappedFile::open(&weights)?;
-    let (lora, base) = record::config_and_base(dir, &file, model.layers)?;
-    let mut flat = vec![0.0; lora.parameters(model)];
-    let slots = lora.slots(model);
-    let mut names = names::by_peft(&file)?;
-    for (name, shape, range) in slots.iter().flat_map(pair) {
-        let name = names.remove(&name).unwrap_or(name);
-        file.floats(&name, &shape)?.floats()?.read(0, &mut flat[range]);
-    }
-    if let Some(stray) = names.values().next() {
-        let message = format!("has no place in a model of {} layers with this configuration", model.layers);
-        return Err(file.wrong(stray, message));
-    }
-    Ok(Adapter { lora, flat, base })
+    found.read(model)
 }

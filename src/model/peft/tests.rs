@@ -278,3 +278,26 @@ fn an_element_that_is_no_number_is_named() {
     let error = load(dir.path(), &model).expect_err("infinite").to_string();
     assert!(error.contains("v_proj.lora_B.weight`: element ") && error.contains("is inf, not a finite"), "{error}");
 }
+
+/// A plan needs to know what an adapter is, and reads none of its values.
+#[test]
+fn an_adapter_is_looked_at_first_and_read_later() {
+    let (lora, model) = case();
+    let (dir, flat) = saved(|_| ());
+    assert_eq!(shape(dir.path(), &model).expect("a shape"), lora);
+    let other_dropout = LoraConfig { dropout: 0.5, ..lora.clone() };
+    assert_eq!(values(dir.path(), &model, &other_dropout).expect("values"), flat);
+    let wider = ModelConfig { hidden: 256, ..model.clone() };
+    assert!(shape(dir.path(), &wider).expect_err("another width").to_string().contains("[4, 256]"));
+    // Overwritten meanwhile by one of the same tensors that is scaled otherwise.
+    let other = LoraConfig { alpha: 16.0, ..lora.clone() };
+    let error = values(dir.path(), &model, &other).expect_err("another").to_string();
+    assert!(error.contains(CONFIG) && error.contains("changed"), "{error}");
+    let path = dir.path().join(WEIGHTS);
+    let mut bytes = std::fs::read(&path).expect("read");
+    let end = bytes.len();
+    bytes[end - 8..end - 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).expect("written");
+    assert_eq!(shape(dir.path(), &model).expect("a shape"), lora);
+    assert!(values(dir.path(), &model, &lora).expect_err("no number").to_string().contains("not a finite"));
+}

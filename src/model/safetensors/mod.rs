@@ -115,14 +115,23 @@ impl MappedFile {
     /// # Errors
     /// As [`MappedFile::tensor`], and if it is of another type or an element is NaN or infinite.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
-        let tensor = self.tensor(name, shape)?;
-        let Ok(floats) = tensor.floats() else {
-            return Err(self.wrong(name, format!("is not of type F32, BF16 or F16 but {:?}", tensor.dtype)));
-        };
-        match floats.first_non_finite() {
+        let tensor = self.unread_floats(name, shape)?;
+        match tensor.floats()?.first_non_finite() {
             None => Ok(tensor),
             Some((i, value)) => Err(self.wrong(name, not_finite(i, value))),
         }
+    }
+
+    /// A tensor of floats of exactly this shape, none of which has been looked at: for checks before anything is read.
+    ///
+    /// # Errors
+    /// As [`MappedFile::tensor`], and if it is of another type.
+    pub fn unread_floats(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let tensor = self.tensor(name, shape)?;
+        if tensor.floats().is_err() {
+            return Err(self.wrong(name, format!("is not of type F32, BF16 or F16 but {:?}", tensor.dtype)));
+        }
+        Ok(tensor)
     }
 
     /// All values of a tensor of any float type and any shape of `len` elements, as f32.

@@ -36,6 +36,7 @@ fn absurd_values_are_errors_that_name_the_setting() {
         ("gradient-accumulation-steps", &["0"]),
         ("max-seq-length", &["0", "1", "99999999999"]),
         ("warmup-ratio", &["1.1", "-0.1"]),
+        ("warmup-steps", &["1099511627777", "9223372036854775807"]),
         ("weight-decay", &["-1", "7"]),
         ("max-grad-norm", &["-1", "nan"]),
         ("adam-beta2", &["1"]),

@@ -46,7 +46,7 @@ pub(super) fn restore<L: Learner>(
         }
         run.observer.note(&format!("warning: resuming although {changes}"));
     }
-    if identity.device != state.identity.device {
+    if arithmetic(&identity.device) != arithmetic(&state.identity.device) {
         run.observer.note(&format!(
             "warning: the device was {}, is {}: results may differ in the last bits",
             state.identity.device, identity.device
@@ -68,4 +68,26 @@ pub fn data_digest(samples: &[Sample]) -> String {
         hash.update(bytemuck::cast_slice::<i32, u8>(&sample.labels));
     }
     crate::digest::hex(&hash.finalize())
+}
+
+/// What decides the bits of a device's results: all of its description but how many threads there are.
+fn arithmetic(device: &str) -> Vec<&str> {
+    let counts_threads = |part: &&str| part.split(' ').nth(1).is_some_and(|word| ["thread", "threads"].contains(&word));
+    device.split(", ").filter(|part| !counts_threads(part)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Backend, cpu::CpuBackend};
+
+    #[test]
+    fn threads_are_no_other_device() {
+        let cpu = |threads| CpuBackend::new(Some(threads)).expect("opens").describe();
+        assert_ne!(cpu(1), cpu(3));
+        assert_eq!(arithmetic(&cpu(1)), arithmetic(&cpu(3)));
+        let [old, new] = ["CPU, 2 threads, AVX2", "CPU, 2 threads, AVX-512"];
+        assert_ne!(arithmetic(old), arithmetic(new));
+        assert_ne!(arithmetic(old), arithmetic("NVIDIA A100"));
+    }
 }
