@@ -3,15 +3,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench bench-save bench-compare toolchain clean-toolchain
+.PHONY: help build demo test bench bench-save bench-compare toolchain new-toolchain clean-toolchain toolchain-hashes
 
 TOOLCHAIN := .toolchain
-# nvcc of CUDA 13 with its parts, all of one version; and the assembler of CUDA 12.4, whose machine code loads on drivers
-# from r525 on. About 300 MB, no root needed.
-NVCC_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
-	nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.* \
-	nvidia-cuda-cuobjdump==13.2.* nvidia-cuda-nvdisasm==13.2.* \
-	nvidia-cuda-nvcc-cu12==12.4.131
+# nvcc and its parts, each of one version and with its digests. About 300 MB, no root needed.
+WHEELS := toolchain/wheels.txt
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -38,14 +34,21 @@ bench-compare: ## the same beside what was kept: make bench-compare NAME=before
 	@[ -n "$(NAME)" ] || { echo 'say a name: make $@ NAME=before' >&2; exit 2; }
 	cargo bench --locked $(BENCHES) -- --baseline '$(NAME)'
 
-toolchain: $(TOOLCHAIN)/ready ## nvcc in .toolchain/, for building the CUDA kernels
+# Made from nothing where the list is not the one that it was made from: pip looks at the digests of what it fetches, not of
+# what is there already.
+toolchain: ## nvcc in .toolchain/, for building the CUDA kernels
+	@[[ "$$(cat $(TOOLCHAIN)/ready 2>/dev/null)" == "$$(cat $(WHEELS))" ]] || $(MAKE) --no-print-directory new-toolchain
 
 # build.rs looks into .toolchain/ by itself; its new date is what makes cargo look again.
-$(TOOLCHAIN)/ready: Makefile
-	python3 -m venv $(TOOLCHAIN)
-	$(TOOLCHAIN)/bin/python -m pip install --quiet --disable-pip-version-check $(NVCC_WHEELS)
+new-toolchain:
+	python3 -m venv --clear $(TOOLCHAIN)
+	$(TOOLCHAIN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(WHEELS)
 	@nvcc=$$(ls $(TOOLCHAIN)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc); chmod +x "$$nvcc"; "$$nvcc" --version | tail -n 2
-	touch $@ build.rs
+	cp $(WHEELS) $(TOOLCHAIN)/ready
+	touch build.rs
+
+toolchain-hashes: ## the digests of what `make toolchain` installs, taken anew after a version has been changed
+	toolchain/hashes.sh
 
 clean-toolchain: ## remove .toolchain/
 	rm -rf $(TOOLCHAIN)

@@ -143,9 +143,9 @@ pub struct ModelArgs {
     /// Use the adapter although it was trained beside other weights than the model's
     #[arg(long, help_heading = "Base model")]
     other_base: bool,
-    /// Longest prompt (with its answer) in tokens
-    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Base model")]
-    pub max_seq_length: u32,
+    /// Longest prompt (with its answer) in tokens [default: 4096, or fewer if the model knows fewer positions]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Base model")]
+    max_seq_length: Option<u32>,
     #[command(flatten)]
     machine: Flags<MachineSettings>,
 }
@@ -168,7 +168,7 @@ impl ModelArgs {
         let inference = Inference {
             asked,
             machine: self.machine.0.clone().resolve()?,
-            max_len: self.max_seq_length as usize,
+            max_len: self.max_seq_length.map(|n| n as usize),
             generation,
         };
         Session::open(&inference, &mut Terminal::default())

@@ -50,11 +50,11 @@ pub fn run(args: Args) -> Result<()> {
     if prompt.trim().is_empty() {
         return Err(Error::usage("the prompt is empty: give --prompt, --prompt-file or standard input"));
     }
-    let max_len = args.model.max_seq_length as usize;
     let max_new = args.max_new_tokens as usize;
     let generation = Generation { sequences: 1, new_tokens: max_new };
     let mut session = args.model.open(&asked, Some(generation))?;
     let encoder = session.encoder()?.clone();
+    let max_len = session.engine.spec().max_len;
     let tokens =
         if args.raw { encoder.tokenizer.encode(&prompt)? } else { encoder.prompt(&[Message::new("user", prompt)])? };
     if tokens.is_empty() || tokens.len() > max_len {

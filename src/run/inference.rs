@@ -66,10 +66,14 @@ pub struct Inference<'a> {
     /// Where it computes.
     pub machine: Machine,
     /// Longest document, and most rows of a pass.
-    pub max_len: usize,
+    /// [`LONGEST`], or what the model has positions for if that is less, where nothing is said.
+    pub max_len: Option<usize>,
     /// What it generates, if it does.
     pub generation: Option<Generation>,
 }
+
+/// Longest document where nothing is said.
+const LONGEST: usize = 4096;
 
 /// What is generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +111,10 @@ impl Session {
             encoder.as_ref().map_or(Ok(()), |encoder| found.check_text(encoder, listener))?;
         }
         let model = opened.source.config().clone();
-        let longest = inference.max_len + inference.generation.map_or(0, |g| g.new_tokens);
+        let new_tokens = inference.generation.map_or(0, |g| g.new_tokens);
+        let positions = model.max_positions.saturating_sub(new_tokens).max(1);
+        let max_len = inference.max_len.unwrap_or(LONGEST.min(positions));
+        let longest = max_len + new_tokens;
         if longest > model.max_positions {
             listener.note(&format!(
                 "warning: texts of up to {longest} tokens are asked for, and the model knows {} positions \
@@ -116,11 +123,11 @@ impl Session {
             ));
         }
         let lora = found.as_ref().map(|found| peft::shape(&found.dir, &model)).transpose()?;
-        let spec = engine::asked(base, model.clone(), inference.max_len, inference.max_len);
+        let spec = engine::asked(base, model.clone(), max_len, max_len);
         let spec = EngineSpec {
             lora: lora.clone(),
             kv_slots: inference.generation.map_or(0, |g| g.sequences),
-            kv_capacity: inference.generation.map_or(0, |g| inference.max_len + g.new_tokens),
+            kv_capacity: inference.generation.map_or(0, |_| longest),
             ..spec
         };
         let fingerprint = opened.source.fingerprint()?;

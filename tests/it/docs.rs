@@ -10,15 +10,15 @@ use std::{
 };
 
 /// The repository.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn page(name: &str) -> String {
+pub(crate) fn page(name: &str) -> String {
     read(&root().join(name))
 }
 
@@ -26,7 +26,7 @@ fn page(name: &str) -> String {
 const NOT_OURS: [&str; 6] = ["target", ".git", ".toolchain", ".venv", "out", "proptest-regressions"];
 
 /// Files of the repository whose names end in one of `endings`, by path from its root.
-fn files(endings: &[&str]) -> Vec<PathBuf> {
+pub(crate) fn files(endings: &[&str]) -> Vec<PathBuf> {
     let (mut found, mut open) = (Vec::new(), vec![root().to_path_buf()]);
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -167,7 +167,8 @@ fn links_between_pages_lead_somewhere() {
 /// Paths from the root of the repository that a text names: words that begin with one of its folders. Patterns (`*`, `{`)
 /// and placeholders (`X.rs`) are none.
 fn named_paths(text: &str) -> Vec<&str> {
-    const FOLDERS: [&str; 8] = ["src/", "kernels/", "tests/", "docs/", "benches/", "examples/", "ptxvm/", ".github/"];
+    const FOLDERS: [&str; 9] =
+        ["src/", "kernels/", "tests/", "docs/", "benches/", "examples/", "ptxvm/", "toolchain/", ".github/"];
     let of_path = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
     let mut found = Vec::new();
     for word in text.split(|c: char| c.is_whitespace() || "`'\"()[],;:|<>".contains(c)) {

@@ -21,3 +21,4 @@ mod real_job;
 mod resume;
 #[path = "../../src/data/shared.rs"]
 mod shared;
+mod supply;
