@@ -66,7 +66,7 @@ pub struct Inference<'a> {
     /// Where it computes.
     pub machine: Machine,
     /// Longest document, and most rows of a pass.
-    /// [`LONGEST`], or what the model has positions for if that is less, where nothing is said.
+    /// 4096, or what the model has positions for if that is less, where nothing is said.
     pub max_len: Option<usize>,
     /// What it generates, if it does.
     pub generation: Option<Generation>,
