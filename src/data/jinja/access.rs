@@ -3,10 +3,11 @@
 use super::{
     args,
     fault::{Fault, Outcome},
-    methods, text,
+    methods,
+    shared::Shared,
+    text,
     value::{Range, Value, View},
 };
-use std::rc::Rc;
 
 /// How an undefined value calls its object.
 fn described(value: &Value) -> String {
@@ -49,15 +50,15 @@ fn python_attribute(value: &Value, name: &str) -> Outcome<Option<Value>> {
         Value::Group(items) if name == "list" => Ok(items.get(1).cloned()),
         Value::Cycler(state) => Ok(match name {
             "current" => state.0.get(state.1.get()).cloned(),
-            "next" => Some(Value::Method(Rc::new((value.clone(), "next")))),
-            "reset" => Some(Value::Method(Rc::new((value.clone(), "reset")))),
+            "next" => Some(Value::Method(Shared::new((value.clone(), "next")))),
+            "reset" => Some(Value::Method(Shared::new((value.clone(), "reset")))),
             _ => None,
         }),
         Value::Builtin(super::value::Builtin::Dict) if name == "fromkeys" => {
             Ok(Some(Value::Builtin(super::value::Builtin::DictFromKeys)))
         }
         _ => methods::find(value, name).map(|found| match found {
-            Some(methods::Found::Method(name)) => Some(Value::Method(Rc::new((value.clone(), name)))),
+            Some(methods::Found::Method(name)) => Some(Value::Method(Shared::new((value.clone(), name)))),
             Some(methods::Found::Mutates) => Some(unsafe_attribute(value, name)),
             None => None,
         }),

@@ -3,7 +3,7 @@
 use super::{
     args::{Args, index, required},
     fault::{Fault, Outcome},
-    operators, text,
+    operators, shared, text,
     value::Value,
 };
 use std::sync::Arc;
@@ -46,6 +46,7 @@ pub fn tojson(value: &Value, given: &Args) -> Outcome<Value> {
 
 impl Style {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Outcome<()> {
+        let _visit = shared::visit()?;
         text::bounded(out.len())?;
         match value {
             Value::Str(s) | Value::Markup(s) => self.string(s, out),

@@ -6,12 +6,13 @@ use super::{
     ast::{CallArgs, Const, Expr, ExprKind, Filter},
     fault::{Fault, Outcome},
     interpreter::{Activation, Flow, Interpreter},
-    methods, operators, text,
+    methods, operators,
+    shared::{self, Shared},
+    text,
     value::{Builtin, Dict, Macro, Value},
 };
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
     sync::Arc,
 };
 
@@ -20,7 +21,7 @@ impl Interpreter<'_> {
     ///
     /// # Errors
     /// What Jinja2 or Python raise; what irori does not render.
-    pub fn eval(&mut self, expr: &Expr, env: &Rc<Activation>) -> Outcome<Value> {
+    pub fn eval(&mut self, expr: &Expr, env: &Shared<Activation>) -> Outcome<Value> {
         self.enter().map_err(|f| f.or_at(expr.line))?;
         let value = match &expr.kind {
             ExprKind::Const(constant) => Ok(match constant {
@@ -41,14 +42,14 @@ impl Interpreter<'_> {
             _ => self.eval_composed(expr, env),
         };
         self.leave();
-        value.map_err(|f| f.or_at(expr.line))
+        value.and_then(|value| charged(expr, value)).map_err(|f| f.or_at(expr.line))
     }
 
-    fn eval_all(&mut self, items: &[Expr], env: &Rc<Activation>) -> Outcome<Vec<Value>> {
+    fn eval_all(&mut self, items: &[Expr], env: &Shared<Activation>) -> Outcome<Vec<Value>> {
         items.iter().map(|item| self.eval(item, env)).collect()
     }
 
-    fn eval_composed(&mut self, expr: &Expr, env: &Rc<Activation>) -> Outcome<Value> {
+    fn eval_composed(&mut self, expr: &Expr, env: &Shared<Activation>) -> Outcome<Value> {
         match &expr.kind {
             ExprKind::Tuple(items) => self.eval_all(items, env).map(Value::tuple),
             ExprKind::List(items) => self.eval_all(items, env).map(Value::list),
@@ -60,7 +61,7 @@ impl Interpreter<'_> {
                     key.check_hashable()?;
                     dict.insert(key, value);
                 }
-                Ok(Value::Dict(Rc::new(dict)))
+                Ok(Value::Dict(Shared::new(dict)))
             }
             ExprKind::Condition { test, then, otherwise } => {
                 if self.eval(test, env)?.is_true() {
@@ -133,7 +134,7 @@ impl Interpreter<'_> {
         }
     }
 
-    fn eval_args(&mut self, args: &CallArgs, env: &Rc<Activation>) -> Outcome<Args> {
+    fn eval_args(&mut self, args: &CallArgs, env: &Shared<Activation>) -> Outcome<Args> {
         let mut out = Args::positional(self.eval_all(&args.positional, env)?);
         if let Some(star) = &args.star {
             let value = self.eval(star, env)?;
@@ -158,20 +159,20 @@ impl Interpreter<'_> {
         Ok(out)
     }
 
-    fn eval_filter(&mut self, filter: &Filter, env: &Rc<Activation>) -> Outcome<Value> {
+    fn eval_filter(&mut self, filter: &Filter, env: &Shared<Activation>) -> Outcome<Value> {
         let Some(value) = &filter.value else { return Err(Fault::new("a filter without a value")) };
         let value = self.eval(value, env)?;
         self.apply(filter, value, env)
     }
 
-    fn apply(&mut self, filter: &Filter, value: Value, env: &Rc<Activation>) -> Outcome<Value> {
+    fn apply(&mut self, filter: &Filter, value: Value, env: &Shared<Activation>) -> Outcome<Value> {
         let args = self.eval_args(&filter.args, env)?;
         let function = filter.function.ok_or_else(|| Fault::new(format!("No filter named '{}'.", filter.name)))?;
         function(self, value, args)
     }
 
     /// Filters over `value`, which is what the innermost of them lacks.
-    pub fn eval_filter_chain(&mut self, expr: &Expr, value: Value, env: &Rc<Activation>) -> Outcome<Value> {
+    pub fn eval_filter_chain(&mut self, expr: &Expr, value: Value, env: &Shared<Activation>) -> Outcome<Value> {
         let ExprKind::Filter(filter) = &expr.kind else { return Err(Fault::new("a block without a filter")) };
         let value = match &filter.value {
             Some(inner) => self.eval_filter_chain(inner, value, env)?,
@@ -181,7 +182,7 @@ impl Interpreter<'_> {
     }
 
     /// A call, which is given `caller` if a call block makes it.
-    pub fn eval_call(&mut self, expr: &Expr, caller: Option<Value>, env: &Rc<Activation>) -> Outcome<Value> {
+    pub fn eval_call(&mut self, expr: &Expr, caller: Option<Value>, env: &Shared<Activation>) -> Outcome<Value> {
         let ExprKind::Call(function, args) = &expr.kind else { return Err(Fault::new("expected call")) };
         let function = self.eval(function, env)?;
         let mut args = self.eval_args(args, env)?;
@@ -244,7 +245,7 @@ impl Interpreter<'_> {
         }
         if let Some(slot) = function.kwargs {
             let pairs = std::mem::take(&mut named).into_iter().map(|(name, value)| (Value::Str(name), value));
-            env.set(slot, Some(Value::Dict(Rc::new(Dict(pairs.collect())))))?;
+            env.set(slot, Some(Value::Dict(Shared::new(Dict(pairs.collect())))))?;
         } else if let Some((name, _)) = named.first() {
             return Err(Fault::new(format!("macro '{}' takes no keyword argument '{name}'", function.name)));
         }
@@ -275,7 +276,7 @@ impl Interpreter<'_> {
     fn builtin(&mut self, builtin: Builtin, args: Args) -> Outcome<Value> {
         match builtin {
             Builtin::Range => access::range(&args),
-            Builtin::Dict => dict(args).map(|dict| Value::Dict(Rc::new(dict))),
+            Builtin::Dict => dict(args).map(|dict| Value::Dict(Shared::new(dict))),
             Builtin::DictFromKeys => methods::from_keys(&args),
             Builtin::Namespace => {
                 let map = dict(args)?;
@@ -284,14 +285,14 @@ impl Interpreter<'_> {
                         "Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{name}'."
                     )));
                 }
-                Ok(Value::Namespace(Rc::new(RefCell::new(map))))
+                Ok(Value::Namespace(Shared::new(RefCell::new(map))))
             }
             Builtin::Cycler if args.positional.is_empty() => Err(Fault::new("at least one item has to be provided")),
-            Builtin::Cycler => Ok(Value::Cycler(Rc::new((args.positional, Cell::new(0))))),
+            Builtin::Cycler => Ok(Value::Cycler(Shared::new((args.positional, Cell::new(0))))),
             Builtin::Joiner => {
                 let [separator] = args.bind("joiner", ["sep"])?;
                 let separator = separator.map_or_else(|| Ok(Arc::from(", ")), |s| s.text())?;
-                Ok(Value::Joiner(Rc::new((separator, Cell::new(false)))))
+                Ok(Value::Joiner(Shared::new((separator, Cell::new(false)))))
             }
             Builtin::Lipsum => Err(Fault::unsupported("`lipsum`, which is random")),
             Builtin::RaiseException => {
@@ -307,6 +308,24 @@ impl Interpreter<'_> {
             }
         }
     }
+}
+
+/// The value, once what it took to build it is on the rendering's account.
+fn charged(expr: &Expr, value: Value) -> Outcome<Value> {
+    let builds = matches!(
+        expr.kind,
+        ExprKind::Concat(_) | ExprKind::Binary(..) | ExprKind::Call(..) | ExprKind::Filter(_) | ExprKind::Slice(_)
+    );
+    if builds {
+        let length = |value: &Value| value.as_text().map_or(0, |text| text.len());
+        shared::built(match &value {
+            Value::List(items) | Value::Tuple(items) | Value::View(_, items) => {
+                items.iter().map(|item| size_of::<Value>() + length(item)).sum()
+            }
+            value => length(value),
+        })?;
+    }
+    Ok(value)
 }
 
 /// `dict(mapping, **named)` or `dict(pairs, **named)`.

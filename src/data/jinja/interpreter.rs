@@ -5,6 +5,7 @@ use super::{
     ast::{Expr, For, Frame, Load, Piece, Slot, Stmt, Target},
     fault::{Fault, Outcome},
     loops::Loop,
+    shared::{self, Shared},
     text,
     value::{Builtin, Macro, Recursion, Value},
 };
@@ -12,7 +13,6 @@ use jiff::civil::DateTime;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    rc::Rc,
     sync::Arc,
 };
 
@@ -25,12 +25,12 @@ const DEEPEST: usize = 400;
 #[derive(Debug, Default)]
 pub struct Activation {
     slots: RefCell<Vec<Option<Value>>>,
-    around: Option<Rc<Activation>>,
+    around: Option<Shared<Activation>>,
 }
 
 impl Activation {
-    pub fn new(slots: u16, around: Option<Rc<Self>>) -> Rc<Self> {
-        Rc::new(Self { slots: RefCell::new(vec![None; slots.into()]), around })
+    pub fn new(slots: u16, around: Option<Shared<Self>>) -> Shared<Self> {
+        Shared::new(Self { slots: RefCell::new(vec![None; slots.into()]), around })
     }
 
     fn with<T>(&self, slot: Slot, act: impl FnOnce(&mut Option<Value>) -> T) -> Outcome<T> {
@@ -67,7 +67,7 @@ pub struct Interpreter<'a> {
     steps: u64,
     depth: usize,
     /// Functions with macros of their own, which hold each other.
-    cycles: Vec<Rc<Activation>>,
+    cycles: Vec<Shared<Activation>>,
     /// Whether something was read that a template can change while it runs.
     pub read_state: bool,
 }
@@ -88,6 +88,7 @@ impl<'a> Interpreter<'a> {
 
     /// Counts a step and goes one level deeper; [`Interpreter::leave`] comes back.
     pub fn enter(&mut self) -> Outcome<()> {
+        shared::complete()?;
         self.steps += 1;
         if self.steps > MOST_STEPS {
             return Err(Fault::unsupported(format!("templates that take more than {MOST_STEPS} steps")));
@@ -104,7 +105,7 @@ impl<'a> Interpreter<'a> {
     }
 
     /// Sets the variables of a frame to what they begin with.
-    pub fn open(&mut self, frame: &Frame, env: &Rc<Activation>) -> Outcome<()> {
+    pub fn open(&mut self, frame: &Frame, env: &Shared<Activation>) -> Outcome<()> {
         for (index, load) in &frame.0 {
             let value = match load {
                 Load::Parameter => continue,
@@ -118,7 +119,7 @@ impl<'a> Interpreter<'a> {
     }
 
     /// Runs statements, which append to `out`.
-    pub fn run(&mut self, statements: &[Stmt], env: &Rc<Activation>, out: &mut String) -> Outcome<Flow> {
+    pub fn run(&mut self, statements: &[Stmt], env: &Shared<Activation>, out: &mut String) -> Outcome<Flow> {
         for statement in statements {
             self.enter()?;
             let flow = self.statement(statement, env, out)?;
@@ -130,7 +131,7 @@ impl<'a> Interpreter<'a> {
         Ok(Flow::Next)
     }
 
-    fn statement(&mut self, statement: &Stmt, env: &Rc<Activation>, out: &mut String) -> Outcome<Flow> {
+    fn statement(&mut self, statement: &Stmt, env: &Shared<Activation>, out: &mut String) -> Outcome<Flow> {
         match statement {
             Stmt::Output(pieces) => self.output(pieces, env, out)?,
             Stmt::Set { line, target, value } => {
@@ -144,6 +145,7 @@ impl<'a> Interpreter<'a> {
                 if flow != Flow::Next {
                     return Ok(flow);
                 }
+                shared::built(text.len())?;
                 let value = self.filtered(filter.as_ref(), Value::str(text), env)?;
                 assign(target, value, env).map_err(|f| f.or_at(*line))?;
             }
@@ -157,14 +159,14 @@ impl<'a> Interpreter<'a> {
                 return self.run(otherwise, env, out);
             }
             Stmt::Macro { name, function } => {
-                if !self.cycles.last().is_some_and(|last| Rc::ptr_eq(last, env)) {
+                if !self.cycles.last().is_some_and(|last| Shared::ptr_eq(last, env)) {
                     self.cycles.push(env.clone());
                 }
-                let value = Value::Macro(Rc::new(Macro { function: function.clone(), around: env.clone() }));
+                let value = Value::Macro(Shared::new(Macro { function: function.clone(), around: env.clone() }));
                 env.set(name.slot, Some(value))?;
             }
             Stmt::Call { call, function } => {
-                let caller = Value::Macro(Rc::new(Macro { function: function.clone(), around: env.clone() }));
+                let caller = Value::Macro(Shared::new(Macro { function: function.clone(), around: env.clone() }));
                 let value = self.eval_call(call, Some(caller), env).map_err(|f| f.or_at(call.line))?;
                 out.push_str(&value.text()?);
             }
@@ -195,7 +197,7 @@ impl<'a> Interpreter<'a> {
         Ok(Flow::Next)
     }
 
-    fn output(&mut self, pieces: &[Piece], env: &Rc<Activation>, out: &mut String) -> Outcome<()> {
+    fn output(&mut self, pieces: &[Piece], env: &Shared<Activation>, out: &mut String) -> Outcome<()> {
         for piece in pieces {
             match piece {
                 Piece::Data(data) => out.push_str(data),
@@ -213,14 +215,20 @@ impl<'a> Interpreter<'a> {
     }
 
     /// The value behind a chain of filters that has none of its own.
-    fn filtered(&mut self, filter: Option<&Expr>, value: Value, env: &Rc<Activation>) -> Outcome<Value> {
+    fn filtered(&mut self, filter: Option<&Expr>, value: Value, env: &Shared<Activation>) -> Outcome<Value> {
         match filter {
             Some(filter) => self.eval_filter_chain(filter, value, env),
             None => Ok(value),
         }
     }
 
-    fn for_loop(&mut self, iterable: &Expr, inner: &Arc<For>, env: &Rc<Activation>, out: &mut String) -> Outcome<Flow> {
+    fn for_loop(
+        &mut self,
+        iterable: &Expr,
+        inner: &Arc<For>,
+        env: &Shared<Activation>,
+        out: &mut String,
+    ) -> Outcome<Flow> {
         let value = self.eval(iterable, env)?;
         if inner.recursive {
             let recursion = Recursion { inner: inner.clone(), around: env.clone() };
@@ -246,7 +254,7 @@ impl<'a> Interpreter<'a> {
         &mut self,
         inner: &For,
         value: &Value,
-        env: &Rc<Activation>,
+        env: &Shared<Activation>,
         recursion: Option<&Recursion>,
         depth: usize,
         out: &mut String,
@@ -258,7 +266,7 @@ impl<'a> Interpreter<'a> {
             Some(_) => self.passing(inner, pending.as_slice(), test_env)?,
         };
         let complete = known.is_some();
-        let state = Rc::new(Loop {
+        let state = Shared::new(Loop {
             items: RefCell::new(known.unwrap_or_default()),
             complete: Cell::new(complete),
             index: Cell::new(0),
@@ -292,7 +300,7 @@ impl<'a> Interpreter<'a> {
     }
 
     /// The items that pass the loop's condition; `None` if that depends on what the body may change.
-    fn passing(&mut self, inner: &For, items: &[Value], env: &Rc<Activation>) -> Outcome<Option<Vec<Value>>> {
+    fn passing(&mut self, inner: &For, items: &[Value], env: &Shared<Activation>) -> Outcome<Option<Vec<Value>>> {
         let read_before = std::mem::take(&mut self.read_state);
         let mut out = Vec::new();
         for item in items {
@@ -314,7 +322,7 @@ impl<'a> Interpreter<'a> {
         &mut self,
         inner: &For,
         pending: &mut std::vec::IntoIter<Value>,
-        env: &Rc<Activation>,
+        env: &Shared<Activation>,
     ) -> Outcome<Option<Value>> {
         for item in pending {
             if self.passes(inner, &item, env)? {
@@ -324,7 +332,7 @@ impl<'a> Interpreter<'a> {
         Ok(None)
     }
 
-    fn passes(&mut self, inner: &For, item: &Value, env: &Rc<Activation>) -> Outcome<bool> {
+    fn passes(&mut self, inner: &For, item: &Value, env: &Shared<Activation>) -> Outcome<bool> {
         let Some((target, test)) = &inner.test else { return Ok(true) };
         self.open(&inner.test_frame, env)?;
         assign(target, item.clone(), env)?;
@@ -347,7 +355,7 @@ fn global(name: &str) -> Option<Value> {
     Some(Value::Builtin(builtin))
 }
 
-fn assign(target: &Target, value: Value, env: &Rc<Activation>) -> Outcome<()> {
+fn assign(target: &Target, value: Value, env: &Shared<Activation>) -> Outcome<()> {
     match target {
         Target::Name(name) => env.set(name.slot, Some(value)),
         Target::Attribute(name, attribute) => match env.get(name.slot)? {

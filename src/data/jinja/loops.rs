@@ -3,12 +3,10 @@
 use super::{
     args::Args,
     fault::{Fault, Outcome},
+    shared::Shared,
     value::{Recursion, Value},
 };
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::cell::{Cell, RefCell};
 
 /// What a template may ask of the loop that it is in.
 #[derive(Debug)]
@@ -63,7 +61,7 @@ impl Loop {
 
     pub fn method(&self, value: &Value, name: &str) -> Option<Value> {
         let known = ["cycle", "changed"].into_iter().find(|m| *m == name)?;
-        Some(Value::Method(Rc::new((value.clone(), known))))
+        Some(Value::Method(Shared::new((value.clone(), known))))
     }
 
     pub fn call_method(&self, name: &str, given: &Args) -> Outcome<Value> {

@@ -7,7 +7,8 @@
 //!
 //! [`lexer`] makes tokens, [`parser`] the tree ([`ast`]), [`scope`] says which variable a name means, [`interpreter`] and
 //! [`eval`] run the tree; [`value`], [`operators`], [`access`], [`methods`], [`mod@format`] and [`text`] are Python, [`filters`]
-//! and [`predicates`] Jinja2's filters and tests, [`dumps`] and [`strftime`] what transformers adds.
+//! and [`predicates`] Jinja2's filters and tests, [`dumps`] and [`strftime`] what transformers adds; [`shared`]
+//! keeps what a stranger's template can cost within bounds.
 
 mod access;
 mod args;
@@ -25,6 +26,7 @@ mod operators;
 mod parser;
 mod predicates;
 mod scope;
+mod shared;
 mod strftime;
 #[cfg(test)]
 mod tests;
@@ -72,11 +74,13 @@ impl Template {
 
     /// [`Template::render`] at a given time.
     pub fn render_at(&self, variables: &Variables, now: DateTime) -> Result<String, Fault> {
+        shared::begin();
         let mut interpreter = Interpreter::new(variables, now);
         let env = Activation::new(self.slots, None);
         let mut out = String::new();
         interpreter.open(&self.frame, &env)?;
         interpreter.run(&self.body, &env, &mut out)?;
+        shared::complete()?;
         Ok(out)
     }
 }

@@ -4,10 +4,12 @@ use super::{
     access,
     ast::{Binary, Compare},
     fault::{Fault, Outcome},
-    format, text,
+    format,
+    shared::{self, Shared},
+    text,
     value::Value,
 };
-use std::{cmp::Ordering, rc::Rc};
+use std::cmp::Ordering;
 
 /// The most items of a list that an operator makes.
 const MOST_ITEMS: usize = 10_000_000;
@@ -50,6 +52,7 @@ fn refuse_undefined(a: &Value, b: &Value) -> Outcome<()> {
 
 /// `a OP b` for an ordering; `None` where a NaN makes every ordering false.
 pub fn order(a: &Value, b: &Value, sign: &str) -> Outcome<Option<Ordering>> {
+    let _visit = shared::visit()?;
     refuse_undefined(a, b)?;
     match (a, b) {
         (Value::Str(a) | Value::Markup(a), Value::Str(b) | Value::Markup(b)) => Ok(Some(a.cmp(b))),
@@ -159,20 +162,20 @@ pub fn escaped(value: &Value) -> Outcome<String> {
     Ok(out)
 }
 
-fn joined(a: &[Value], b: &[Value]) -> Outcome<Rc<Vec<Value>>> {
+fn joined(a: &[Value], b: &[Value]) -> Outcome<Shared<Vec<Value>>> {
     if a.len() + b.len() > MOST_ITEMS {
         return Err(Fault::unsupported("lists of more than ten million items"));
     }
-    Ok(Rc::new(a.iter().chain(b).cloned().collect()))
+    Ok(Shared::new(a.iter().chain(b).cloned().collect()))
 }
 
-fn repeated(items: &[Value], n: i128) -> Outcome<Rc<Vec<Value>>> {
+fn repeated(items: &[Value], n: i128) -> Outcome<Shared<Vec<Value>>> {
     let n = usize::try_from(n.max(0)).unwrap_or(usize::MAX);
     if items.len().saturating_mul(n) > MOST_ITEMS {
         return Err(Fault::unsupported("lists of more than ten million items"));
     }
     let n = if items.is_empty() { 0 } else { n };
-    Ok(Rc::new(std::iter::repeat_n(items, n).flatten().cloned().collect()))
+    Ok(Shared::new(std::iter::repeat_n(items, n).flatten().cloned().collect()))
 }
 
 fn sign(op: Binary) -> &'static str {

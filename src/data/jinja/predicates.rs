@@ -6,9 +6,9 @@ use super::{
     ast::{Binary, Compare, TestFn},
     fault::{Fault, Outcome},
     filters, methods, operators,
+    shared::Shared,
     value::{Builtin, Value},
 };
-use std::rc::Rc;
 
 /// The test of that name.
 pub fn find(name: &str) -> Option<TestFn> {
@@ -99,10 +99,10 @@ fn sameas(value: &Value, args: &Args) -> Outcome<bool> {
     match (value, &other) {
         (Value::None, Value::None) => Ok(true),
         (Value::Bool(a), Value::Bool(b)) => Ok(a == b),
-        (Value::Namespace(a), Value::Namespace(b)) => Ok(Rc::ptr_eq(a, b)),
-        (Value::List(a), Value::List(b)) => Ok(Rc::ptr_eq(a, b)),
-        (Value::Dict(a), Value::Dict(b)) => Ok(Rc::ptr_eq(a, b)),
-        (Value::Macro(a), Value::Macro(b)) => Ok(Rc::ptr_eq(a, b)),
+        (Value::Namespace(a), Value::Namespace(b)) => Ok(Shared::ptr_eq(a, b)),
+        (Value::List(a), Value::List(b)) => Ok(Shared::ptr_eq(a, b)),
+        (Value::Dict(a), Value::Dict(b)) => Ok(Shared::ptr_eq(a, b)),
+        (Value::Macro(a), Value::Macro(b)) => Ok(Shared::ptr_eq(a, b)),
         (Value::Builtin(a), Value::Builtin(b)) if *a != Builtin::DictFromKeys => Ok(a == b),
         (a, b) if std::mem::discriminant(a) != std::mem::discriminant(b) => Ok(false),
         // Whether two equal numbers or texts are one object is Python's own affair.

@@ -69,6 +69,70 @@ fn no_template_hangs_or_overflows() {
     }
 }
 
+/// What a template builds level by level is as deep as it has steps for: it is dropped without a recursion, and printed,
+/// compared, hashed, ordered and written as JSON only so far.
+#[test]
+fn values_of_any_depth_are_dropped_and_refused() {
+    let deep = |n: usize, new: &str, then: &str| {
+        let (outer, inner) = (n.div_ceil(1000), n.min(1000));
+        format!(
+            "{{% set ns = namespace(a=[], b=[], c=1) %}}{{% for i in range({outer}) %}}{{% for j in range({inner}) %}}\
+             {new}{{% endfor %}}{{% endfor %}}{then}"
+        )
+    };
+    let list = "{% set ns.a = [ns.a] %}{% set ns.b = [ns.b] %}";
+    let chained = "{% set last = namespace(n=ns.a) %}{% set ns.a = last %}";
+    let forward = "{% set next = namespace(n=1) %}{% set last = ns.c %}{% if i + j %}{% set last.n = next %}{% else %}\
+                   {% set ns.b = next %}{% endif %}{% set ns.c = next %}";
+    let dicts = "{% set ns.a = {'k': ns.a} %}";
+    let tuples = "{% set ns.a = (ns.a,) %}{% set ns.b = (ns.b,) %}";
+    let held = "{% set ns = namespace(a=1) %}{% macro h(x) %}{% set ns.a = caller %}{% endmacro %}\
+                {% macro g(x) %}{% call h() %}{{ x }}{% endcall %}{% endmacro %}\
+                {% for i in range(99999) %}{{ g(ns.a) }}{% endfor %}x";
+    assert_eq!(render(held).unwrap(), "x");
+    for (n, new, then) in [
+        (1_000_000, list, "x"),
+        (1_000_000, dicts, "x"),
+        (1_000_000, tuples, "x"),
+        (500_000, chained, "x"),
+        (300_000, forward, "x"),
+        (150, list, "{{ ns.a == ns.b }}{{ ns.a|tojson }}"),
+    ] {
+        let text = render(&deep(n, new, then));
+        assert!(text.as_ref().is_ok_and(|t| t.starts_with(if n == 150 { "True[[[" } else { "x" })), "{new}: {text:?}");
+    }
+    let walks = [
+        "{{ ns.a }}",
+        "{{ ns.a == ns.b }}",
+        "{{ ns.a < ns.b }}",
+        "{{ ns.a|tojson }}",
+        "{{ ns.a in [ns.b] }}",
+        "{{ {ns.a: 1} }}",
+        "{{ [ns.a, ns.b]|unique|list }}",
+        "{{ [ns.a, ns.b]|sort }}",
+        "{{ ns.a|string }}",
+        "{{ '%s' % [ns.a] }}",
+        "{{ ns.a|pprint }}",
+    ];
+    for walk in walks {
+        for new in [list, tuples] {
+            assert!(render(&deep(100_000, new, walk)).is_err(), "{new} {walk}");
+        }
+    }
+    // Not deep, but each twice in the next: comparing them takes 2^60 steps.
+    let twice = "{% set ns.a = (ns.a, ns.a) %}{% set ns.b = (ns.b, ns.b) %}";
+    let kept = "{% set ns.a = ns.a + ['a' * 9999999] %}";
+    for (n, new, then) in [
+        (60, twice, "{{ {1: 1}[ns.a] }}{{ {ns.a: 1} }}"),
+        (99_999, kept, "x"),
+        (9999, "{% set ns.a = [range(999999)|list, ns.a] %}", "x"),
+    ] {
+        let new = new.replace("[]", "()");
+        let source = deep(n, &new, then);
+        assert!(render(&source).is_err(), "{source}");
+    }
+}
+
 #[test]
 fn renderings_share_nothing() {
     let template =

@@ -5,6 +5,7 @@ use super::{
     fault::{Fault, Outcome},
     interpreter::Activation,
     loops::Loop,
+    shared::{self, Shared},
     text,
 };
 use std::{
@@ -26,24 +27,24 @@ pub enum Value {
     Str(Arc<str>),
     /// A text that counts as escaped (`|safe`, `|escape`).
     Markup(Arc<str>),
-    List(Rc<Vec<Value>>),
-    Tuple(Rc<Vec<Value>>),
+    List(Shared<Vec<Value>>),
+    Tuple(Shared<Vec<Value>>),
     /// What `groupby` makes: a tuple whose items are called `grouper` and `list`.
-    Group(Rc<Vec<Value>>),
-    Dict(Rc<Dict>),
+    Group(Shared<Vec<Value>>),
+    Dict(Shared<Dict>),
     /// `dict.keys()` and its like.
-    View(View, Rc<Vec<Value>>),
+    View(View, Shared<Vec<Value>>),
     Range(Range),
     /// An iterator, which can be passed through once.
-    Iterator(Rc<RefCell<Pending>>),
-    Namespace(Rc<RefCell<Dict>>),
-    Macro(Rc<Macro>),
-    Loop(Rc<Loop>),
+    Iterator(Shared<RefCell<Pending>>),
+    Namespace(Shared<RefCell<Dict>>),
+    Macro(Shared<Macro>),
+    Loop(Shared<Loop>),
     /// A method of a value.
-    Method(Rc<(Value, &'static str)>),
+    Method(Shared<(Value, &'static str)>),
     Builtin(Builtin),
-    Cycler(Rc<(Vec<Value>, Cell<usize>)>),
-    Joiner(Rc<(Arc<str>, Cell<bool>)>),
+    Cycler(Shared<(Vec<Value>, Cell<usize>)>),
+    Joiner(Shared<(Arc<str>, Cell<bool>)>),
 }
 
 /// The global functions of a template.
@@ -120,14 +121,14 @@ impl Dict {
 #[derive(Debug)]
 pub struct Macro {
     pub function: Arc<Function>,
-    pub around: Rc<Activation>,
+    pub around: Shared<Activation>,
 }
 
 /// The function of a recursive loop with the variables around it.
 #[derive(Debug, Clone)]
 pub struct Recursion {
     pub inner: Arc<For>,
-    pub around: Rc<Activation>,
+    pub around: Shared<Activation>,
 }
 
 impl Value {
@@ -140,11 +141,11 @@ impl Value {
     }
 
     pub fn list(items: Vec<Value>) -> Self {
-        Self::List(Rc::new(items))
+        Self::List(Shared::new(items))
     }
 
     pub fn tuple(items: Vec<Value>) -> Self {
-        Self::Tuple(Rc::new(items))
+        Self::Tuple(Shared::new(items))
     }
 
     /// A generator of these items, which ends in a fault if there is one.
@@ -159,7 +160,7 @@ impl Value {
                 }
             }
         }
-        Self::Iterator(Rc::new(RefCell::new(pending)))
+        Self::Iterator(Shared::new(RefCell::new(pending)))
     }
 
     /// A value of JSON.
@@ -175,7 +176,7 @@ impl Value {
             serde_json::Value::Array(items) => Self::list(items.iter().map(Self::from_json).collect()),
             serde_json::Value::Object(map) => {
                 let pairs = map.iter().map(|(key, value)| (Self::str(key.as_str()), Self::from_json(value)));
-                Self::Dict(Rc::new(Dict(pairs.collect())))
+                Self::Dict(Shared::new(Dict(pairs.collect())))
             }
         }
     }
@@ -251,6 +252,7 @@ impl Value {
 
     /// Python's `==`.
     pub fn equals(&self, other: &Self) -> bool {
+        let Some(_visit) = shared::visit_to_compare() else { return false };
         match (self, other) {
             (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
             (Self::Str(a) | Self::Markup(a), Self::Str(b) | Self::Markup(b)) => a == b,
@@ -267,11 +269,11 @@ impl Value {
             (Self::View(a, x), Self::View(b, y)) if *a != View::Values && *b != View::Values => {
                 x.len() == y.len() && x.iter().all(|item| y.iter().any(|other| item.equals(other)))
             }
-            (Self::Namespace(a), Self::Namespace(b)) => Rc::ptr_eq(a, b),
-            (Self::Macro(a), Self::Macro(b)) => Rc::ptr_eq(a, b),
-            (Self::Loop(a), Self::Loop(b)) => Rc::ptr_eq(a, b),
-            (Self::Iterator(a), Self::Iterator(b)) => Rc::ptr_eq(a, b),
-            (Self::View(_, a), Self::View(_, b)) => Rc::ptr_eq(a, b),
+            (Self::Namespace(a), Self::Namespace(b)) => Shared::ptr_eq(a, b),
+            (Self::Macro(a), Self::Macro(b)) => Shared::ptr_eq(a, b),
+            (Self::Loop(a), Self::Loop(b)) => Shared::ptr_eq(a, b),
+            (Self::Iterator(a), Self::Iterator(b)) => Shared::ptr_eq(a, b),
+            (Self::View(_, a), Self::View(_, b)) => Shared::ptr_eq(a, b),
             (Self::Builtin(a), Self::Builtin(b)) => a == b,
             (Self::Method(a), Self::Method(b)) => a.1 == b.1 && a.0.equals(&b.0),
             _ => super::operators::numbers_equal(self, other),
@@ -280,6 +282,7 @@ impl Value {
 
     /// Whether the value can be a key of a dict.
     pub fn check_hashable(&self) -> Outcome<()> {
+        let _visit = shared::visit()?;
         match self {
             Self::List(_) | Self::Dict(_) | Self::View(..) => {
                 Err(Fault::new(format!("unhashable type: '{}'", self.kind())))
@@ -310,6 +313,7 @@ impl Value {
     /// # Errors
     /// As [`Value::text`].
     pub fn repr(&self, out: &mut String) -> Outcome<()> {
+        let _visit = shared::visit()?;
         match self {
             Self::Undefined(_) => out.push_str("Undefined"),
             Self::None => out.push_str("None"),

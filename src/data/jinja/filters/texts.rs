@@ -6,10 +6,12 @@ use super::super::{
     fault::{Fault, Outcome},
     format as formats,
     interpreter::Interpreter,
-    methods, operators, text,
+    methods, operators,
+    shared::Shared,
+    text,
     value::{Dict, Value},
 };
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 type I<'a, 'b> = &'a mut Interpreter<'b>;
 
@@ -102,7 +104,7 @@ pub fn format(_: I, value: Value, args: Args) -> Outcome<Value> {
         Value::tuple(args.positional)
     } else {
         let pairs = args.named.into_iter().map(|(name, value)| (Value::Str(name), value));
-        Value::Dict(Rc::new(Dict(pairs.collect())))
+        Value::Dict(Shared::new(Dict(pairs.collect())))
     };
     formats::percent(&value.text()?, &arguments).map(Value::str)
 }

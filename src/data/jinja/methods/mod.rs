@@ -8,9 +8,9 @@ use super::{
     access,
     args::{self, Args},
     fault::{Fault, Outcome},
+    shared::Shared,
     value::{Value, View},
 };
-use std::rc::Rc;
 
 /// What the sandbox makes of an attribute that Python has.
 pub enum Found {
@@ -143,7 +143,7 @@ pub fn call(value: &Value, name: &'static str, given: &Args) -> Outcome<Value> {
             "fromkeys" => from_keys(given),
             _ => {
                 given.bind_positional::<0>(name)?;
-                let view = |view, items: Vec<Value>| Ok(Value::View(view, Rc::new(items)));
+                let view = |view, items: Vec<Value>| Ok(Value::View(view, Shared::new(items)));
                 match name {
                     "keys" => view(View::Keys, dict.0.iter().map(|(k, _)| k.clone()).collect()),
                     "values" => view(View::Values, dict.0.iter().map(|(_, v)| v.clone()).collect()),
@@ -205,5 +205,5 @@ pub fn from_keys(given: &Args) -> Outcome<Value> {
         key.check_hashable()?;
         dict.insert(key, value.clone());
     }
-    Ok(Value::Dict(Rc::new(dict)))
+    Ok(Value::Dict(Shared::new(dict)))
 }
