@@ -24,7 +24,7 @@ pub struct Tokenizer {
 
 /// Runs `f`, catching a panic without a word on standard error: the caller has an error of its own for it. Other threads
 /// are heard as ever.
-fn quietly<T>(f: impl FnOnce() -> T + std::panic::UnwindSafe) -> std::thread::Result<T> {
+pub(super) fn quietly<T>(f: impl FnOnce() -> T + std::panic::UnwindSafe) -> std::thread::Result<T> {
     thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -39,6 +39,34 @@ fn quietly<T>(f: impl FnOnce() -> T + std::panic::UnwindSafe) -> std::thread::Re
     let result = std::panic::catch_unwind(f);
     QUIET.set(false);
     result
+}
+
+/// More tokens than that a byte are no tokens of the text: byte-level tokens are one a byte, and NFKC makes at most 18
+/// characters of one.
+const MOST_TOKENS_A_BYTE: usize = 64;
+/// What to do about a tokenizer that does not work.
+const CHECK: &str = "compare its normalizer, pre_tokenizer, model and decoder with the original of the model";
+
+/// That the parts of a tokenizer.json decide tokens by the text alone, and come to an end.
+///
+/// # Errors
+/// A model with `dropout`, which splits words at random; a piece length of 0.
+fn steady(path: &Path, bytes: &[u8]) -> Result<()> {
+    // What is no JSON is said by the crate.
+    let Ok(json) = serde_json::from_slice::<Value>(bytes) else { return Ok(()) };
+    if json["model"]["dropout"].as_f64().is_some_and(|rate| rate != 0.0) {
+        let message = "it splits words at random, and the same text would have other tokens each time: set it to null";
+        return Err(Error::content(path, "field `model.dropout`", message));
+    }
+    let mut parts = vec![&json["pre_tokenizer"]];
+    while let Some(part) = parts.pop() {
+        if part["type"] == "FixedLength" && part["length"].as_u64() == Some(0) {
+            let message = "pieces of length 0 have no end: give a length from 1";
+            return Err(Error::content(path, "field `pre_tokenizer`, FixedLength", message));
+        }
+        parts.extend(part["pretokenizers"].as_array().into_iter().flatten());
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -57,6 +85,7 @@ impl Tokenizer {
         stand_in::check(&path)?;
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         // The crate is careful, but some inconsistent files (merges without their vocabulary) have made it panic.
+        steady(&path, &bytes)?;
         let parsed = quietly(|| Inner::from_bytes(&bytes));
         let mut inner = match parsed {
             Ok(Ok(inner)) => inner,
@@ -78,11 +107,11 @@ impl Tokenizer {
         let dir = self.path.parent().unwrap_or(Path::new("")).to_owned();
         let read = |name: &str| -> Result<Value> {
             let path = dir.join(name);
-            match stand_in::read_optional(&path)? {
-                Some(text) => {
-                    serde_json::from_str(&text).map_err(|e| Error::content(&path, "", format!("not valid JSON: {e}")))
-                }
-                None => Ok(Value::Null),
+            let Some(text) = stand_in::read_optional(&path)? else { return Ok(Value::Null) };
+            match serde_json::from_str(&text) {
+                Ok(value @ Value::Object(_)) => Ok(value),
+                Ok(_) => Err(Error::content(&path, "", "is not a JSON object: put the model's own file there")),
+                Err(e) => Err(Error::content(&path, "", format!("not valid JSON: {e}"))),
             }
         };
         let config = read("tokenizer_config.json")?;
@@ -126,17 +155,40 @@ impl Tokenizer {
     }
 
     /// The ids of `text`. Nothing is added; special tokens in it are recognised.
+    ///
+    /// # Errors
+    /// What the tokenizer refuses; a panic of it, or more tokens than a text of this length can have.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding =
-            encoding.map_err(|e| Error::failed(format!("cannot tokenise with {}: {e}", self.path.display())))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoding(text, |inner| inner.encode_fast(text, false))?.get_ids().to_vec())
+    }
+
+    /// Runs the crate on a text. tokenizer.json is a stranger's program: it may panic, or blow a text up.
+    fn encoding(
+        &self,
+        text: &str,
+        encode: impl FnOnce(&Inner) -> tokenizers::Result<tokenizers::Encoding>,
+    ) -> Result<tokenizers::Encoding> {
+        let wrong = |message: String| Error::content(&self.path, "", format!("cannot tokenise with it: {message}"));
+        let encoding = quietly(std::panic::AssertUnwindSafe(|| encode(&self.inner)))
+            .map_err(|_| wrong(format!("it panics; {CHECK}")))?
+            .map_err(|e| wrong(e.to_string()))?;
+        let most = MOST_TOKENS_A_BYTE.saturating_mul(text.len()).saturating_add(1024);
+        if encoding.len() > most {
+            let (tokens, bytes) = (encoding.len(), text.len());
+            return Err(wrong(format!("it makes {tokens} tokens of a text of {bytes} bytes; {CHECK}")));
+        }
+        Ok(encoding)
     }
 
     /// The text of `ids`, special tokens left out if `plain`. Bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// What the tokenizer refuses, or a panic of it.
     pub fn decode(&self, ids: &[u32], plain: bool) -> Result<String> {
-        let text = self.inner.decode(ids, plain);
-        text.map_err(|e| Error::failed(format!("cannot decode with {}: {e}", self.path.display())))
+        let wrong = |message: String| Error::content(&self.path, "", format!("cannot decode with it: {message}"));
+        quietly(std::panic::AssertUnwindSafe(|| self.inner.decode(ids, plain)))
+            .map_err(|_| wrong(format!("it panics; {CHECK}")))?
+            .map_err(|e| wrong(e.to_string()))
     }
 
     /// The id of the token whose content is exactly `token`.
@@ -155,9 +207,7 @@ impl Tokenizer {
 
     /// Where the tokens of `text` begin, in bytes of it.
     pub fn starts(&self, text: &str) -> Result<Vec<usize>> {
-        let encoding = self.inner.encode(text, false);
-        let encoding =
-            encoding.map_err(|e| Error::failed(format!("cannot tokenise with {}: {e}", self.path.display())))?;
+        let encoding = self.encoding(text, |inner| inner.encode(text, false))?;
         Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect())
     }
 
@@ -294,6 +344,53 @@ mod tests {
             assert!(message.contains(says), "{message}");
         }
         assert!(Tokenizer::load(&dir.path().join("no")).unwrap_err().to_string().starts_with("cannot read"));
+    }
+
+    /// A tokenizer.json is a stranger's program: nothing that it says may panic, hang, or depend on chance.
+    #[test]
+    fn strange_tokenizers_are_errors_that_name_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(byte_tokenizer(dir.path()));
+        let path = dir.path().join("tokenizer.json");
+        let whole: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let with = |at: &str, value: Value| {
+            let mut json = whole.clone();
+            *json.pointer_mut(at).unwrap() = value;
+            std::fs::write(&path, json.to_string()).unwrap();
+            Tokenizer::load(dir.path())
+        };
+        let mut model = whole["model"].clone();
+        model["dropout"] = 0.5.into();
+        let message = with("/model", model.clone()).unwrap_err().to_string();
+        assert!(message.contains("tokenizer.json: field `model.dropout`"), "{message}");
+        model["dropout"] = 0.0.into();
+        assert_eq!(with("/model", model).unwrap().encode("ab").unwrap().len(), 2);
+        let zero = serde_json::json!({"type": "Sequence", "pretokenizers": [{"type": "FixedLength", "length": 0}]});
+        let message = with("/pre_tokenizer", zero).unwrap_err().to_string();
+        assert!(message.contains("FixedLength: pieces of length 0"), "{message}");
+        let large = serde_json::json!({"type": "Prepend", "prepend": "x".repeat(9999)});
+        let message = with("/normalizer", large).unwrap().encode("ab").unwrap_err().to_string();
+        assert!(message.contains("tokenizer.json: cannot tokenise with it: it makes "), "{message}");
+        let strip = serde_json::json!({"type": "Strip", "content": "a", "start": 1_000_000, "stop": 1_000_000});
+        if let Ok(tokenizer) = with("/decoder", strip)
+            && let Err(error) = tokenizer.decode(&[1, 2], false)
+        {
+            assert!(error.to_string().contains("tokenizer.json: cannot decode with it"), "{error}");
+        }
+    }
+
+    #[test]
+    fn configurations_that_are_no_objects_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(byte_tokenizer(dir.path()));
+        for name in ["tokenizer_config.json", "generation_config.json", "config.json"] {
+            for bad in ["[1]", "3", "null", "\"text\"", "true"] {
+                std::fs::write(dir.path().join(name), bad).unwrap();
+                let message = Tokenizer::load(dir.path()).unwrap_err().to_string();
+                assert!(message.contains(&format!("{name}: is not a JSON object")), "{message}");
+            }
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
     }
 
     #[test]

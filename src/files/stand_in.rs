@@ -40,14 +40,31 @@ pub fn check(path: &Path) -> Result<()> {
             target.display()
         ));
     }
+    regular(path)?;
     let mut bytes = Vec::new();
     let Ok(file) = fs::File::open(path) else { return Ok(()) };
-    if file.metadata().is_ok_and(|m| !m.is_file()) || file.take(256).read_to_end(&mut bytes).is_err() {
+    if file.take(256).read_to_end(&mut bytes).is_err() {
         return Ok(());
     }
     match what(&bytes) {
         Some(message) => wrong(message.to_owned()),
         None => Ok(()),
+    }
+}
+
+/// That a file is none that has no end or no beginning; says nothing of one that is not there. It is asked before the file
+/// is opened: opening a pipe waits for somebody who writes.
+///
+/// # Errors
+/// It is a directory, a pipe, a device or a socket.
+pub fn regular(path: &Path) -> Result<()> {
+    let wrong = |what: &str| {
+        Err(Error::content(path, "", format!("is {what}, not a file: give the path of a regular file in its place")))
+    };
+    match fs::metadata(path) {
+        Ok(m) if m.is_dir() => wrong("a directory"),
+        Ok(m) if !m.is_file() => wrong("a device, a pipe or a socket"),
+        _ => Ok(()),
     }
 }
 
@@ -64,12 +81,32 @@ fn what(bytes: &[u8]) -> Option<&'static str> {
     BEGINNINGS.iter().find(|(begin, _)| text.starts_with(begin)).map(|(_, message)| *message)
 }
 
+/// The most bytes that a configuration, a template or an index of weights may have; the largest known has 20 MB.
+const LARGEST_TEXT: u64 = 256 << 20;
+
+/// That a file that is to be read whole has at most `most` bytes; says nothing of one that is not there.
+///
+/// # Errors
+/// It is no regular file, or larger.
+pub fn bounded(path: &Path, most: u64) -> Result<()> {
+    regular(path)?;
+    match fs::metadata(path) {
+        Ok(m) if m.len() > most => {
+            let message =
+                format!("has {} bytes, and a file of its kind has at most {most}: is it the right one?", m.len());
+            Err(Error::content(path, "", message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a file of a model that is text.
 ///
 /// # Errors
-/// As [`check`], if it cannot be read, or is not UTF-8.
+/// As [`check`], if it cannot be read, is larger than any configuration, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     check(path)?;
+    bounded(path, LARGEST_TEXT)?;
     fs::read_to_string(path).map_err(Error::io("read", path))
 }
 
@@ -120,6 +157,28 @@ mod tests {
         assert_eq!(read_text(&path).expect("read"), "{}");
         assert_eq!(read_optional(&dir.path().join("none")).expect("none"), None);
         assert!(read_text(&dir.path().join("none")).expect_err("none").to_string().starts_with("cannot read"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_has_no_end_is_refused_before_it_is_opened() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        let device = |path: &str| Path::new(path).to_owned();
+        for path in [device("/dev/zero"), device("/dev/null"), pipe, socket, dir.path().to_owned()] {
+            for error in [check(&path), read_text(&path).map(drop), read_json(&path).map(drop)] {
+                let error = error.expect_err("refused").to_string();
+                assert!(error.starts_with(&path.display().to_string()) && error.contains("not a file"), "{error}");
+            }
+        }
+        let large = dir.path().join("config.json");
+        let file = fs::File::create(&large).expect("created");
+        file.set_len(LARGEST_TEXT + 1).expect("sparse");
+        let error = read_text(&large).expect_err("too large").to_string();
+        assert!(error.contains("config.json: has 268435457 bytes"), "{error}");
     }
 
     #[cfg(unix)]
