@@ -24,10 +24,39 @@
 use super::{
     chat::Message,
     questions::{Choice, Question},
+    tokenizer::quietly,
 };
 use crate::{Error, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use std::path::{Path, PathBuf};
+
+/// The largest template, in bytes.
+const LARGEST_SOURCE: u64 = 1 << 20;
+/// The most steps that a template may run.
+const FUEL: u64 = 2_000_000;
+/// The most macros and blocks within each other.
+const DEEPEST: usize = 50;
+/// The longest message, in bytes.
+const LONGEST: usize = 16 << 20;
+
+/// Text up to [`LONGEST`]. A template that goes on is ended there, full.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = LONGEST - self.0.len();
+        if bytes.len() > room {
+            self.0.resize(LONGEST, b' ');
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 const BUILT_IN: [(&str, &str); 3] = [
     ("letter", include_str!("prompts/letter.jinja")),
@@ -110,6 +139,7 @@ impl PromptTemplate {
             return Self::parse(name, Path::new(&format!("{name}.jinja (built in)")), source);
         }
         let path = Path::new(spec);
+        crate::files::stand_in::bounded(path, LARGEST_SOURCE)?;
         let text = std::fs::read(path).map_err(|e| {
             let hint = "a prompt is letter, answer-line, cot or a template file";
             Error::io("read", path)(e).context(hint)
@@ -127,6 +157,8 @@ impl PromptTemplate {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(DEEPEST);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_template_owned("prompt", body).map_err(|e| template_error(path, &e))?;
@@ -168,7 +200,19 @@ impl PromptTemplate {
             context => statute, question => question.text.trim(), choices => choices(question), examples => examples,
         };
         let template = self.environment.get_template("prompt").map_err(|e| template_error(&self.path, &e))?;
-        let text = template.render(variables).map_err(|e| template_error(&self.path, &e))?;
+        let mut out = Bounded(Vec::new());
+        // A template is a stranger's program: a width or a precision of 10^9 has made the engine panic.
+        let rendered =
+            quietly(std::panic::AssertUnwindSafe(|| template.render_captured_to(variables, &mut out).map(drop)));
+        let wrong = |message: String| Error::content(&self.path, "", message);
+        match rendered {
+            Err(_) => return Err(wrong("the template cannot be rendered: look for enormous widths or numbers".into())),
+            Ok(Err(_)) if out.0.len() >= LONGEST => {
+                return Err(wrong(format!("the template writes more than {LONGEST} bytes: look for loops in it")));
+            }
+            Ok(rendered) => rendered.map_err(|e| template_error(&self.path, &e))?,
+        }
+        let text = String::from_utf8(out.0).map_err(|_| wrong("the template writes what is not UTF-8".into()))?;
         Ok(text.trim().to_owned())
     }
 
@@ -201,6 +245,7 @@ fn template_error(path: &Path, e: &minijinja::Error) -> Error {
     let detail = e.detail().map_or_else(|| e.kind().to_string(), |detail| format!("{}: {detail}", e.kind()));
     let hint = match e.kind() {
         minijinja::ErrorKind::UndefinedError => " (the variables are context, question, choices, examples)",
+        minijinja::ErrorKind::OutOfFuel => " (a prompt takes a few thousand steps: look for loops within loops)",
         _ => "",
     };
     Error::content(path, at, format!("{detail}{hint}"))
@@ -311,6 +356,28 @@ mod tests {
         let messages = t.messages(&sample_question("民法_1", "A & B <i>?", 'b'), Context::None, &[]).unwrap();
         assert_eq!(messages[0], Message::new("system", "あなたは法律家です。"));
         assert_eq!(messages[1].content, "A & B <i>?<b>十六歳十八歳二十歳二十二歳", "nothing is escaped");
+    }
+
+    #[test]
+    fn templates_of_strangers_end() {
+        let head = "---\nanswer: cot\n---\n{{ question }}{% for c in choices %}{{ c.text }}{% endfor %}";
+        for body in [
+            "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ '%.1000000000f'|format(1.5) }}",
+            "{% for i in range(9999) %}{{ question * 1000 }}{% endfor %}",
+            "{{ 'x'|indent(1, true) ~ nothing }}",
+        ] {
+            let message = error(&format!("{head}{body}"));
+            assert!(message.starts_with("t.jinja: "), "{body}: {message}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("own.jinja");
+        std::fs::write(&path, vec![b'x'; (LARGEST_SOURCE + 1) as usize]).unwrap();
+        for path in [path.as_path(), dir.path()] {
+            let message = PromptTemplate::load(&path.display().to_string()).unwrap_err().to_string();
+            assert!(message.starts_with(&path.display().to_string()), "{message}");
+        }
     }
 
     #[test]
