@@ -45,7 +45,10 @@ class Check:
     def outcome(self, entry):
         """(outcome, what irori says or how far it is, the command)."""
         outcome, message, command = getattr(self, entry["kind"])(entry)
-        return outcome, message.replace(f"{entry['path']}/", "").replace(f"{entry['path']}:", "the directory:"), command
+        # What is made lies wherever the user put it; his paths are no result.
+        for said, shown in [(f"{self.out}/", ""), (f"{entry['path']}/", ""), (f"{entry['path']}:", "the directory:")]:
+            message = message.replace(said, shown)
+        return outcome, message, command
 
     def scored(self, entry, arguments):
         tokens = self.out / "tokens.jsonl"
