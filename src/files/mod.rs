@@ -5,9 +5,10 @@
 //! | a small file | [`write()`], [`replace`] | the file as it was before, or all of the new one |
 //! | a large file, piece by piece | [`StreamedFile`] | the same |
 //! | a directory of several files | [`StagedDir`] | nothing under its name, or all of it |
+//! | files that belong together | [`write_together()`] | all or some of the old ones or of the new, never of both |
 //! | a log | [`Appender`] | whole records, then at most one that is cut off |
 //!
-//! The first three write under a [`temporary`] name beside the place, sync, rename, and sync the directory; then the new
+//! All but the log write under a [`temporary`] name beside the place, sync, rename, and sync the directory; then the new
 //! content is durable. What fails removes its temporary; a killed process leaves it, and its name (`NAME.tmp-PID`) says
 //! what it is. The caller says what is to happen where the name is taken already: [`Existing`].
 //!
@@ -25,6 +26,7 @@ pub mod stand_in;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use crate::{Error, Result};
 pub use append::Appender;
@@ -36,6 +38,7 @@ use std::{
     path::{Path, PathBuf},
 };
 pub use stream::{Stream, StreamedFile};
+pub use together::write_together;
 
 /// What is to happen with a file or directory that has the name already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
