@@ -12,6 +12,8 @@
 //! content is durable. What fails removes its temporary; a killed process leaves it, and its name (`NAME.tmp-PID`) says
 //! what it is. The caller says what is to happen where the name is taken already: [`Existing`].
 //!
+//! Where the user named a link, a pipe or a device, [`Place`] says what is written.
+//!
 //! What is read and is not what it should be is named by [`stand_in`].
 //!
 //! The operations are a trait, [`Disk`], so that tests can let each single one fail, or let the process die at it, and look
@@ -21,6 +23,7 @@ mod append;
 mod disk;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod place;
 mod staged;
 pub mod stand_in;
 mod stream;
@@ -31,6 +34,7 @@ mod together;
 use crate::{Error, Result};
 pub use append::Appender;
 pub use disk::{Disk, OpenFile, RealDisk};
+pub use place::{Place, write_to};
 use serde::Serialize;
 pub use staged::{StagedDir, remove_dir};
 use std::{
