@@ -36,6 +36,9 @@ pub enum Key {
     Answer,
 }
 
+/// What splits are called.
+pub const NAMES: [&str; 3] = ["train", "dev", "test"];
+
 impl std::str::FromStr for SplitSpec {
     type Err = String;
 

@@ -5,11 +5,14 @@
 //! | a small file | [`write()`], [`replace`] | the file as it was before, or all of the new one |
 //! | a large file, piece by piece | [`StreamedFile`] | the same |
 //! | a directory of several files | [`StagedDir`] | nothing under its name, or all of it |
+//! | files that belong together | [`write_together()`] | all or some of the old ones or of the new, never of both |
 //! | a log | [`Appender`] | whole records, then at most one that is cut off |
 //!
-//! The first three write under a [`temporary`] name beside the place, sync, rename, and sync the directory; then the new
+//! All but the log write under a [`temporary`] name beside the place, sync, rename, and sync the directory; then the new
 //! content is durable. What fails removes its temporary; a killed process leaves it, and its name (`NAME.tmp-PID`) says
 //! what it is. The caller says what is to happen where the name is taken already: [`Existing`].
+//!
+//! Where the user named a link, a pipe or a device, [`Place`] says what is written.
 //!
 //! What is read and is not what it should be is named by [`stand_in`].
 //!
@@ -20,15 +23,18 @@ mod append;
 mod disk;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod place;
 mod staged;
 pub mod stand_in;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use crate::{Error, Result};
 pub use append::Appender;
 pub use disk::{Disk, OpenFile, RealDisk};
+pub use place::{Place, write_to};
 use serde::Serialize;
 pub use staged::{StagedDir, remove_dir};
 use std::{
@@ -36,6 +42,7 @@ use std::{
     path::{Path, PathBuf},
 };
 pub use stream::{Stream, StreamedFile};
+pub use together::write_together;
 
 /// What is to happen with a file or directory that has the name already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

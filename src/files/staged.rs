@@ -178,8 +178,8 @@ pub fn remove_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     disk.rename(dir, &old).and_then(|()| disk.remove_dir(&old))
 }
 
-/// Where a directory waits for its removal: `NAME.old.tmp-PID`.
-fn aside(dir: &Path) -> PathBuf {
+/// Where what is replaced waits for its removal: `NAME.old.tmp-PID`.
+pub(super) fn aside(dir: &Path) -> PathBuf {
     let mut name = dir.file_name().unwrap_or_default().to_os_string();
     name.push(".old");
     temporary(&dir.with_file_name(name))

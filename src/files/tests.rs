@@ -148,6 +148,46 @@ fn an_empty_directory_is_filled_with_the_last_file_last() {
     }
 }
 
+/// At every operation: what fails is undone, and a process that dies leaves no old file beside a new one.
+#[test]
+fn files_that_belong_together_are_never_of_two_kinds() {
+    let names = ["train", "dev", "test"];
+    let run = |disk: &Faulty, existing: Existing| {
+        let dir = place();
+        fs::write(dir.path().join("thesis"), "years").unwrap();
+        if existing == Existing::Replace {
+            names.iter().for_each(|name| fs::write(dir.path().join(name), "old").unwrap());
+        }
+        let new = names.map(|name| (name.to_owned(), "the new".to_owned()));
+        (write_together(disk, dir.path(), &new, existing), dir)
+    };
+    for existing in [Existing::Replace, Existing::Refuse] {
+        let disk = Faulty::new(u64::MAX, Fault::Kill);
+        let (done, dir) = run(&disk, existing);
+        done.unwrap();
+        let new = files(dir.path());
+        assert!(new.len() == 4 && names.iter().all(|name| new[*name] == b"the new"), "{:?}", new.keys());
+        for (at, fault) in (0..disk.count()).flat_map(|at| [(at, Fault::Full), (at, Fault::Kill)]) {
+            let (done, dir) = run(&Faulty::new(at, fault), existing);
+            done.unwrap_err();
+            let found = whole(dir.path());
+            assert_eq!(found["thesis"], b"years");
+            let mut kinds: Vec<_> = names.iter().filter_map(|name| found.get(*name)).collect();
+            let count = kinds.len();
+            kinds.dedup();
+            assert!(kinds.len() <= 1, "{existing:?} {fault:?} at {at}: {:?}", found);
+            let all = if existing == Existing::Replace || found == new { 3 } else { 0 };
+            assert!(fault == Fault::Kill || count == all, "{existing:?} at {at}: {:?}", found.keys());
+        }
+    }
+    // One that appears meanwhile stays.
+    let dir = place();
+    fs::write(dir.path().join("dev"), "mine").unwrap();
+    let new = names.map(|name| (name.to_owned(), "the new".to_owned()));
+    write_together(&RealDisk, dir.path(), &new, Existing::Refuse).unwrap_err();
+    assert_eq!(files(dir.path()), BTreeMap::from([("dev".into(), b"mine".to_vec())]));
+}
+
 /// Content is synced before its name is given, and the name after.
 #[test]
 fn nothing_gets_its_name_before_it_is_durable() {

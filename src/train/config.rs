@@ -261,6 +261,12 @@ impl TrainConfig {
             "# The settings of this run, all of them: given as a configuration file, it repeats the run.\n{body}"
         ))
     }
+
+    /// Whether `text` is what [`Self::to_toml`] writes, and nothing that somebody wrote or edited by hand.
+    pub fn wrote(text: &str) -> bool {
+        let Ok(settings) = Settings::from_toml(text) else { return false };
+        settings.decide().and_then(|config| config.to_toml()).is_ok_and(|again| again == text)
+    }
 }
 
 /// What differs between two trajectories, in words: "learning-rate was 0.0002, is 0.0003". Either may be of an earlier

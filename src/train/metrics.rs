@@ -140,6 +140,15 @@ impl Record {
     }
 }
 
+/// Whether `text` is a log of irori's: records, then at most one that is cut off. An empty file is one too.
+pub fn wrote(text: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"{\"type\":\"";
+    text.split_inclusive(|b| *b == b'\n').all(|line| match line.last() {
+        Some(b'\n') => serde_json::from_slice::<Record>(line).is_ok(),
+        _ => line.starts_with(BEGIN) || BEGIN.starts_with(line),
+    })
+}
+
 /// The log, open for appending.
 #[derive(Debug)]
 pub struct MetricsLog(Appender);
@@ -227,5 +236,18 @@ mod tests {
         assert_eq!(history(&text, 9).lines().count(), 4);
         assert_eq!(history(&text, 0), "");
         assert_eq!(history("garbage\n", 5), "");
+    }
+
+    #[test]
+    fn a_log_of_irori_is_told_from_others() {
+        let whole = serde_json::to_string(&step(1)).unwrap() + "\n";
+        for cut in 0..whole.len() {
+            assert!(wrote(whole[..cut].as_bytes()), "{cut}");
+            assert!(wrote((whole.clone() + &whole[..cut]).as_bytes()), "{cut}");
+        }
+        for other in ["mine", "mine\n", "{\"loss\":1}\n", "{\"type\":\"step\"}\n", "\n", "{\"loss\":1}"] {
+            assert!(!wrote(other.as_bytes()), "{other:?}");
+            assert!(!wrote((whole.clone() + other).as_bytes()), "{other:?}");
+        }
     }
 }

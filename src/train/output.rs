@@ -1,6 +1,6 @@
 //! The output directory of a run: who may write into it, and what is there already.
 
-use super::{checkpoint, provenance::PROVENANCE, state::TRAINER_STATE};
+use super::{checkpoint, config::TrainConfig, metrics, provenance::PROVENANCE, state::TRAINER_STATE};
 use crate::{
     Error, Result,
     error::Setting,
@@ -48,7 +48,8 @@ impl OutputDir {
     /// Creates or opens the directory and looks for what to resume. Cheap: call it before the model is loaded.
     ///
     /// # Errors
-    /// - [`Error::Usage`] if it is not empty and nothing is to be resumed: nothing is ever overwritten;
+    /// - [`Error::Setting`] if it is not empty and nothing is to be resumed, or if it has no checkpoint but a file, not of
+    ///   irori's making, under a name that a run writes: nothing of the user's is ever overwritten;
     /// - if another run is writing to it, if no checkpoint is whole, or if it cannot be written.
     pub fn open(disk: &dyn Disk, path: &Path, resume: Resume, note: &mut dyn FnMut(&str)) -> Result<Self> {
         files::create_dirs(path)?;
@@ -73,7 +74,6 @@ impl OutputDir {
             }
             return Ok(Self { path: path.into(), checkpoint: None, resume, _lock: lock });
         }
-        checkpoint::sweep(disk, path, note)?;
         let checkpoint = checkpoint::newest(path, note)?;
         if checkpoint.is_none() {
             if names.iter().any(|n| n == peft::WEIGHTS) {
@@ -82,8 +82,35 @@ impl OutputDir {
                 return Err(Error::setting(Setting::new("output-dir", &shown), message)
                     .advise([Setting::new("init-adapter", &shown)]));
             }
+            refuse_others(path)?;
             note(&format!("nothing to resume in {shown}: starting from the beginning"));
         }
+        checkpoint::sweep(disk, path, note)?;
         Ok(Self { path: path.into(), checkpoint, resume, _lock: lock })
     }
+}
+
+/// Nothing, if a run may start afresh in `dir`, which has no checkpoint: under the names that it writes there is nothing, or
+/// what a run leaves that is killed before its first checkpoint: its configuration and its log.
+fn refuse_others(dir: &Path) -> Result<()> {
+    for name in OWN {
+        let path = dir.join(name);
+        if !files::stand_in::exists(&path) {
+            continue;
+        }
+        let ours = match name {
+            _ if !path.symlink_metadata().is_ok_and(|m| m.is_file()) => false,
+            RUN_CONFIG => fs::read_to_string(&path).is_ok_and(|text| TrainConfig::wrote(&text)),
+            METRICS => fs::read(&path).is_ok_and(|text| metrics::wrote(&text)),
+            _ => false,
+        };
+        if !ours {
+            let message = format!(
+                "has no checkpoint to resume from, and its {name} is not of a run that was cut off: it would be \
+                 overwritten. Move it away, or choose another directory"
+            );
+            return Err(Error::setting(Setting::new("output-dir", dir.display()), message));
+        }
+    }
+    Ok(())
 }

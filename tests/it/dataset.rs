@@ -63,6 +63,30 @@ fn splits_records_and_json() {
     assert!(error.contains("train shares ") && error.contains("test.jsonl (such as 法"), "{error}");
 }
 
+/// Files of two splits do not stand beside each other, and nobody's file is removed for that.
+#[test]
+fn a_file_of_another_split_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("q.json"), dir.path().join("out"));
+    questions(&input);
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("notes.txt"), "mine").unwrap();
+    let run = |extra: &[&str]| {
+        irori(
+            &[&["--input", input.to_str().unwrap(), "--output-dir", out.to_str().unwrap(), "--force"], extra].concat(),
+        )
+    };
+    assert_eq!(run(&["--split", "train=24,dev=8,test=8"]).0, 0);
+    let before = fs::read(out.join("train.jsonl")).unwrap();
+    let (code, _, error) = run(&["--split", "train=24,test=8", "--seed", "9"]);
+    assert!(code == 2 && error.contains("dev.jsonl is of another split"), "{error}");
+    assert_eq!(fs::read(out.join("train.jsonl")).unwrap(), before);
+    assert_eq!(run(&["--split", "train=24,dev=8,test=8", "--seed", "9"]).0, 0);
+    assert_ne!(fs::read(out.join("train.jsonl")).unwrap(), before);
+    assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 7, "no temporary stays");
+}
+
 #[test]
 fn hostile_input_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

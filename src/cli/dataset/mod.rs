@@ -12,7 +12,7 @@ use crate::{
         questions::{self, Choice, LetterCounts, Question, lawqa},
         split::{self, Key, SplitSpec},
     },
-    files::{self, Existing, RealDisk},
+    files::{self, Existing, RealDisk, stand_in},
 };
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
@@ -147,7 +147,7 @@ fn run_make(args: &Args, input: &Path, output: &Path) -> Result<()> {
     let examples = if args.few_shot { vec![prompt::worked_example()?] } else { Vec::new() };
     let file = lawqa::read(input)?;
     let parts = parts(args, &file.questions)?;
-    let mut outputs: Vec<(PathBuf, String)> = Vec::new();
+    let mut outputs: Vec<(String, String)> = Vec::new();
     for part in &parts {
         let mut lines = String::new();
         for (question, &place) in part.questions.iter().zip(&part.places) {
@@ -157,25 +157,41 @@ fn run_make(args: &Args, input: &Path, output: &Path) -> Result<()> {
                 let _ = writeln!(lines, "{line}");
             }
         }
-        outputs.push((output.join(format!("{}.jsonl", part.name)), lines));
-        outputs.push((output.join(format!("{}.json", part.name)), file.to_json(&part.places)));
+        outputs.push((format!("{}.jsonl", part.name), lines));
+        outputs.push((format!("{}.json", part.name), file.to_json(&part.places)));
     }
-    if let Some((existing, _)) = outputs.iter().find(|(path, _)| path.exists())
-        && !args.force
-    {
-        return Err(Error::usage(format!("{} exists: choose another --output-dir, or --force", existing.display())));
-    }
+    refuse_existing(output, &outputs, args.force)?;
     let warnings = warnings(args, &template, &parts)?;
     files::create_dirs(output)?;
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
-    for (path, text) in &outputs {
-        files::write(&RealDisk, path, text.as_bytes(), existing)?;
-    }
+    files::write_together(&RealDisk, output, &outputs, existing)?;
     for warning in &warnings {
         note(&format!("warning: {warning}"));
     }
     let unused = file.questions.len() - parts.iter().map(|p| p.questions.len()).sum::<usize>();
     if args.json { print(&counts_json(&parts, unused, &warnings)) } else { print(&table(&parts, unused, output)) }
+}
+
+/// Nothing, if the files of one split may be written: none is there or they are to be replaced, and none of another split
+/// would be left beside them. Whose that is, or whether it shares questions, cannot be told.
+fn refuse_existing(output: &Path, outputs: &[(String, String)], force: bool) -> Result<()> {
+    let there = |name: &str| stand_in::exists(&output.join(name));
+    if let Some((name, _)) = outputs.iter().find(|(name, _)| there(name) && !force) {
+        let path = output.join(name);
+        return Err(Error::usage(format!("{} exists: choose another --output-dir, or --force", path.display())));
+    }
+    if let Some((name, _)) = outputs.iter().find(|(name, _)| output.join(name).is_dir()) {
+        return Err(Error::usage(format!("{} is a directory: move it away", output.join(name).display())));
+    }
+    let names = split::NAMES.iter().flat_map(|split| [format!("{split}.jsonl"), format!("{split}.json")]);
+    match names.into_iter().find(|name| there(name) && outputs.iter().all(|(new, _)| new != name)) {
+        Some(name) => Err(Error::usage(format!(
+            "{} is of another split, and would stand beside files that may share its questions: move it away, or choose \
+             another --output-dir",
+            output.join(name).display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The prompt that the records are worded with.

@@ -8,8 +8,10 @@ use crate::{
     },
     model::peft,
     train::{
+        checkpoint,
         metrics::{EndReason, Record},
-        output::{METRICS, OutputDir, Resume},
+        output::{METRICS, OutputDir, RUN_CONFIG, Resume},
+        provenance::PROVENANCE,
         state::{RunState, TRAINER_STATE},
     },
 };
@@ -102,6 +104,49 @@ fn an_output_directory_with_anything_in_it_is_refused() {
     fs::write(case.out().join(peft::WEIGHTS), "someone's adapter").unwrap();
     let e = case.resume().unwrap_err();
     assert!(e.to_string().contains("`init-adapter = "), "{e}");
+}
+
+/// What has the name of a file of a run is not always one.
+#[test]
+fn files_that_are_no_runs_are_not_overwritten() {
+    let others: [(&str, &str); 8] = [
+        (METRICS, "{\"loss\": 3}\n"),
+        (METRICS, "my notes"),
+        (RUN_CONFIG, "learning-rate = 0.1\n"),
+        (RUN_CONFIG, ""),
+        ("report.html", "<h1>my report</h1>"),
+        (peft::CONFIG, "{}"),
+        (PROVENANCE, "{}"),
+        (TRAINER_STATE, "{}"),
+    ];
+    for (name, text) in others {
+        for resume in [Resume::Yes, Resume::Anyway] {
+            let mut case = Case::new("");
+            fs::create_dir_all(case.out()).unwrap();
+            fs::write(case.out().join(name), text).unwrap();
+            fs::write(case.out().join("run.toml.tmp-1"), "a run's, or is it").unwrap();
+            let e = case.go(&RealDisk, resume).unwrap_err();
+            assert!(e.exit_code() == 2 && e.to_string().contains(name), "{name}: {e}");
+            assert_eq!(fs::read_to_string(case.out().join(name)).unwrap(), text);
+            assert_eq!(case.names().len(), 2, "nothing else is made or removed: {:?}", case.names());
+        }
+    }
+    // What a run has written when it dies before its first checkpoint is begun anew; once somebody changed it, it is theirs.
+    let mut case = Case::new("");
+    case.go(&RealDisk, Resume::No).unwrap();
+    let out = case.out().to_path_buf();
+    for step in case.checkpoints() {
+        fs::remove_dir_all(checkpoint::directory(&out, step)).unwrap();
+    }
+    for name in [peft::WEIGHTS, peft::CONFIG, TRAINER_STATE] {
+        fs::remove_file(out.join(name)).unwrap();
+    }
+    let config = fs::read_to_string(out.join(RUN_CONFIG)).unwrap();
+    fs::write(out.join(RUN_CONFIG), format!("{config}# mine\n")).unwrap();
+    assert_eq!(case.resume().unwrap_err().exit_code(), 2);
+    fs::write(out.join(RUN_CONFIG), config).unwrap();
+    case.resume().unwrap();
+    assert_eq!(case.learner.finished, 9);
 }
 
 #[test]
