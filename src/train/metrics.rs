@@ -242,7 +242,7 @@ mod tests {
     fn a_log_of_irori_is_told_from_others() {
         let whole = serde_json::to_string(&step(1)).unwrap() + "\n";
         for cut in 0..whole.len() {
-            assert!(wrote(whole[..cut].as_bytes()), "{cut}");
+            assert!(wrote(&whole.as_bytes()[..cut]), "{cut}");
             assert!(wrote((whole.clone() + &whole[..cut]).as_bytes()), "{cut}");
         }
         for other in ["mine", "mine\n", "{\"loss\":1}\n", "{\"type\":\"step\"}\n", "\n", "{\"loss\":1}"] {
