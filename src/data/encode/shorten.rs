@@ -37,10 +37,10 @@ impl Encoder {
         let mut over = whole + answer - max_len;
         for i in (0..history.len()).filter(|&i| history[i].role != "system") {
             if let Some(tokens) = self.shorten_one(&mut messages, i, tools, max_len, over)? {
-                let cut = whole - tokens.prompt.len();
+                let cut = whole.saturating_sub(tokens.prompt.len());
                 return Ok(Some(Shortened { tokens, cut }));
             }
-            let left = self.turn(&messages, tools)?;
+            let left = self.turn_again(&messages, tools)?;
             over = (left.prompt.len() + left.answer.len()).saturating_sub(max_len);
         }
         Ok(None)
@@ -80,7 +80,7 @@ impl Encoder {
         let guess = starts.partition_point(|&at| at < token).min(last);
         let mut fits = |n: usize| -> Result<bool> {
             messages[i].content.replace_range(.., &text[starts[n]..]);
-            let tokens = self.turn(messages, tools)?;
+            let tokens = self.turn_again(messages, tools)?;
             let fits = tokens.prompt.len() + tokens.answer.len() <= max_len;
             if fits && found.as_ref().is_none_or(|(least, _)| n < *least) {
                 found = Some((n, tokens));

@@ -123,17 +123,25 @@ impl Encoder {
     /// would write it.
     pub(in crate::data) fn turn_text(&self, messages: &[Message], tools: &[Value]) -> Result<Text> {
         let messages = &*self.without_ends(messages);
+        self.check_marks(messages)?;
+        self.check_fields(messages, tools)?;
+        let text = self.shown_text(messages, tools)?;
+        if let (TextStyle::Chat, Some((turn, history))) = (self.style, messages.split_last()) {
+            self.check_texts(history, turn, tools)?;
+        }
+        Ok(text)
+    }
+
+    /// [`Encoder::turn_text`] of a conversation that is known to be shown whole: one that was checked with longer texts.
+    fn shown_text(&self, messages: &[Message], tools: &[Value]) -> Result<Text> {
         let Some((turn, history)) = messages.split_last() else {
             return Err(Error::internal("a conversation without a turn"));
         };
-        self.check_marks(messages)?;
-        self.check_fields(messages, tools)?;
         if self.style == TextStyle::Raw {
             let prompt = self.prompt_text(history, tools, false)?;
             return Ok(Text { prompt, answer: turn.content.trim().to_owned() });
         }
         let (at, whole) = self.begins(turn, history, messages, tools)?;
-        self.check_texts(history, turn, tools)?;
         let text = Text { prompt: whole[..at].to_owned(), answer: self.ended(&whole[at..]).to_owned() };
         let text = match shown(turn, &text.answer) {
             Shown::Whole => text,
@@ -247,7 +255,15 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::turn_text`].
     pub(super) fn turn(&self, messages: &[Message], tools: &[Value]) -> Result<Tokens> {
-        let text = self.turn_text(messages, tools)?;
+        self.tokens(&self.turn_text(messages, tools)?)
+    }
+
+    /// [`Encoder::turn`] of a conversation that was checked with longer texts.
+    pub(super) fn turn_again(&self, messages: &[Message], tools: &[Value]) -> Result<Tokens> {
+        self.tokens(&self.shown_text(&self.without_ends(messages), tools)?)
+    }
+
+    fn tokens(&self, text: &Text) -> Result<Tokens> {
         let mut answer = self.tokenizer.encode(&text.answer)?;
         answer.push(self.end_of_turn);
         Ok(Tokens { prompt: self.tokenizer.encode(&text.prompt)?, answer })
